@@ -1,0 +1,314 @@
+// Package entry names the facts that a federation writes down, and gives them their one encoding: a line of JSON in the
+// append-only log. Everything that a coordinator knows of its runs is a fold over these facts.
+//
+// A line is {"salt":...,"kind":...,"at":...,"fact":{...}}, at most [MaxLine] bytes, without a newline. Its 16-byte random
+// salt keeps a Merkle leaf hash from confirming a guess of the line. Fields are added, never renamed or given a new
+// meaning; a reader refuses a kind or a field that it does not know, since it could not replay what it means.
+package entry
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// MaxLine is the most bytes that an encoded line may have.
+const MaxLine = 1 << 20
+
+// Digest is a SHA-256. In text it is 64 lower-case hex digits.
+type Digest [32]byte
+
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// Short returns the first 12 hex digits, for people.
+func (d Digest) Short() string { return d.String()[:12] }
+
+// IsZero reports whether d names nothing.
+func (d Digest) IsZero() bool { return d == Digest{} }
+
+// MarshalText writes 64 lower-case hex digits.
+func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText accepts exactly 64 lower-case hex digits.
+func (d *Digest) UnmarshalText(b []byte) error {
+	if len(b) != 64 {
+		return fmt.Errorf("digest has %d characters, want 64", len(b))
+	}
+	if _, err := hex.Decode(d[:], b); err != nil {
+		return fmt.Errorf("digest: %w", err)
+	}
+	if d.String() != string(b) {
+		return fmt.Errorf("digest %q is not in lower case", b)
+	}
+	return nil
+}
+
+// Member is the name of a member, as the manifest spells it.
+type Member string
+
+// Blob names a sealed object: Plain is the SHA-256 of what it holds, Sealed that of its ciphertext and so its name in the
+// store, Size the plaintext's length in bytes.
+type Blob struct {
+	Plain  Digest `json:"plain"`
+	Sealed Digest `json:"sealed"`
+	Size   int64  `json:"size"`
+}
+
+// Fact is one of this package's structs. Facts are values: nobody changes one after it was made.
+type Fact interface{ fact() }
+
+// Line is a fact with the instant at which it was decided and its salt.
+type Line struct {
+	Salt [16]byte
+	At   time.Time // UTC, microseconds
+	Fact Fact
+}
+
+// ManifestAdopted says under which manifest everything after it happens.
+type ManifestAdopted struct {
+	Federation string `json:"federation"`
+	Epoch      uint64 `json:"epoch"`
+	Manifest   Digest `json:"manifest"`
+	Previous   Digest `json:"previous"`  // zero at epoch 1
+	Witnesses  string `json:"witnesses"` // "none: REASON" where nothing protects against rollback
+}
+
+// Booted says that a coordinator process took over the log. Whatever its predecessor held in memory is gone, and each open
+// round gets its whole deadline again.
+type Booted struct {
+	Coordinator string   `json:"coordinator"` // name in the manifest
+	Instance    string   `json:"instance"`    // 32 hex digits, of the leaf
+	Version     string   `json:"version"`     // of the program
+	Types       []string `json:"types"`       // evidence types of the enclave
+	Simulated   string   `json:"simulated,omitempty"`
+	LogKey      string   `json:"log_key"`  // verifier key of the log's checkpoints (C2SP signed-note)
+	Evidence    Blob     `json:"evidence"` // over the log key, sealed
+}
+
+// Admitted says that a peer proved itself over the attested channel.
+type Admitted struct {
+	Office    string    `json:"office"`
+	Name      string    `json:"name"`
+	Instance  string    `json:"instance"`
+	Types     []string  `json:"types"`
+	Sets      []string  `json:"sets"`
+	Any       []string  `json:"any,omitempty"` // reference fields that were not judged, with reasons
+	Simulated string    `json:"simulated,omitempty"`
+	Evidence  []Digest  `json:"evidence"` // of the signed bodies
+	Binding   Digest    `json:"binding"`  // SHA-256 of the report data
+	Kept      Blob      `json:"kept"`     // evidence, collateral, binding preimage and appraisal, sealed
+	Expires   time.Time `json:"expires"`
+}
+
+// RunCreated begins a run.
+type RunCreated struct {
+	Run      string   `json:"run"`     // 16 hex digits, drawn by the loop
+	Request  string   `json:"request"` // the lead's request id: the same one again starts nothing new
+	Lead     string   `json:"lead"`
+	Manifest Digest   `json:"manifest"`
+	Members  []Member `json:"members"` // asked to take part, ascending
+	Plan     Plan     `json:"plan"`
+	Initial  *Blob    `json:"initial,omitempty"` // initial model, where it is known before a statistics round
+	Model    Digest   `json:"model,omitzero"`    // digest of the initial model
+}
+
+// Consented says that a member takes part, with the number of records that it declares: its weight in every round.
+type Consented struct {
+	Run     string `json:"run"`
+	Member  Member `json:"member"`
+	Records int64  `json:"records"`
+}
+
+// Declined says that a member's own policy refused the run, and which of its rules did.
+type Declined struct {
+	Run    string `json:"run"`
+	Member Member `json:"member"`
+	Rule   string `json:"rule"`
+}
+
+// RoundKind is what a round is for.
+type RoundKind string
+
+// The kinds of rounds.
+const (
+	Statistics RoundKind = "statistics" // round 0: means and mean squares of the columns
+	Training   RoundKind = "training"
+)
+
+// Share is a member's declared weight in a round.
+type Share struct {
+	Member Member `json:"member"`
+	Weight int64  `json:"weight"`
+}
+
+// RoundOpened fixes who is asked and so the grid on which the round's updates are summed.
+type RoundOpened struct {
+	Run      string    `json:"run"`
+	Round    int       `json:"round"`
+	Try      int       `json:"try"` // from 1
+	Kind     RoundKind `json:"kind"`
+	Base     *Blob     `json:"base,omitempty"` // the model to train from; absent in a statistics round
+	Model    Digest    `json:"model,omitzero"` // digest of the base model
+	Selected []Share   `json:"selected"`       // ascending by member
+	Bound    float64   `json:"bound"`          // most that any value of the float64 mean can be off, for the quorum's smallest weights
+	Deadline time.Time `json:"deadline"`
+}
+
+// UpdateAccepted says that a member's update, whole and checked, is part of the open try.
+type UpdateAccepted struct {
+	Run    string `json:"run"`
+	Round  int    `json:"round"`
+	Try    int    `json:"try"`
+	Member Member `json:"member"`
+	Update Digest `json:"update"` // SHA-256(salt, update), salt chosen by the participant
+	Weight int64  `json:"weight"`
+	Bytes  int64  `json:"bytes"` // received on the wire for it, encoded
+}
+
+// UpdateRefused says that an update was not added, and why (a reason of a closed list).
+type UpdateRefused struct {
+	Run    string `json:"run"`
+	Round  int    `json:"round"`
+	Try    int    `json:"try"`
+	Member Member `json:"member"`
+	Update Digest `json:"update"`
+	Reason string `json:"reason"`
+}
+
+// RoundFailed ends a try that did not reach its quorum.
+type RoundFailed struct {
+	Run    string `json:"run"`
+	Round  int    `json:"round"`
+	Try    int    `json:"try"`
+	Reason string `json:"reason"`
+}
+
+// Contribution is what a member gave to a closed round.
+type Contribution struct {
+	Member Member `json:"member"`
+	Weight int64  `json:"weight"`
+	Update Digest `json:"update"`
+}
+
+// Spent is the privacy that a round cost; zero where the plan asks for no noise.
+type Spent struct {
+	Epsilon float64 `json:"epsilon"`
+	Delta   float64 `json:"delta"`
+}
+
+// RoundClosed is a round's one commit: model, optimiser's state, members and privacy spent come into being together.
+type RoundClosed struct {
+	Run     string         `json:"run"`
+	Round   int            `json:"round"`
+	Try     int            `json:"try"`
+	Kind    RoundKind      `json:"kind"`
+	Base    Digest         `json:"base,omitzero"` // digest of the model trained from
+	Model   Digest         `json:"model"`         // digest of the new model: its version id
+	Blob    Blob           `json:"blob"`          // where it lies (safetensors)
+	State   *Blob          `json:"state,omitempty"`
+	Members []Contribution `json:"members"` // ascending by member
+	Spent   Spent          `json:"spent"`
+}
+
+// Metric is one figure of an evaluation.
+type Metric struct {
+	Set    string  `json:"set"`  // "train" or "test"
+	Name   string  `json:"name"` // "loss", "accuracy"
+	Value  float64 `json:"value"`
+	Count  int64   `json:"count"`  // rows it was taken over
+	Better string  `json:"better"` // "min" or "max"
+}
+
+// Evaluated holds a member's figures of a model version on its own rows.
+type Evaluated struct {
+	Run     string   `json:"run"`
+	Round   int      `json:"round"`
+	Member  Member   `json:"member"`
+	Model   Digest   `json:"model"`
+	Metrics []Metric `json:"metrics"`
+}
+
+// RunEnded is the last fact of a run.
+type RunEnded struct {
+	Run     string `json:"run"`
+	Outcome string `json:"outcome"` // "completed", "failed" or "cancelled"
+	Reason  string `json:"reason,omitempty"`
+}
+
+// TagMoved makes a tag name another model version.
+type TagMoved struct {
+	Tag   string `json:"tag"`
+	From  Digest `json:"from,omitzero"`
+	Model Digest `json:"model"`
+	By    string `json:"by"`
+}
+
+func (ManifestAdopted) fact() {}
+func (Booted) fact()          {}
+func (Admitted) fact()        {}
+func (RunCreated) fact()      {}
+func (Consented) fact()       {}
+func (Declined) fact()        {}
+func (RoundOpened) fact()     {}
+func (UpdateAccepted) fact()  {}
+func (UpdateRefused) fact()   {}
+func (RoundFailed) fact()     {}
+func (RoundClosed) fact()     {}
+func (Evaluated) fact()       {}
+func (RunEnded) fact()        {}
+func (TagMoved) fact()        {}
+
+// Plan is what a run shall do, as its lead wrote it and its members consent to it.
+type Plan struct {
+	Name        string          `json:"name" yaml:"name"`
+	Note        string          `json:"note,omitempty" yaml:"note"`
+	Trainer     string          `json:"trainer" yaml:"trainer"` // "builtin/logistic"
+	Strategy    Strategy        `json:"strategy" yaml:"strategy"`
+	Rounds      int             `json:"rounds" yaml:"rounds"`             // training rounds
+	Quorum      int             `json:"quorum" yaml:"quorum"`             // least number of updates that close a round
+	Members     []Member        `json:"members,omitempty" yaml:"members"` // who is asked; empty: all
+	Deadline    Duration        `json:"deadline" yaml:"deadline"`         // of one try
+	Tries       int             `json:"tries" yaml:"tries"`               // most tries of one round
+	MaxAbs      float64         `json:"max_abs" yaml:"max_abs"`           // most that a value of an update may be
+	Resolution  float64         `json:"resolution" yaml:"resolution"`     // most that the mean may be off; 0 means 2^-36 of max_abs
+	Seed        uint64          `json:"seed" yaml:"seed"`                 // at most 2^53-1
+	Local       Local           `json:"local" yaml:"local"`
+	Standardize *Standardize    `json:"standardize,omitempty" yaml:"standardize"`
+	Schema      json.RawMessage `json:"schema" yaml:"-"` // dataset.Schema, as JSON; package dataset reads it
+}
+
+// Strategy names how updates become a new model. Parameters left out have the strategy's defaults.
+type Strategy struct {
+	Name   string             `json:"name" yaml:"name"` // "fedavg", "fedadam"
+	Params map[string]float64 `json:"params,omitempty" yaml:"params"`
+}
+
+// Local is what each participant does between base and update.
+type Local struct {
+	Steps        int     `json:"steps" yaml:"steps"`                 // gradient steps a round
+	LearningRate float64 `json:"learning_rate" yaml:"learning_rate"` // of plain gradient descent
+	Batch        int     `json:"batch" yaml:"batch"`                 // rows a step; 0: all of them
+	L2           float64 `json:"l2,omitempty" yaml:"l2"`             // weight of half the squared norm of the weights, bias left out
+}
+
+// Standardize asks for round 0, in which the federation learns each column's mean and standard deviation.
+type Standardize struct {
+	MaxAbs float64 `json:"max_abs" yaml:"max_abs"` // most that a mean square may be
+}
+
+// Duration is a time.Duration spelt as in Go ("90s", "2h") in JSON and YAML.
+type Duration time.Duration
+
+// MarshalText writes Go's spelling.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads Go's spelling.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("duration: %w", err)
+	}
+	*d = Duration(v)
+	return nil
+}
