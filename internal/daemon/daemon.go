@@ -1,0 +1,143 @@
+// Package daemon is what Consilium's two long-running programs do alike: read flags and a strict YAML configuration, make
+// the logger, turn SIGINT and SIGTERM into the end of a context, and turn an error into one log line and an exit code.
+//
+//	func main() {
+//		var c config
+//		os.Exit(daemon.Main("coordinator", &c, func(ctx context.Context, env daemon.Env) error { ... }))
+//	}
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// Version is the program's version, as peers and logs see it.
+const Version = "0.1.0"
+
+// The exit codes of a daemon, as docs/operating.md lists them.
+const (
+	ExitOK     = 0
+	ExitFailed = 1 // it ran and stopped for the reason it logged
+	ExitUsage  = 2 // flags or configuration are wrong; nothing was started
+)
+
+// Env is what a daemon's run function is given.
+type Env struct {
+	Log *zap.Logger
+
+	dir string
+}
+
+// Path returns p as the configuration means it: relative to the folder that the configuration file is in.
+func (e Env) Path(p string) string {
+	if p == "" || filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(e.dir, p)
+}
+
+// URI returns "scheme:path" with its path made relative to the configuration's folder, as Path does.
+func (e Env) URI(uri string) string {
+	scheme, path, ok := strings.Cut(uri, ":")
+	if !ok {
+		return uri
+	}
+	return scheme + ":" + e.Path(path)
+}
+
+// ConfigError says that the configuration cannot be used. Main turns it into [ExitUsage].
+type ConfigError struct{ Err error }
+
+func (e *ConfigError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// Main reads the flags and the configuration file into config (a pointer to a struct with yaml tags), runs run until it
+// returns or SIGINT or SIGTERM arrives and it then returns, and gives the exit code. An error is logged once, here. A
+// second signal ends the process at once.
+func Main(name string, config any, run func(context.Context, Env) error) int {
+	return start(name, os.Args[1:], os.Stderr, config, run)
+}
+
+func start(name string, args []string, stderr io.Writer, config any, run func(context.Context, Env) error) int {
+	// An own flag set: libraries register flags on the global one.
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	path := flags.String("config", name+".yaml", "configuration `file`")
+	format := flags.String("log-format", "console", "console or json")
+	level := flags.String("log-level", "info", "debug, info, warn or error")
+	version := flags.Bool("version", false, "print the version and exit")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return ExitOK
+	} else if err != nil {
+		return ExitUsage
+	}
+	if *version {
+		fmt.Fprintln(stderr, name, Version)
+		return ExitOK
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "%s: unexpected argument %q: everything is said in the configuration, see --help\n", name, flags.Arg(0))
+		return ExitUsage
+	}
+	log, err := logger(*format, *level, stderr)
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		return ExitUsage
+	}
+	if err := load(*path, config); err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		return ExitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	err = run(ctx, Env{Log: log, dir: filepath.Dir(*path)})
+	var usage *ConfigError
+	switch {
+	case errors.As(err, &usage):
+		log.Error(name+" cannot start", zap.Error(err))
+		return ExitUsage
+	case err != nil && ctx.Err() == nil:
+		log.Error(name+" stopped", zap.Error(err))
+		return ExitFailed
+	}
+	log.Info(name + " ended")
+	return ExitOK
+}
+
+// logger writes lines to w: for people, or one JSON object each.
+func logger(format, level string, w io.Writer) (*zap.Logger, error) {
+	l, err := zapcore.ParseLevel(level)
+	if err != nil {
+		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
+	}
+	c := zap.NewProductionEncoderConfig()
+	c.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	c.EncodeDuration = zapcore.StringDurationEncoder
+	var encoder zapcore.Encoder
+	switch format {
+	case "json":
+		encoder = zapcore.NewJSONEncoder(c)
+	case "console":
+		c.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		c.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(c)
+	default:
+		return nil, fmt.Errorf("--log-format %q: want console or json", format)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), l)), nil
+}
