@@ -81,6 +81,7 @@ type Booted struct {
 	Instance    string   `json:"instance"`    // 32 hex digits, of the leaf
 	Version     string   `json:"version"`     // of the program
 	Types       []string `json:"types"`       // evidence types of the enclave
+	Sets        []string `json:"sets"`        // reference sets of the manifest that the enclave's own evidence matched
 	Simulated   string   `json:"simulated,omitempty"`
 	LogKey      string   `json:"log_key"`  // verifier key of the log's checkpoints (C2SP signed-note)
 	Evidence    Blob     `json:"evidence"` // over the log key, sealed

@@ -186,7 +186,7 @@ type Wanted struct {
 	Train       []*Train               `protobuf:"bytes,2,rep,name=train,proto3" json:"train,omitempty"`
 	Evaluate    []*Evaluate            `protobuf:"bytes,3,rep,name=evaluate,proto3" json:"evaluate,omitempty"`
 	// Every run that the member takes part in and that has not ended, with its newest closed round; updates of rounds up
-	// to that one, and of runs that are not here, are no longer needed. Absent (known = false) until the log is replayed.
+	// to that one, and of runs that are not here, are no longer needed.
 	Progress      []*Progress `protobuf:"bytes,4,rep,name=progress,proto3" json:"progress,omitempty"`
 	Version       string      `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"` // of the coordinator's program
 	unknownFields protoimpl.UnknownFields
@@ -1636,6 +1636,7 @@ type ShowReply struct {
 	Simulated     string                 `protobuf:"bytes,7,opt,name=simulated,proto3" json:"simulated,omitempty"`       // private root, where an enclave of the federation is simulated
 	Rollback      string                 `protobuf:"bytes,8,opt,name=rollback,proto3" json:"rollback,omitempty"`         // "no rollback protection" where the manifest has no witnesses
 	NowUs         int64                  `protobuf:"varint,9,opt,name=now_us,json=nowUs,proto3" json:"now_us,omitempty"` // the coordinator's time
+	Omitted       int32                  `protobuf:"varint,10,opt,name=omitted,proto3" json:"omitted,omitempty"`         // oldest rounds that were left out to keep the message small
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1729,6 +1730,13 @@ func (x *ShowReply) GetRollback() string {
 func (x *ShowReply) GetNowUs() int64 {
 	if x != nil {
 		return x.NowUs
+	}
+	return 0
+}
+
+func (x *ShowReply) GetOmitted() int32 {
+	if x != nil {
+		return x.Omitted
 	}
 	return 0
 }
@@ -2482,7 +2490,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\n" +
 	"created_us\x18\a \x01(\x03R\tcreatedUs\"\x1f\n" +
 	"\vShowRequest\x12\x10\n" +
-	"\x03run\x18\x01 \x01(\tR\x03run\"\xbb\x02\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\"\xd5\x02\n" +
 	"\tShowReply\x122\n" +
 	"\asummary\x18\x01 \x01(\v2\x18.consilium.v1.RunSummaryR\asummary\x12\x12\n" +
 	"\x04plan\x18\x02 \x01(\fR\x04plan\x122\n" +
@@ -2492,7 +2500,9 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\awaiting\x18\x06 \x01(\tR\awaiting\x12\x1c\n" +
 	"\tsimulated\x18\a \x01(\tR\tsimulated\x12\x1a\n" +
 	"\brollback\x18\b \x01(\tR\brollback\x12\x15\n" +
-	"\x06now_us\x18\t \x01(\x03R\x05nowUs\"\x9f\x01\n" +
+	"\x06now_us\x18\t \x01(\x03R\x05nowUs\x12\x18\n" +
+	"\aomitted\x18\n" +
+	" \x01(\x05R\aomitted\"\x9f\x01\n" +
 	"\n" +
 	"MemberView\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12\x14\n" +
