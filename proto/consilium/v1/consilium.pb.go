@@ -329,6 +329,7 @@ type Train struct {
 	Weight        int64                  `protobuf:"varint,7,opt,name=weight,proto3" json:"weight,omitempty"`                     // as declared at consent
 	Accepted      []byte                 `protobuf:"bytes,8,opt,name=accepted,proto3" json:"accepted,omitempty"`                  // digest of the update already accepted in this try, whose bytes are wanted again; or empty
 	Plan          []byte                 `protobuf:"bytes,9,opt,name=plan,proto3" json:"plan,omitempty"`                          // entry.Plan as JSON
+	Lead          string                 `protobuf:"bytes,10,opt,name=lead,proto3" json:"lead,omitempty"`                         // who started the run: the owner's policy is asked again before each training
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -426,6 +427,13 @@ func (x *Train) GetPlan() []byte {
 	return nil
 }
 
+func (x *Train) GetLead() string {
+	if x != nil {
+		return x.Lead
+	}
+	return ""
+}
+
 type Evaluate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
@@ -433,6 +441,7 @@ type Evaluate struct {
 	Model         []byte                 `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
 	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // bytes of its safetensors
 	Plan          []byte                 `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`  // entry.Plan as JSON
+	Lead          string                 `protobuf:"bytes,6,opt,name=lead,proto3" json:"lead,omitempty"`  // as in Train
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -500,6 +509,13 @@ func (x *Evaluate) GetPlan() []byte {
 		return x.Plan
 	}
 	return nil
+}
+
+func (x *Evaluate) GetLead() string {
+	if x != nil {
+		return x.Lead
+	}
+	return ""
 }
 
 type Progress struct {
@@ -2382,7 +2398,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"Invitation\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x12\n" +
 	"\x04lead\x18\x02 \x01(\tR\x04lead\x12\x12\n" +
-	"\x04plan\x18\x03 \x01(\fR\x04plan\"\xd0\x01\n" +
+	"\x04plan\x18\x03 \x01(\fR\x04plan\"\xe4\x01\n" +
 	"\x05Train\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x10\n" +
@@ -2392,13 +2408,16 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\tbase_size\x18\x06 \x01(\x03R\bbaseSize\x12\x16\n" +
 	"\x06weight\x18\a \x01(\x03R\x06weight\x12\x1a\n" +
 	"\baccepted\x18\b \x01(\fR\baccepted\x12\x12\n" +
-	"\x04plan\x18\t \x01(\fR\x04plan\"p\n" +
+	"\x04plan\x18\t \x01(\fR\x04plan\x12\x12\n" +
+	"\x04lead\x18\n" +
+	" \x01(\tR\x04lead\"\x84\x01\n" +
 	"\bEvaluate\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x14\n" +
 	"\x05model\x18\x03 \x01(\fR\x05model\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04plan\x18\x05 \x01(\fR\x04plan\"J\n" +
+	"\x04plan\x18\x05 \x01(\fR\x04plan\x12\x12\n" +
+	"\x04lead\x18\x06 \x01(\tR\x04lead\"J\n" +
 	"\bProgress\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x16\n" +
 	"\x06closed\x18\x02 \x01(\x05R\x06closed\x12\x14\n" +
