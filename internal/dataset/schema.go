@@ -1,0 +1,271 @@
+package dataset
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	// MaxColumns is the most columns of a file and the most features of a set.
+	MaxColumns = 1 << 20
+
+	maxSchema = 1 << 20 // bytes of a schema
+	maxLevels = 1 << 12
+	maxText   = 128 // bytes of a name, a level or the missing marker
+)
+
+// Schema says what the columns of a file mean. The zero Schema reads nothing.
+type Schema struct {
+	spec     schemaSpec
+	columns  []column // one for each column of the file
+	features []string
+}
+
+// schemaSpec is a schema's JSON. The fields are described at [ParseSchema].
+type schemaSpec struct {
+	Header      bool         `json:"header"`
+	Missing     string       `json:"missing"`
+	MissingRows string       `json:"missing_rows"`
+	Columns     []columnSpec `json:"columns"`
+}
+
+type columnSpec struct {
+	Name   string   `json:"name"`
+	Use    string   `json:"use"`
+	Count  *int     `json:"count"`
+	Levels []string `json:"levels"`
+	Above  *float64 `json:"above"`
+}
+
+// column is one column of the file. feature is the index of its (first) feature.
+type column struct {
+	name    string
+	use     string
+	feature int
+	levels  []float64
+	above   float64
+}
+
+// The uses of a column.
+const (
+	useNumber   = "number"
+	useCategory = "category"
+	useLabel    = "label"
+	useIgnore   = "ignore"
+)
+
+// ParseSchema reads a schema, a JSON object of at most 1 MiB. Unknown fields, and fields that do not go with a column's use,
+// are errors.
+//
+//	header        whether the first line holds the columns' names, which must be those of the schema then; default false
+//	missing       what stands for a missing value, beside the empty text, e.g. "?"; default none
+//	missing_rows  what happens to a row that misses a value of a column in use: "refuse" (default: an error) or "drop"
+//	columns       the columns of the file in their order, each with
+//	  name        its name; names differ
+//	  use         "number": a feature. "category": one feature NAME_LEVEL for each level but the first, 1 in rows of that level,
+//	              else 0. "label": 1 where the number is more than above, else 0; one column is the label. "ignore"
+//	  count       with number and ignore: so many columns follow each other, named NAME_1, NAME_2, ...; default: one, named NAME
+//	  levels      of a category: at least two numbers, as text
+//	  above       of a label
+//
+// The features are the number columns in the order of the file, and behind them the categories' in the order of the file.
+func ParseSchema(text []byte) (Schema, error) {
+	if len(text) > maxSchema {
+		return Schema{}, fmt.Errorf("schema has %d bytes, at most %d are allowed", len(text), maxSchema)
+	}
+	var s Schema
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s.spec); err != nil {
+		return Schema{}, fmt.Errorf("schema: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return Schema{}, errors.New("schema: goes on behind its end")
+	}
+	if err := s.compile(); err != nil {
+		return Schema{}, fmt.Errorf("schema: %w", err)
+	}
+	return s, nil
+}
+
+// Features returns the names of the features in their order. The caller does not change them.
+func (s Schema) Features() []string { return s.features }
+
+// compile checks the specification and lays the columns out.
+func (s *Schema) compile() error {
+	switch s.spec.MissingRows {
+	case "":
+		s.spec.MissingRows = "refuse"
+	case "refuse", "drop":
+	default:
+		return fmt.Errorf("missing_rows is %.32q, want refuse or drop", s.spec.MissingRows)
+	}
+	if s.spec.Missing != "" {
+		if err := checkText(s.spec.Missing); err != nil {
+			return fmt.Errorf("missing: %w", err)
+		}
+	}
+	for i, c := range s.spec.Columns {
+		cols, err := c.expand()
+		if err != nil {
+			return fmt.Errorf("column %d of the list: %w", i+1, err)
+		}
+		if len(cols) > MaxColumns-len(s.columns) {
+			return fmt.Errorf("more than %d columns", MaxColumns)
+		}
+		s.columns = append(s.columns, cols...)
+	}
+	return s.place()
+}
+
+// expand checks a column's specification and returns the columns that it stands for.
+func (c columnSpec) expand() ([]column, error) {
+	if err := checkText(c.Name); err != nil {
+		return nil, fmt.Errorf("name: %w", err)
+	}
+	col := column{name: c.Name, use: c.Use}
+	plain := c.Use == useNumber || c.Use == useIgnore
+	switch {
+	case !plain && c.Use != useCategory && c.Use != useLabel:
+		return nil, fmt.Errorf("%s: use is %.32q, want number, category, label or ignore", c.Name, c.Use)
+	case c.Count != nil && !plain:
+		return nil, fmt.Errorf("%s: count goes only with number and ignore", c.Name)
+	case (c.Levels != nil) != (c.Use == useCategory):
+		return nil, fmt.Errorf("%s: levels go with category, and only with it", c.Name)
+	case (c.Above != nil) != (c.Use == useLabel):
+		return nil, fmt.Errorf("%s: above goes with label, and only with it", c.Name)
+	case c.Use == useCategory:
+		levels, err := parseLevels(c.Levels)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Name, err)
+		}
+		col.levels = levels
+	case c.Use == useLabel:
+		col.above = *c.Above
+	case c.Count != nil:
+		return col.repeat(*c.Count)
+	}
+	return []column{col}, nil
+}
+
+// repeat returns n columns like c, numbered from 1.
+func (c column) repeat(n int) ([]column, error) {
+	if n < 1 || n > MaxColumns {
+		return nil, fmt.Errorf("%s: count is %d, want 1 to %d", c.name, n, MaxColumns)
+	}
+	cols := make([]column, n)
+	for i := range cols {
+		cols[i] = column{name: c.name + "_" + strconv.Itoa(i+1), use: c.use}
+	}
+	return cols, nil
+}
+
+// parseLevels returns a category's levels as numbers, so that "1" and "1.0" in a file are the same level.
+func parseLevels(texts []string) ([]float64, error) {
+	if len(texts) < 2 || len(texts) > maxLevels {
+		return nil, fmt.Errorf("%d levels, want 2 to %d", len(texts), maxLevels)
+	}
+	var levels []float64
+	seen := map[float64]bool{}
+	for _, t := range texts {
+		if err := checkText(t); err != nil {
+			return nil, fmt.Errorf("level: %w", err)
+		}
+		v, ok := parseNumber(t)
+		if !ok || seen[v] {
+			return nil, fmt.Errorf("level %q is no number or stands twice", t)
+		}
+		seen[v] = true
+		levels = append(levels, v)
+	}
+	return levels, nil
+}
+
+// place gives every column its feature, and checks what concerns all columns together.
+func (s *Schema) place() error {
+	names, labels := map[string]bool{}, 0
+	for i := range s.columns {
+		c := &s.columns[i]
+		if names[c.name] {
+			return fmt.Errorf("two columns have the name %s", c.name)
+		}
+		names[c.name] = true
+		switch c.use {
+		case useLabel:
+			labels++
+		case useNumber:
+			c.feature = len(s.features)
+			s.features = append(s.features, c.name)
+		}
+	}
+	if labels != 1 {
+		return fmt.Errorf("%d columns are the label, want one", labels)
+	}
+	return s.placeCategories()
+}
+
+// placeCategories appends the features of the categories, and checks the features' names.
+func (s *Schema) placeCategories() error {
+	next := 0
+	for _, spec := range s.spec.Columns { // levels as they are written name the features
+		if spec.Use != useCategory {
+			continue
+		}
+		for s.columns[next].use != useCategory {
+			next++
+		}
+		c := &s.columns[next]
+		next++
+		c.feature = len(s.features)
+		for _, level := range spec.Levels[1:] {
+			s.features = append(s.features, c.name+"_"+level)
+		}
+		if len(s.features) > MaxColumns {
+			return fmt.Errorf("more than %d features", MaxColumns)
+		}
+	}
+	if len(s.features) == 0 {
+		return errors.New("no column is a feature")
+	}
+	seen := make(map[string]bool, len(s.features))
+	for _, f := range s.features {
+		if seen[f] {
+			return fmt.Errorf("two features have the name %s", f)
+		}
+		seen[f] = true
+	}
+	return nil
+}
+
+// checkText accepts what can stand in one field of a file and in one line of a log.
+func checkText(t string) error {
+	if t == "" || len(t) > maxText || !utf8.ValidString(t) {
+		return fmt.Errorf("want 1 to %d bytes of text", maxText)
+	}
+	for _, r := range t {
+		if !unicode.IsPrint(r) || r == ',' || r == '"' {
+			return fmt.Errorf("character %q is not allowed in it", r)
+		}
+	}
+	return nil
+}
+
+// parseNumber reads a decimal number; neither hexadecimal, nor infinities, nor words.
+func parseNumber(t string) (float64, bool) {
+	for i := range len(t) {
+		switch c := t[i]; {
+		case c >= '0' && c <= '9', c == '.', c == '-', c == '+', c == 'e', c == 'E':
+		default:
+			return 0, false
+		}
+	}
+	v, err := strconv.ParseFloat(t, 64)
+	return v, err == nil && !math.IsInf(v, 0)
+}

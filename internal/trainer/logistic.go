@@ -1,0 +1,167 @@
+package trainer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas64"
+
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/dataset"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
+)
+
+// Train takes the plan's local steps of gradient descent from base over a member's training rows, and returns its update: the
+// trained parameters less base, over the whole layout, 0 for the tensors of standardising. With a batch, rows are taken in an
+// order drawn from the plan's seed, the round and the member, a new one for each pass. It fails where the update would be
+// refused by the plan's own limits, and, with the context's cause, soon after ctx is done.
+func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.Set, round int, member string) ([]float32, error) {
+	q, err := open(p, base)
+	if err != nil {
+		return nil, err
+	}
+	x, err := q.inputs(train)
+	if err != nil {
+		return nil, err
+	}
+	if train.Rows() == 0 {
+		return nil, errors.New("no record to train on")
+	}
+	fit := newDescent(p.Local, q, train.Rows())
+	rows := newBatches(p, train.Rows(), round, member)
+	for range p.Local.Steps {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("training round %d: %w", round, context.Cause(ctx))
+		}
+		fit.step(rows.next(x, train.Labels))
+	}
+	return fit.update(p, base)
+}
+
+// descent is gradient descent on the parameters of a logistic model. Its slices are made once for all steps.
+type descent struct {
+	local  entry.Local
+	weight blas64.Vector
+	bias   float64
+	grad   blas64.Vector // of the loss by weight
+	miss   []float64     // predicted chance less label, one a row
+}
+
+func newDescent(local entry.Local, q params, rows int) *descent {
+	return &descent{
+		local:  local,
+		weight: vector(q.weight),
+		bias:   q.bias,
+		grad:   vector(make([]float64, len(q.weight))),
+		miss:   make([]float64, rows),
+	}
+}
+
+func vector(v []float64) blas64.Vector { return blas64.Vector{N: len(v), Data: v, Inc: 1} }
+
+// step takes one step along the negative gradient of the mean loss over the rows of x, whose labels are y.
+func (d *descent) step(x, y []float64) {
+	n := len(y)
+	rows := blas64.General{Rows: n, Cols: d.weight.N, Stride: d.weight.N, Data: x}
+	miss := vector(d.miss[:n])
+	blas64.Gemv(blas.NoTrans, 1, rows, d.weight, 0, miss)
+	sum := 0.0
+	for i, z := range miss.Data {
+		miss.Data[i] = chance(z+d.bias) - y[i]
+		sum += miss.Data[i]
+	}
+	blas64.Gemv(blas.Trans, 1/float64(n), rows, miss, 0, d.grad)
+	if d.local.L2 != 0 {
+		blas64.Axpy(d.local.L2, d.weight, d.grad)
+	}
+	blas64.Axpy(-d.local.LearningRate, d.grad, d.weight)
+	d.bias -= d.local.LearningRate * sum / float64(n)
+}
+
+// update returns the trained parameters less base.
+func (d *descent) update(p entry.Plan, base *model.Model) ([]float32, error) {
+	u := make([]float32, len(base.Params))
+	bias, _ := base.Layout.Slice(u, tensorBias)
+	weight, _ := base.Layout.Slice(u, tensorWeight)
+	was, _ := base.Layout.Slice(base.Params, tensorBias)
+	bias[0] = float32(d.bias - float64(was[0]))
+	was, _ = base.Layout.Slice(base.Params, tensorWeight)
+	for i, w := range d.weight.Data {
+		weight[i] = float32(w - float64(was[i]))
+	}
+	shape, err := Describe(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := (aggregate.Spec{Ranges: shape.Training}).Check(u); err != nil {
+		return nil, fmt.Errorf("training diverged, or max_abs is too small for the plan's steps and learning rate: %w", err)
+	}
+	return u, nil
+}
+
+// chance returns 1/(1+exp(-z)) without overflow.
+func chance(z float64) float64 {
+	if z >= 0 {
+		return 1 / (1 + math.Exp(-z))
+	}
+	e := math.Exp(z)
+	return e / (1 + e)
+}
+
+// batches deals out the rows of a set, step by step.
+type batches struct {
+	size  int // 0: all rows each time
+	order []int
+	at    int
+	rand  *rand.Rand
+	x, y  []float64 // of the step
+}
+
+func newBatches(p entry.Plan, rows, round int, member string) *batches {
+	b := &batches{}
+	if p.Local.Batch == 0 || p.Local.Batch >= rows {
+		return b
+	}
+	b.size = p.Local.Batch
+	b.rand = rand.New(rand.NewChaCha8(seed(p.Seed, round, member)))
+	b.order = make([]int, rows)
+	for i := range b.order {
+		b.order[i] = i
+	}
+	b.at = rows // the first step draws the first order
+	return b
+}
+
+// seed returns the chance of one member in one round: SHA-256 of a label, the plan's seed, the round and the member's name.
+func seed(plan uint64, round int, member string) [32]byte {
+	b := append([]byte("consilium trainer batches v1\x00"), make([]byte, 16)...)
+	binary.BigEndian.PutUint64(b[len(b)-16:], plan)
+	binary.BigEndian.PutUint64(b[len(b)-8:], uint64(round))
+	return sha256.Sum256(append(b, member...))
+}
+
+// next returns the rows and labels of the next step, valid until the one after. The last step of a pass may be shorter.
+func (b *batches) next(x, y []float64) ([]float64, []float64) {
+	if b.size == 0 {
+		return x, y
+	}
+	if b.at == len(b.order) {
+		b.rand.Shuffle(len(b.order), func(i, j int) { b.order[i], b.order[j] = b.order[j], b.order[i] })
+		b.at = 0
+	}
+	cols := len(x) / len(y)
+	b.x, b.y = b.x[:0], b.y[:0]
+	for _, i := range b.order[b.at:min(b.at+b.size, len(b.order))] {
+		b.x = append(b.x, x[i*cols:(i+1)*cols]...)
+		b.y = append(b.y, y[i])
+	}
+	b.at += len(b.y)
+	return b.x, b.y
+}

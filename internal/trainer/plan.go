@@ -1,0 +1,192 @@
+package trainer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/dataset"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/strictyaml"
+)
+
+// The limits of a plan. A manifest may set closer ones.
+const (
+	maxPlan        = 256 << 10 // bytes
+	maxRounds      = 1 << 16
+	maxTries       = 100
+	maxSteps       = 1 << 20
+	maxMembers     = 1 << 16
+	minDeadline    = time.Second
+	maxDeadline    = 30 * 24 * time.Hour
+	maxSeed        = 1<<53 - 1
+	defaultMaxAbs  = 16
+	defaultTries   = 3
+	defaultTimeout = 10 * time.Minute
+)
+
+// planFile is a plan as its lead writes it.
+type planFile struct {
+	entry.Plan `yaml:",inline"`
+	Schema     yaml.Node `yaml:"schema"`
+}
+
+// ParsePlan reads the plan that a lead wrote, a YAML document of at most 256 KiB with the keys of [entry.Plan] and, under
+// schema, what [dataset.ParseSchema] describes. Unknown and doubled keys are errors. Left out have defaults: trainer
+// builtin/logistic, strategy fedavg, quorum all listed members (there is no default where none is listed), deadline 10m, tries
+// 3, max_abs 16, resolution 0 (2^-36 of max_abs), local.steps 1, batch 0 (all rows), l2 0; without standardize there is no round 0.
+// The plan that it returns has passed [CheckPlan].
+func ParsePlan(yamlText []byte) (entry.Plan, error) {
+	if len(yamlText) > maxPlan {
+		return entry.Plan{}, fmt.Errorf("plan has %d bytes, at most %d are allowed", len(yamlText), maxPlan)
+	}
+	f := planFile{Plan: entry.Plan{
+		Trainer: Logistic, Strategy: entry.Strategy{Name: "fedavg"}, Deadline: entry.Duration(defaultTimeout),
+		Tries: defaultTries, MaxAbs: defaultMaxAbs, Local: entry.Local{Steps: 1},
+	}}
+	if err := strictyaml.Load(yamlText, &f); err != nil {
+		return entry.Plan{}, fmt.Errorf("plan: %w", err)
+	}
+	p := f.Plan
+	if p.Quorum == 0 {
+		p.Quorum = len(p.Members)
+	}
+	var err error
+	if p.Schema, err = schemaJSON(&f.Schema); err != nil {
+		return entry.Plan{}, err
+	}
+	if err := CheckPlan(p); err != nil {
+		return entry.Plan{}, err
+	}
+	return p, nil
+}
+
+// schemaJSON turns the schema's YAML into the JSON that travels in the plan.
+func schemaJSON(n *yaml.Node) (json.RawMessage, error) {
+	if n.IsZero() {
+		return nil, errors.New("plan: key schema is missing")
+	}
+	var tree any
+	if err := n.Decode(&tree); err != nil {
+		return nil, fmt.Errorf("plan: schema: %w", err)
+	}
+	text, err := json.Marshal(tree)
+	if err != nil {
+		return nil, fmt.Errorf("plan: schema has no JSON: %w", err)
+	}
+	return text, nil
+}
+
+// CheckPlan reports why a plan cannot be run, whoever asks: fields that are missing or outside their bounds, a trainer or a
+// strategy that this version does not have, a schema that means nothing. What the members allow is not its business.
+func CheckPlan(p entry.Plan) error {
+	_, err := check(p)
+	return err
+}
+
+// check is CheckPlan, and returns the schema.
+func check(p entry.Plan) (dataset.Schema, error) {
+	s, err := dataset.ParseSchema(p.Schema)
+	if err == nil {
+		err = errors.Join(checkNames(p), checkRounds(p), checkNumbers(p), checkLocal(p.Local))
+	}
+	if err != nil {
+		return dataset.Schema{}, fmt.Errorf("plan: %w", err)
+	}
+	return s, nil
+}
+
+func checkNames(p entry.Plan) error {
+	if err := checkText("name", p.Name, 1, 64); err != nil {
+		return err
+	}
+	if err := checkText("note", p.Note, 0, 1024); err != nil {
+		return err
+	}
+	if p.Trainer != Logistic {
+		return fmt.Errorf("trainer %.64q is unknown, want %s", p.Trainer, Logistic)
+	}
+	if len(p.Members) > maxMembers {
+		return fmt.Errorf("%d members, at most %d are allowed", len(p.Members), maxMembers)
+	}
+	seen := map[entry.Member]bool{}
+	for _, m := range p.Members {
+		if err := checkText("a member's name", string(m), 1, 64); err != nil {
+			return err
+		}
+		if seen[m] {
+			return fmt.Errorf("member %s is listed twice", m)
+		}
+		seen[m] = true
+	}
+	_, err := aggregate.NewOptimizer(p.Strategy.Name, p.Strategy.Params)
+	return err
+}
+
+// checkText accepts printable text of so many bytes, fit for one line of a log or a terminal.
+func checkText(what, t string, least, most int) error {
+	if len(t) < least || len(t) > most || !utf8.ValidString(t) {
+		return fmt.Errorf("%s has %d bytes, want %d to %d of text", what, len(t), least, most)
+	}
+	for _, r := range t {
+		if !unicode.IsPrint(r) {
+			return fmt.Errorf("%s holds %q, which cannot be printed", what, r)
+		}
+	}
+	return nil
+}
+
+func checkRounds(p entry.Plan) error {
+	deadline := time.Duration(p.Deadline)
+	switch {
+	case p.Rounds < 1 || p.Rounds > maxRounds:
+		return fmt.Errorf("rounds is %d, want 1 to %d", p.Rounds, maxRounds)
+	case p.Quorum < 1 || p.Quorum > maxMembers:
+		return fmt.Errorf("quorum is %d, want 1 to %d", p.Quorum, maxMembers)
+	case len(p.Members) > 0 && p.Quorum > len(p.Members):
+		return fmt.Errorf("quorum is %d, but only %d members are listed", p.Quorum, len(p.Members))
+	case p.Tries < 1 || p.Tries > maxTries:
+		return fmt.Errorf("tries is %d, want 1 to %d", p.Tries, maxTries)
+	case deadline < minDeadline || deadline > maxDeadline:
+		return fmt.Errorf("deadline is %v, want %v to %v", deadline, minDeadline, maxDeadline)
+	case p.Seed > maxSeed:
+		return fmt.Errorf("seed is %d, want at most 2^53-1", p.Seed)
+	}
+	return nil
+}
+
+func checkNumbers(p entry.Plan) error {
+	if err := aggregate.CheckMaxAbs(p.MaxAbs); err != nil {
+		return err
+	}
+	if !(p.Resolution >= 0 && p.Resolution <= p.MaxAbs) {
+		return fmt.Errorf("resolution is %v, want 0 to max_abs", p.Resolution)
+	}
+	if s := p.Standardize; s != nil {
+		if !(s.MaxAbs >= 0x1p-64 && s.MaxAbs <= 0x1p120) { // so that roots and low parts have grids too
+			return fmt.Errorf("standardize.max_abs is %v, want 2^-64 to 2^120", s.MaxAbs)
+		}
+	}
+	return nil
+}
+
+func checkLocal(l entry.Local) error {
+	switch {
+	case l.Steps < 1 || l.Steps > maxSteps:
+		return fmt.Errorf("local.steps is %d, want 1 to %d", l.Steps, maxSteps)
+	case !(l.LearningRate > 0 && l.LearningRate <= math.MaxFloat32):
+		return fmt.Errorf("local.learning_rate is %v, want above 0", l.LearningRate)
+	case l.Batch < 0 || l.Batch > dataset.MaxRows:
+		return fmt.Errorf("local.batch is %d, want 0 (all rows) to %d", l.Batch, dataset.MaxRows)
+	case !(l.L2 >= 0 && l.L2 <= math.MaxFloat32):
+		return fmt.Errorf("local.l2 is %v, want 0 or more", l.L2)
+	}
+	return nil
+}
