@@ -142,6 +142,7 @@ type Binding struct {
 	ReportData [64]byte // B of the attested channel: where a platform has 64 bytes, they are these
 	Nonce      [32]byte // the verifier's nonce, for platforms with a nonce of their own (Nitro)
 	SPKI       []byte   // the attester's leaf key, PKIX DER, for platforms that carry a public key (Nitro)
+	Seed       []byte   // what Attester.Devices was given, from which devices derive their nonces; nil where there are none
 }
 
 // Kind is a kind of collateral, as numbered in an EVIDENCE frame.

@@ -1,0 +1,276 @@
+package transport
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"consilium.dev/internal/attest"
+	"google.golang.org/grpc/credentials"
+)
+
+// drainTime is how long a side that refuses reads on, so that its ALERT is not lost with the connection.
+const drainTime = time.Second
+
+// exchange is one handshake. One goroutine owns it.
+type exchange struct {
+	c    *Credentials
+	raw  net.Conn
+	side side // ours
+
+	conn    *tls.Conn // nil until the TLS handshake is over
+	state   tls.ConnectionState
+	own     *leaf
+	claimed leafID // what the peer's leaf says; proven once endorsed is set
+
+	endorsed bool // the peer is whom its leaf says, under our manifest
+	waiting  bool // we hold a place in the lobby
+	admitted bool // we are counted among the sessions of the peer's name
+
+	mine, theirs hello
+	th           [32]byte
+	ekm          exported
+	finish       []byte // the listener's FINISHED, sent last
+
+	silent  bool // we sent MANIFESTS, so the peer is sent no ALERT
+	taken   bool // we took MANIFESTS, so the peer waits for us to close
+	adopted bool // and adopted them: that is no refusal
+}
+
+// run is the whole handshake. The connection that it returns is registered.
+func (x *exchange) run(ctx context.Context) (*conn, error) {
+	if err := x.startTLS(ctx); err != nil {
+		return nil, err
+	}
+	step := x.dial
+	if x.side == serverSide {
+		step = x.listen
+	}
+	p, err := step(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k := &conn{Conn: x.conn, raw: x.raw, c: x.c, peer: p}
+	if err := x.c.keep(k); err != nil {
+		return nil, err
+	}
+	x.admitted = false // from here on the connection counts
+	if x.side == serverSide {
+		// Last, so that a client that reads it finds a connection that is counted and can be cut.
+		if err := x.write(appendFrame(nil, frameFinished, x.finish)); err != nil {
+			return k, err
+		}
+	}
+	return k, nil
+}
+
+// startTLS shakes hands and judges what TLS says: step 1, and the form of the peer's leaf.
+func (x *exchange) startTLS(ctx context.Context) error {
+	var err error
+	if x.own, err = x.c.currentLeaf(); err != nil {
+		return attest.Refuse(attest.ClassTLS, "own leaf: %w", err)
+	}
+	if x.side == serverSide {
+		if err := x.c.enter(ctx); err != nil {
+			return err
+		}
+		x.waiting = true
+	}
+	cfg := x.tlsConfig()
+	conn := tls.Client(x.raw, cfg)
+	if x.side == serverSide {
+		conn = tls.Server(x.raw, cfg)
+	}
+	// The deadline is on the raw connection. HandshakeContext would close it under the drain.
+	if err := conn.Handshake(); err != nil {
+		e := ioError(err, "TLS handshake")
+		if e.Class != attest.ClassRate {
+			e.Class = attest.ClassTLS
+		}
+		return e
+	}
+	x.conn, x.state = conn, conn.ConnectionState()
+	if err := x.judgeState(); err != nil {
+		return err
+	}
+	x.claimed, err = readLeaf(x.state.PeerCertificates[0], x.c.cfg.Now())
+	return err
+}
+
+func (x *exchange) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		MaxVersion:             tls.VersionTLS13,
+		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519}, // by hand: the default hangs on go.mod's version
+		NextProtos:             []string{ALPN},
+		Certificates:           []tls.Certificate{x.own.cert},
+		ClientAuth:             tls.RequireAnyClientCert,
+		InsecureSkipVerify:     true, // the peer is judged below, by the manifest's keys
+		SessionTicketsDisabled: true,
+	}
+}
+
+func (x *exchange) judgeState() error {
+	s := x.state
+	switch {
+	case !s.HandshakeComplete || s.Version != tls.VersionTLS13:
+		return attest.Refuse(attest.ClassTLS, "TLS version %#x, want 1.3", s.Version)
+	case s.DidResume:
+		return attest.Refuse(attest.ClassTLS, "TLS session was resumed")
+	case s.NegotiatedProtocol != ALPN:
+		return attest.Refuse(attest.ClassTLS, "application protocol %q, want %q", s.NegotiatedProtocol, ALPN)
+	case s.CurveID != tls.X25519MLKEM768 && (x.c.cfg.RequirePQ || s.CurveID != tls.X25519):
+		return attest.Refuse(attest.ClassTLS, "key exchange %v, but the manifest asks for X25519MLKEM768", s.CurveID)
+	case len(s.PeerCertificates) != 2:
+		return attest.Refuse(attest.ClassTLS, "%d certificates, want leaf and identity", len(s.PeerCertificates))
+	}
+	return nil
+}
+
+// endorse proves the peer's leaf under our own manifest: step 2.
+func (x *exchange) endorse() error {
+	if err := x.endorsedBy(x.c.cfg.Policy); err != nil {
+		return err
+	}
+	x.endorsed = true
+	x.leave()
+	return nil
+}
+
+// endorsedBy asks the keys of p. The office and name must be ones that we talk to.
+func (x *exchange) endorsedBy(p attest.Policy) error {
+	cfg, id := &x.c.cfg, x.claimed
+	want := id.office == cfg.PeerOffice && id.name == cfg.PeerName
+	if x.side == serverSide {
+		want = id.office == cfg.PeerOffice
+		if cfg.PeerOffice == 0 {
+			want = id.office == attest.Participant || id.office == attest.Person
+		}
+	}
+	switch {
+	case id.federation != cfg.Federation:
+		return attest.Refuse(attest.ClassManifest, "leaf is of federation %q, ours is %q", id.federation, cfg.Federation)
+	case !want:
+		return attest.Refuse(attest.ClassManifest, "leaf is of the %v %q, with whom we have nothing to do", id.office, id.name)
+	}
+	return endorsed(p, id, x.leafCert(), x.state.PeerCertificates[1])
+}
+
+func (x *exchange) leafCert() *x509.Certificate { return x.state.PeerCertificates[0] }
+
+// leave gives back what the handshake holds of the listener.
+func (x *exchange) leave() {
+	if x.waiting {
+		<-x.c.lobby
+		x.waiting = false
+	}
+	if x.admitted {
+		x.c.dismiss(attest.Peer{Office: x.claimed.office, Name: x.claimed.name})
+		x.admitted = false
+	}
+}
+
+func (x *exchange) read(want frameType, limit int) ([]byte, error) {
+	return readFrame(x.conn, want, limit)
+}
+
+// write sends frames in one go. Where that fails, the peer may have refused us: its ALERT is looked for.
+func (x *exchange) write(frames []byte) error {
+	_, err := x.conn.Write(frames)
+	if err == nil {
+		return nil
+	}
+	if e := x.raw.SetReadDeadline(time.Now().Add(drainTime)); e == nil {
+		var alert alertError
+		if _, e := readFrame(x.conn, frameAlert, 1); errors.As(e, &alert) {
+			return alert
+		}
+	}
+	return ioError(err, "writing")
+}
+
+// refuse ends the handshake that failed with err: it reports, sends the ALERT and drains. It returns what gRPC is told.
+func (x *exchange) refuse(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err() // we went away ourselves
+	}
+	var alert alertError
+	var own *attest.Error
+	byPeer := errors.As(err, &alert)
+	switch {
+	case byPeer:
+		own = &attest.Error{Class: alert.class, Err: err}
+	case !errors.As(err, &own):
+		own = &attest.Error{Class: attest.ClassState, Err: err}
+	}
+	if !x.adopted {
+		x.report(Refusal{Class: own.Class, Err: err, ByPeer: byPeer})
+	}
+	if x.conn != nil && !byPeer && !x.taken {
+		x.drain(own.Class)
+	}
+	return own
+}
+
+func (x *exchange) report(r Refusal) {
+	if a := x.raw.RemoteAddr(); a != nil {
+		r.Peer = a.String()
+	}
+	switch {
+	case x.side == clientSide:
+		r.Name, r.Office = x.c.cfg.PeerName, x.c.cfg.PeerOffice
+	case x.endorsed:
+		r.Name, r.Office = x.claimed.name, x.claimed.office
+	}
+	x.c.cfg.Refused(r)
+}
+
+// drain sends the class and reads on for a while: a connection that is closed with bytes unread is reset, and the ALERT
+// with it. Reading goes on beside the writing, since a peer that is writing itself may not be reading.
+func (x *exchange) drain(class attest.Class) {
+	if err := x.raw.SetDeadline(time.Now().Add(drainTime)); err != nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.CopyN(io.Discard, x.conn, 2*maxBody) // ends with the deadline at the latest
+	}()
+	if !x.silent {
+		_, _ = x.conn.Write(appendFrame(nil, frameAlert, []byte{byte(class)})) // the peer may be gone
+	}
+	<-done
+}
+
+// derive fixes the transcript and the values exported from TLS for it.
+func (x *exchange) derive(helloC, helloS []byte) (err error) {
+	x.th = transcript(helloC, helloS)
+	x.ekm, err = export(x.state, x.th)
+	return err
+}
+
+// checkFinished judges the peer's FINISHED: step 17.
+func (x *exchange) checkFinished(got, evidenceS, evidenceC []byte) error {
+	want := finished(x.ekm.finished, x.side.other(), x.th, evidenceS, evidenceC, verdictAccept)
+	if !hmac.Equal(got, want) {
+		return attest.Refuse(attest.ClassBind, "FINISHED is not of this session")
+	}
+	return nil
+}
+
+// peer is what became known of the other side: step 16.
+func (x *exchange) peer(j judgement) Peer {
+	return Peer{
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+		State:          x.state,
+		Office:         x.claimed.office, Name: x.claimed.name, Instance: x.claimed.instance,
+		Epoch: x.c.cfg.Epoch, Manifest: x.c.cfg.Manifest,
+		Appraisal: j.appraisal, Claims: j.claims, Evidence: j.evidence,
+		Binding: j.binding, Preimage: j.preimage, Issued: j.at, Expires: j.expires,
+	}
+}

@@ -1,0 +1,111 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"consilium.dev/internal/attest"
+	"golang.org/x/time/rate"
+)
+
+const (
+	lobbySize   = 256                    // handshakes with peers that have not proven their name
+	maxSessions = 16                     // connections and handshakes of one name at a time
+	guestEvery  = 500 * time.Millisecond // one more handshake of one name
+	guestBurst  = 32                     // that may come at once
+)
+
+var errClosed = errors.New("credentials are closed")
+
+// guest is what a listener remembers of one name.
+type guest struct {
+	pace     *rate.Limiter
+	sessions int
+}
+
+// conn is a connection that was proven. It ends with its appraisal.
+type conn struct {
+	*tls.Conn
+	raw   net.Conn
+	c     *Credentials
+	peer  Peer
+	timer *time.Timer
+	once  sync.Once
+}
+
+// Close cuts the connection. It sends no close_notify, for which crypto/tls may wait 5 s: HTTP/2 says itself where a stream
+// ends.
+func (k *conn) Close() error {
+	k.c.forget(k)
+	return k.raw.Close()
+}
+
+// enter waits for a place in the lobby.
+func (c *Credentials) enter(ctx context.Context) error {
+	select {
+	case c.lobby <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return attest.Refuse(attest.ClassRate, "%d handshakes are going on: %w", lobbySize, ctx.Err())
+	}
+}
+
+// admit counts one more session of a peer that has proven its name, or refuses it before it costs a quote.
+func (c *Credentials) admit(p attest.Peer) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g := c.guests[p]
+	if g == nil {
+		g = &guest{pace: rate.NewLimiter(rate.Every(guestEvery), guestBurst)}
+		c.guests[p] = g
+	}
+	if g.sessions >= maxSessions {
+		return attest.Refuse(attest.ClassRate, "%v %q has %d connections already", p.Office, p.Name, g.sessions)
+	}
+	if !g.pace.Allow() {
+		return attest.Refuse(attest.ClassRate, "%v %q dials too often", p.Office, p.Name)
+	}
+	g.sessions++
+	return nil
+}
+
+// dismiss takes back what admit counted.
+func (c *Credentials) dismiss(p attest.Peer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if g := c.guests[p]; g != nil {
+		g.sessions--
+	}
+}
+
+// keep registers a proven connection, so that it can be cut, and has it cut when its appraisal ends.
+func (c *Credentials) keep(k *conn) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return errClosed
+	}
+	c.live[k] = struct{}{}
+	k.timer = time.AfterFunc(k.peer.Expires.Sub(c.cfg.Now()), func() { _ = k.Close() })
+	return nil
+}
+
+// forget undoes keep and, on a listener, admit. It may be called again.
+func (c *Credentials) forget(k *conn) {
+	k.once.Do(func() {
+		c.mu.Lock()
+		delete(c.live, k)
+		timer := k.timer
+		c.mu.Unlock()
+		if timer != nil {
+			timer.Stop()
+		}
+		if !c.client {
+			c.dismiss(attest.Peer{Office: k.peer.Office, Name: k.peer.Name})
+		}
+	})
+}
