@@ -3,6 +3,7 @@ package manifest
 import (
 	"crypto/ed25519"
 	"crypto/x509"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -181,11 +182,9 @@ func (m *Manifest) readOffices(c, sets cursor) {
 			used[s.name] = true
 		}
 	}
-	if names, values := sets.entries(); c.v != nil {
-		for i, v := range values {
-			if !used[names[i]] {
-				v.fault("no office uses this set")
-			}
+	for _, name := range slices.Sorted(maps.Keys(m.sets)) {
+		if c.v != nil && !used[name] {
+			sets.at(sets.v.field(name), name).fault("no office uses this set")
 		}
 	}
 }
@@ -222,8 +221,8 @@ func (m *Manifest) readOffice(c cursor) office {
 		taken[s.typ] = true
 		o.sets = append(o.sets, s)
 	}
-	for t, judged := range taken {
-		if !judged && t != 0 {
+	for _, t := range slices.Sorted(maps.Keys(taken)) {
+		if !taken[t] && t != 0 {
 			f["types"].fault("no set of the office judges %s", t)
 		}
 	}

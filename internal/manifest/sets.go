@@ -2,7 +2,9 @@ package manifest
 
 import (
 	"bytes"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -69,7 +71,7 @@ func (m *Manifest) readSets(c cursor) {
 			v.fault("there is no root %q", root)
 		}
 	}
-	for name := range m.roots {
+	for _, name := range slices.Sorted(maps.Keys(m.roots)) {
 		if !used[name] {
 			c.fault("no set is about evidence of the root %q", name)
 		}

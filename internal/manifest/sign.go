@@ -226,9 +226,18 @@ func Load(signed []byte, a Anchor) (*Manifest, error) {
 	return m, nil
 }
 
-// OpenUnverified opens a manifest for showing. Whoever wrote the bytes may have written anything: neither its name nor
-// the number of its signatures was checked. Signers says whose signatures it has.
+// OpenUnverified opens a manifest for showing, signed or as [Build] made it. Whoever wrote the bytes may have written
+// anything: neither its name nor the number of its signatures was checked. Signers says whose signatures it has.
 func OpenUnverified(signed []byte) (*Manifest, error) {
+	if len(signed) <= maxPayload {
+		if document, err := fromJSON(signed); err == nil && document.field("schema") != nil {
+			m, err := parse(signed)
+			if err != nil {
+				return nil, refused(err)
+			}
+			return m, nil
+		}
+	}
 	e, err := openEnvelope(signed)
 	if err != nil {
 		return nil, refused(err)
