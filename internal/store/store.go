@@ -6,8 +6,10 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
+	"strings"
 )
 
 // The errors that callers decide on. Drivers return them wrapped.
@@ -18,8 +20,8 @@ var (
 	ErrFull     = errors.New("storage is full")
 )
 
-// Objects holds immutable named byte strings. Names are slash-separated segments of [a-zA-Z0-9._-], none of them "." or
-// "..", at most 200 bytes in all; anything else is an error. Implementations are safe for concurrent use.
+// Objects holds immutable named byte strings. Names are those that [CheckName] accepts; anything else is an error. A name
+// that continues another one's after a slash ("a" and "a/b") may be refused. Implementations are safe for concurrent use.
 type Objects interface {
 	// Put stores what r yields, whole or not at all, and has made it durable when it returns nil. name is called once,
 	// after r has returned io.EOF, so that an object can be named by the digest of what was written. An object of that
@@ -31,6 +33,25 @@ type Objects interface {
 	Delete(ctx context.Context, name string) error
 	// List yields the names that begin with prefix, ascending.
 	List(ctx context.Context, prefix string) iter.Seq2[string, error]
+}
+
+// CheckName returns an error unless name may be an object's: slash-separated segments of [a-zA-Z0-9._-], none of them empty,
+// "." or "..", at most 200 bytes in all. Drivers call it.
+func CheckName(name string) error {
+	if len(name) > 200 {
+		return fmt.Errorf("object name of %d bytes: at most 200 are allowed", len(name))
+	}
+	for segment := range strings.SplitSeq(name, "/") {
+		if segment == "" || segment == "." || segment == ".." {
+			return fmt.Errorf("object name %q has the segment %q", name, segment)
+		}
+	}
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("._-/", rune(c)) {
+			return fmt.Errorf("object name %q has a character other than a-z, A-Z, 0-9, '.', '_', '-' and '/'", name)
+		}
+	}
+	return nil
 }
 
 // Named returns a function for Put that gives a name known beforehand.
