@@ -107,7 +107,7 @@ func newOpening(kek store.Sealer, r io.Reader, ad []byte) (io.Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cut off or altered: %w", noEOF(err))
 	}
-	return &sticky{r: plain}, nil
+	return opening{plain}, nil
 }
 
 // readHeader returns a sealed object's header and the sealed data key in it.
@@ -139,21 +139,15 @@ func noEOF(err error) error {
 	return err
 }
 
-// sticky repeats its first error. Tink's reader returns io.EOF after it has refused the last segment.
-type sticky struct {
-	r   io.Reader
-	err error
-}
+// opening is Tink's reader with errors that say what they mean here. It is not to be read from again after an error: Tink says
+// io.EOF after it has refused the last segment.
+type opening struct{ r io.Reader }
 
-func (s *sticky) Read(p []byte) (int, error) {
-	if s.err != nil {
-		return 0, s.err
-	}
-	n, err := s.r.Read(p)
+func (o opening) Read(p []byte) (int, error) {
+	n, err := o.r.Read(p)
 	if err != nil && err != io.EOF {
 		err = fmt.Errorf("cut off or altered: %w", noEOF(err))
 	}
-	s.err = err
 	return n, err
 }
 
@@ -164,7 +158,7 @@ type checked struct {
 	ref           entry.Blob
 	size          int64 // of the plaintext so far
 	plain, sealed hash.Hash
-	err           error
+	err           error // the first one, repeated
 }
 
 func (c *checked) Read(p []byte) (int, error) {

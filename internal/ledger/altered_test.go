@@ -77,6 +77,9 @@ func TestAlteredHead(t *testing.T) {
 		}
 		refused(fmt.Sprintf("cut at %d", i), good[:i])
 	}
+	staged, _, _ := bytes.Cut(good, []byte("\n"))
+	other := open(t, storetest.New(), s).Checkpoint() // of another key
+	refused("a checkpoint by another key", append(append(bytes.Clone(staged), '\n'), other...))
 	refused("a byte added", append(bytes.Clone(good), '\n'))
 	refused("an unknown signature added", append(bytes.Clone(good), "— other AAAAAAAA\n"...))
 	head := storetest.New()
@@ -113,6 +116,20 @@ func TestMixedHistories(t *testing.T) {
 		if _, err := boot(t.Context(), a, a, s); err == nil {
 			t.Errorf("%q of another history was taken", names)
 		}
+	}
+}
+
+// TestSwappedBundles puts a bundle in another one's place: it does not open there.
+func TestSwappedBundles(t *testing.T) {
+	m, s := storetest.New(), newSealer(t)
+	l := open(t, m, s)
+	appendTo(t, l, numbered(0, 513))
+	appendTo(t, l, numbered(513, 1))
+	first, second := stored(t, m, "tile/entries/000"), stored(t, m, "tile/entries/001")
+	replace(t, m, "tile/entries/000", second)
+	replace(t, m, "tile/entries/001", first)
+	if _, err := boot(t.Context(), m, m, s); err == nil || !strings.Contains(err.Error(), "tile/entries/000 does not open") {
+		t.Errorf("Open = %v, want that tile/entries/000 does not open", err)
 	}
 }
 

@@ -35,7 +35,11 @@ func write(ctx context.Context, l *ledger.Ledger, all [][][]byte) int {
 		size += int64(len(all[at]))
 	}
 	for ; at < len(all); at++ {
-		if l.Append(ctx, all[at]...) != nil && l.Append(ctx, all[at]...) != nil {
+		err := l.Append(ctx, all[at]...)
+		if err != nil {
+			err = l.Append(ctx, all[at]...)
+		}
+		if err != nil {
 			break
 		}
 	}
@@ -69,7 +73,7 @@ func TestFaults(t *testing.T) {
 					}
 					check(t, open(t, m, s), m, s, slices.Concat(all...))
 					names, staged := withoutStage(list(t, m))
-					if !slices.Equal(names, layout(770)) && acked < len(all) || staged != 1 {
+					if !slices.Equal(names, layout(770)) || staged != 1 {
 						t.Fatalf("call %d: %d staged commits, want 1; objects %q", n, staged, names)
 					}
 					if !reached {

@@ -45,7 +45,8 @@ func OpenKey(ctx context.Context, objects store.Objects, sealer store.Sealer, or
 	}
 	seed, err := sealer.Open(sealed, keyContext(origin))
 	if err != nil {
-		return nil, fmt.Errorf("object %s does not open: sealed under another key, for another log than %s, or altered: %w", keyName, origin, err)
+		return nil, fmt.Errorf("object %s does not open: sealed under another key or for another log than %s, or altered: %w",
+			keyName, origin, err)
 	}
 	if len(seed) != ed25519.SeedSize {
 		return nil, fmt.Errorf("object %s holds %d bytes, want %d", keyName, len(seed), ed25519.SeedSize)

@@ -4,13 +4,9 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,8 +14,6 @@ import (
 	"pgregory.net/rapid"
 
 	"consilium.dev/internal/ledger"
-	"consilium.dev/internal/store"
-	"consilium.dev/internal/store/dir"
 	"consilium.dev/internal/store/storetest"
 )
 
@@ -220,100 +214,4 @@ func TestMissing(t *testing.T) {
 	if _, err := ledger.Open(ctx, ledger.Config{}); err == nil {
 		t.Error("an empty configuration was taken")
 	}
-}
-
-// TestDir runs a log over a folder, with a second coordinator in between.
-func TestDir(t *testing.T) {
-	path, s := t.TempDir(), newSealer(t)
-	var want []string
-	for i := range 4 {
-		d, err := dir.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := boot(t.Context(), d, d, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines := numbered(len(want), 90)
-		want = append(want, asStrings(lines)...)
-		appendTo(t, l, lines)
-		if _, err := dir.Open(path); !errors.Is(err, store.ErrConflict) {
-			t.Errorf("second coordinator = %v, want ErrConflict", err)
-		}
-		if diff := cmp.Diff(want, read(t, l, 0)); diff != "" {
-			t.Errorf("boot %d: entries (-want +got):\n%s", i, diff)
-		}
-		if err := d.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	torn := filepath.Join(path, "objects", "tile", "entries", "000")
-	if err := os.Truncate(torn, 1000); err != nil {
-		t.Fatal(err)
-	}
-	d, err := dir.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	if _, err := boot(t.Context(), d, d, s); err == nil || !strings.Contains(err.Error(), "tile/entries/000") {
-		t.Errorf("a torn bundle = %v, want its name", err)
-	}
-}
-
-// TestFullDisk fills a real file system of 1 MB.
-func TestFullDisk(t *testing.T) {
-	path, s := t.TempDir(), newSealer(t)
-	if err := syscall.Mount("tmpfs", path, "tmpfs", 0, "size=1m,mode=0700"); err != nil {
-		if os.Getenv("CONSILIUM_REQUIRE_ALL") == "1" {
-			t.Fatalf("mounting a tmpfs: %v", err)
-		}
-		t.Skipf("needs the right to mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
-			t.Errorf("unmounting %s: %v", path, err)
-		}
-	})
-	d, err := dir.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	if err := d.Put(t.Context(), store.Named("room"), bytes.NewReader(make([]byte, 200_000))); err != nil {
-		t.Fatal(err)
-	}
-	l, err := boot(t.Context(), d, d, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []string
-	for err == nil {
-		line := fmt.Appendf(bytes.Repeat([]byte("x"), 20_000), "%d", len(want))
-		if err = l.Append(t.Context(), line); err == nil {
-			want = append(want, string(line))
-		}
-	}
-	if !errors.Is(err, store.ErrFull) || len(want) == 0 {
-		t.Fatalf("after %d lines: %v, want ErrFull", len(want), err)
-	}
-	// If the disk was full after the swap, there is no log to open until the commit can be laid out.
-	if _, err := boot(t.Context(), d, d, s); err != nil && !errors.Is(err, store.ErrFull) {
-		t.Errorf("Open on a full disk = %v, want ErrFull", err)
-	}
-	if err := d.Delete(t.Context(), "room"); err != nil {
-		t.Fatal(err)
-	}
-	if l, err = boot(t.Context(), d, d, s); err != nil {
-		t.Fatal(err)
-	}
-	got := read(t, l, 0)
-	if len(got) < len(want) || len(got) > len(want)+1 {
-		t.Fatalf("%d lines are in the log, %d were acknowledged", len(got), len(want))
-	}
-	if diff := cmp.Diff(want, got[:len(want)]); diff != "" {
-		t.Error("a full disk changed the log")
-	}
-	appendTo(t, l, numbered(0, 1))
 }

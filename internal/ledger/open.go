@@ -48,7 +48,7 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		return nil, err
 	}
 	if l.tree.root != root {
-		return nil, fmt.Errorf("the log's %d entries have root hash %s, the signed checkpoint says %s: objects of another history were put in place",
+		return nil, fmt.Errorf("the log's %d entries have root hash %s, the signed checkpoint says %s: they are of another history",
 			size, l.tree.root, root)
 	}
 	l.checkpoint = checkpoint
@@ -98,7 +98,8 @@ func (c Config) compare(ctx context.Context, t tile, bundle tlog.Tile, size int6
 	}
 	stored, err := readObject(ctx, c.Objects, path(t.Tile))
 	if err == nil && !bytes.Equal(stored, t.data) {
-		err = fmt.Errorf("object %s was altered or cut off: it does not hold the hashes of the entries up to %s", path(t.Tile), path(bundle))
+		err = fmt.Errorf("object %s was altered or cut off: it does not hold the hashes of the entries up to %s",
+			path(t.Tile), path(bundle))
 	}
 	return err
 }

@@ -96,15 +96,13 @@ func parseStageName(name string) (uint64, error) {
 
 // readStage reads the staged object that the head of the given version names.
 func readStage(ctx context.Context, objects store.Objects, name string, version uint64) (stage, error) {
-	if v, err := parseStageName(name); err != nil || v != version {
-		return stage{}, fmt.Errorf("head of version %d names %.120q", version, name)
-	}
 	text, err := readObject(ctx, objects, name)
 	if err != nil {
 		return stage{}, err
 	}
 	if stageName(version, text) != name {
-		return stage{}, fmt.Errorf("object %s was altered or cut off: its digest differs from its name", name)
+		return stage{}, fmt.Errorf("object %s is not what a head of version %d names: altered, cut off, or of another version",
+			name, version)
 	}
 	s, err := decodeStage(text)
 	if err != nil {
@@ -177,7 +175,8 @@ func refuseIfLog(ctx context.Context, objects store.Objects, missing string) err
 		if err != nil {
 			return fmt.Errorf("looking for a log: %w", err)
 		}
-		return fmt.Errorf("%s is missing, but object %s of a log is there: the storage lost it or was rolled back, restore it", missing, name)
+		return fmt.Errorf("%s is missing, but object %s of a log is there: the storage lost it or was rolled back, restore it",
+			missing, name)
 	}
 	return nil
 }

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/store/dir"
 	"consilium.dev/internal/store/storetest"
@@ -215,7 +213,9 @@ func TestForeignHeads(t *testing.T) {
 	if err := d.Swap(t.Context(), 0, []byte("head")); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"2", "00000000000000000002~", "99999999999999999999", "-0000000000000000003", "00000000000000000000"} {
+	for _, name := range []string{
+		"2", "00000000000000000002~", "99999999999999999999", "-0000000000000000003", "00000000000000000000",
+	} {
 		if err := os.WriteFile(filepath.Join(path, "head", name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -230,64 +230,4 @@ func TestForeignHeads(t *testing.T) {
 	if _, _, err := d.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "head/00000000000000000002") {
 		t.Errorf("Load of a head that is too large = %v, want its name", err)
 	}
-}
-
-// TestFullDisk fills a real file system of 1 MB.
-func TestFullDisk(t *testing.T) {
-	path := tmpfs(t)
-	d := open(t, path)
-	put(t, d, "before", "value")
-	if err := d.Swap(t.Context(), 0, []byte("head")); err != nil {
-		t.Fatal(err)
-	}
-	large := strings.Repeat("x", 2<<20)
-	if err := d.Put(t.Context(), store.Named("large"), strings.NewReader(large)); !errors.Is(err, store.ErrFull) {
-		t.Errorf("Put of 2 MB = %v, want ErrFull", err)
-	}
-	var err error
-	for i := 0; err == nil; i++ {
-		err = d.Put(t.Context(), store.Named(fmt.Sprintf("fill/%d", i)), strings.NewReader(large[:4096]))
-	}
-	if !errors.Is(err, store.ErrFull) {
-		t.Errorf("Put = %v, want ErrFull", err)
-	}
-	if err := d.Swap(t.Context(), 1, []byte("next")); !errors.Is(err, store.ErrFull) {
-		t.Errorf("Swap = %v, want ErrFull", err)
-	}
-	if got := get(t, d, "before"); got != "value" {
-		t.Errorf("object holds %q", got)
-	}
-	if v, value, err := d.Load(t.Context()); v != 1 || string(value) != "head" || err != nil {
-		t.Errorf("Load() = %d, %q, %v", v, value, err)
-	}
-	for _, name := range []string{"fill/0", "fill/1", "fill/2"} {
-		if err := d.Delete(t.Context(), name); err != nil {
-			t.Fatal(err)
-		}
-	}
-	put(t, d, "large", "now there is room, and the name was not taken")
-	if err := d.Swap(t.Context(), 1, []byte("next")); err != nil {
-		t.Errorf("Swap with room = %v", err)
-	}
-	left, err := os.ReadDir(filepath.Join(path, "tmp"))
-	if diff := cmp.Diff(0, len(left)); diff != "" || err != nil {
-		t.Errorf("temporary files are left: %v, %v", left, err)
-	}
-}
-
-// tmpfs mounts a file system of 1 MB for the test.
-func tmpfs(t *testing.T) string {
-	path := t.TempDir()
-	if err := syscall.Mount("tmpfs", path, "tmpfs", 0, "size=1m,mode=0700"); err != nil {
-		if os.Getenv("CONSILIUM_REQUIRE_ALL") == "1" {
-			t.Fatalf("mounting a tmpfs: %v", err)
-		}
-		t.Skipf("needs the right to mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
-			t.Errorf("unmounting %s: %v", path, err)
-		}
-	})
-	return path
 }

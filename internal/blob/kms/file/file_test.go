@@ -75,7 +75,9 @@ func TestPermissions(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v, want 0600", info.Mode(), err)
 	}
-	for mode, fine := range map[os.FileMode]bool{0o600: true, 0o400: true, 0o640: false, 0o604: false, 0o620: false, 0o602: false, 0o610: false} {
+	for mode, fine := range map[os.FileMode]bool{
+		0o600: true, 0o400: true, 0o640: false, 0o604: false, 0o620: false, 0o602: false, 0o610: false,
+	} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +109,7 @@ func TestBadFiles(t *testing.T) {
 	}
 	bad := map[string][]byte{
 		"empty": {}, "word": []byte("secret"), "half": text[:len(text)/2], "no keys": []byte("{}"),
-		"large":      append(bytes.Repeat([]byte(" "), 64<<10), text...),
+		"large":      append(bytes.Clone(text), bytes.Repeat([]byte(" "), 64<<10)...),
 		"other kind": []byte(strings.Replace(string(text), "AesGcmKey", "AesCmacKey", 1)),
 	}
 	for name, text := range bad {
