@@ -1,0 +1,114 @@
+// Package platform is the one list of platforms: which evidence can be judged, and which machines can be attested, by this
+// version of Consilium. A new platform is a line here.
+//
+//	verifiers, err := platform.Verifiers(platform.Options{SimulatedRoots: m.SimulatedRoots()})
+//	attester, err := platform.Open("simulated:/etc/consilium/machine.json", time.Now)
+package platform
+
+import (
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/nitro"
+	"consilium.dev/internal/attest/sevsnp"
+	"consilium.dev/internal/attest/simulated"
+)
+
+// Options says what is trusted beside the manufacturers' roots, which are compiled in.
+type Options struct {
+	// SimulatedRoots are the private roots of simulated platforms that a manifest names: under each name the DER certificates
+	// that simulated.Root.Certificates returns. RSA certificates are AMD's part, first the root, then the intermediates that
+	// it signed; the one on a curve is AWS's.
+	SimulatedRoots map[string][][]byte
+}
+
+// Verifiers returns one verifier for each type of evidence that can be judged, ascending by type. It fails where a simulated
+// root does not parse, or is a manufacturer's.
+func Verifiers(o Options) ([]attest.Verifier, error) {
+	amd, aws := map[string][]*x509.Certificate{}, map[string][]*x509.Certificate{}
+	for _, name := range slices.Sorted(maps.Keys(o.SimulatedRoots)) {
+		for i, der := range o.SimulatedRoots[name] {
+			cert, err := x509.ParseCertificate(der)
+			if err != nil {
+				return nil, fmt.Errorf("simulated root %q: certificate %d: %w", name, i, err)
+			}
+			switch cert.PublicKey.(type) {
+			case *rsa.PublicKey:
+				amd[name] = append(amd[name], cert)
+			case *ecdsa.PublicKey:
+				aws[name] = append(aws[name], cert)
+			default:
+				return nil, fmt.Errorf("simulated root %q: certificate %d has a key of the kind %s, want RSA (SEV-SNP) or ECDSA (Nitro)",
+					name, i, cert.PublicKeyAlgorithm)
+			}
+		}
+	}
+	snp, err := sevsnp.NewVerifier(sevsnp.Options{SimulatedRoots: amd})
+	if err != nil {
+		return nil, fmt.Errorf("roots of sev-snp: %w", err)
+	}
+	nsm, err := nitro.NewVerifier(nitro.Options{SimulatedRoots: aws})
+	if err != nil {
+		return nil, fmt.Errorf("roots of nitro: %w", err)
+	}
+	return []attest.Verifier{snp, nsm}, nil
+}
+
+// maxMachine is the most bytes of a simulated machine's file.
+const maxMachine = 64 << 10
+
+// Open returns the attester that uri names. now is the machine's clock. The schemes are:
+//
+//	simulated:PATH    the simulated machine in the file at PATH, which nobody but its owner may read
+func Open(uri string, now func() time.Time) (attest.Attester, error) {
+	scheme, path, found := strings.Cut(uri, ":")
+	if !found || scheme != "simulated" || path == "" {
+		return nil, fmt.Errorf("platform %q: want simulated:PATH; attesters for hardware are not part of this version", uri)
+	}
+	text, err := private(path)
+	if err != nil {
+		return nil, fmt.Errorf("platform %s: %w", uri, err)
+	}
+	machine, err := simulated.ParseMachine(text)
+	if err != nil {
+		return nil, fmt.Errorf("platform %s: %w", uri, err)
+	}
+	return machine.Attester(now), nil
+}
+
+// private reads a file that must be closed to group and others. It asks the open file, not the path, which could change
+// between a look and a read.
+func private(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return nil, fmt.Errorf("its permissions are %#o, so that others may read it: want 0600 (chmod 600 %s)", mode, path)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxMachine+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxMachine {
+		return nil, fmt.Errorf("more than %d bytes, which no machine's file has", maxMachine)
+	}
+	return text, nil
+}

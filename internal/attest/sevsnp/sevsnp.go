@@ -1,0 +1,147 @@
+// Package sevsnp judges whether AMD SEV-SNP attestation reports are genuine: step one of RFC 9334's appraisal. Whether a
+// genuine report pleases the members is step two, and the manifest's.
+//
+// Evidence of this type is one ATTESTATION_REPORT of 1184 bytes (AMD publication 56860, versions 2 to 5). The certificate of
+// the key that signed it, a VCEK (the chip's own) or a VLEK (a cloud provider's), comes as collateral: as DER, or in the GUID
+// table that firmware hands out with a report. Certificates above it are never taken from a sender. AMD's are compiled in
+// through go-sev-guest and held against fingerprints that stand in this package; the private roots of simulated platforms are
+// arguments.
+//
+// # What holds for claims that Verify returned
+//
+// The checks are made in this order, and the first that fails gives the error its class:
+//
+//   - PARSE: length, version, every reserved byte and bit, the guest policy's unknown bits. Unknown bits of PLATFORM_INFO are
+//     reported in the claims instead, for the policy to refuse, since firmware adds such bits within a version.
+//   - SIG: another signature algorithm than ECDSA P-384 with SHA-384; a report that says no key signed it.
+//   - PLAT: a product line other than Milan and Genoa. Turin is refused by name: the parser that this package builds on reads
+//     neither Turin's certificates nor its order of TCB components.
+//   - CHAIN, TIME: exactly one certificate of the right kind, of AMD's form, signed by the product line's intermediate, signed
+//     by its root; all three valid at the instant given.
+//   - CHAIN: the certificate's TCB version equals REPORTED_TCB, and its hardware id equals CHIP_ID (which a host may mask with
+//     zeros; the claims then say so).
+//   - REVOKED: no revocation list at hand names one of the certificates, and each list at hand is the root's, current, and
+//     not older than the one that is held here.
+//   - SIG: the report's signature.
+//   - BIND: REPORT_DATA equals the 64 bytes of the binding, compared in constant time.
+//
+// Nothing is fetched, and no clock is read. A chain that ends in a simulated root gives claims with that root's name; the two
+// kinds of root are kept apart by key, so neither passes as the other.
+//
+//	v, err := sevsnp.NewVerifier(sevsnp.Options{})
+//	claims, err := v.Verify(ctx, evidence, binding, now, nil)
+package sevsnp
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"time"
+
+	"github.com/google/go-sev-guest/verify"
+
+	"consilium.dev/internal/attest"
+)
+
+// Options says which roots a Verifier trusts beside AMD's.
+type Options struct {
+	// SimulatedRoots are the certificates of simulated platforms, under the names that claims will carry: first a self-signed
+	// root named ARK-LINE, then the intermediates that it signed, SEV-LINE for chips and SEV-VLEK-LINE for cloud providers,
+	// where LINE is Milan or Genoa.
+	SimulatedRoots map[string][]*x509.Certificate
+}
+
+// Verifier judges SEV-SNP reports. It fits attest.Verifier: it is immutable, safe for concurrent use, and never panics on
+// the bytes it is given.
+type Verifier struct {
+	issuers []issuer
+}
+
+var _ attest.Verifier = (*Verifier)(nil)
+
+// NewVerifier returns a Verifier for AMD's roots and the simulated ones. It fails where a simulated root is malformed, is
+// AMD's, or is named twice, and where a compiled-in certificate is not the one that this package's fingerprints name.
+func NewVerifier(o Options) (*Verifier, error) {
+	issuers, err := manufacturer()
+	if err != nil {
+		return nil, err
+	}
+	if issuers, err = simulated(issuers, o.SimulatedRoots); err != nil {
+		return nil, err
+	}
+	return &Verifier{issuers: issuers}, nil
+}
+
+// Type returns attest.SEVSNP.
+func (v *Verifier) Type() attest.Type { return attest.SEVSNP }
+
+// Verify judges the report e.Body at the instant now, as the package's comment says. Certificates and revocation lists are
+// taken from e.Collateral and from c; other kinds of collateral are not this package's and are left alone. Of b only
+// ReportData counts. The error is an *attest.Error.
+func (v *Verifier) Verify(_ context.Context, e attest.Evidence, b attest.Binding, now time.Time, c attest.Collateral) (claims attest.Claims, err error) {
+	// The parsers below are other people's code on a stranger's bytes.
+	defer func() {
+		if cause := recover(); cause != nil {
+			claims, err = attest.Claims{}, attest.Refuse(attest.ClassParse, "judging the report panicked: %v", cause)
+		}
+	}()
+	got, refusal := v.judge(e, b, now, c)
+	if refusal != nil {
+		return attest.Claims{}, refusal
+	}
+	return got, nil
+}
+
+func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c attest.Collateral) (attest.Claims, *attest.Error) {
+	var none attest.Claims
+	if e.Type != attest.SEVSNP {
+		return none, attest.Refuse(attest.ClassParse, "evidence of the type %s, want %s", e.Type, attest.SEVSNP)
+	}
+	r, err := parse(e.Body)
+	if err != nil {
+		return none, err
+	}
+	theirs, err := read(e.Collateral)
+	if err != nil {
+		return none, err
+	}
+	ours, err := read(c)
+	if err != nil {
+		return none, err
+	}
+	leaf, err := endorsement(r, theirs, ours)
+	if err != nil {
+		return none, err
+	}
+	line, err := r.productLine(leaf)
+	if err != nil {
+		return none, err
+	}
+	by, err := v.issuerOf(leaf, line, now)
+	if err != nil {
+		return none, err
+	}
+	if err := leaf.describes(r); err != nil {
+		return none, err
+	}
+	revocation, err := by.revocation(leaf, theirs, ours, now)
+	if err != nil {
+		return none, err
+	}
+	// The raw bytes, as received: the library's protobuf form drops what it does not know.
+	if err := verify.SnpReportSignature(r.raw, leaf.Certificate); err != nil {
+		return none, attest.Refuse(attest.ClassSig, "the report's signature by the %s: %v", r.signer, err)
+	}
+	if subtle.ConstantTimeCompare(r.ReportData, b.ReportData[:]) != 1 {
+		return none, attest.Refuse(attest.ClassBind, "REPORT_DATA is %x, want %x", r.ReportData, b.ReportData)
+	}
+	return attest.Claims{
+		Type:              attest.SEVSNP,
+		Simulated:         by.simulated,
+		Signed:            sha256.Sum256(r.raw[:signedBytes]),
+		RevocationChecked: revocation.checked,
+		CollateralFrom:    revocation.from,
+		SNP:               r.claims(line),
+	}, nil
+}

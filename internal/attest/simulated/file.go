@@ -1,0 +1,232 @@
+package simulated
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/google/go-sev-guest/abi"
+)
+
+// maxFile is the most bytes of a root's or a machine's file.
+const maxFile = 64 << 10
+
+// The kinds of file, which also say the version of their layout.
+const (
+	formatRoot  = "consilium.simulated-root/1"
+	formatSNP   = "consilium.simulated-sev-snp/1"
+	formatNitro = "consilium.simulated-nitro/1"
+)
+
+// rootFile is a root's file: JSON, binary values in base64, certificates as DER, keys as PKCS #8.
+type rootFile struct {
+	Format   string `json:"format"`
+	Name     string `json:"name"`
+	Line     string `json:"product_line"`
+	ARK      []byte `json:"ark"`
+	ASK      []byte `json:"ask"`
+	ASKKey   []byte `json:"ask_key"`
+	Nitro    []byte `json:"nitro"`
+	NitroKey []byte `json:"nitro_key"`
+}
+
+// machineFile is a machine's file, likewise. Of the fields after Key, a machine of one format has only its own.
+type machineFile struct {
+	Format   string         `json:"format"`
+	Root     string         `json:"root"`
+	Key      []byte         `json:"key"`
+	Report   []byte         `json:"report,omitempty"`
+	VCEK     []byte         `json:"vcek,omitempty"`
+	ModuleID string         `json:"module_id,omitempty"`
+	PCRs     map[int][]byte `json:"pcrs,omitempty"`
+	Bundle   [][]byte       `json:"bundle,omitempty"`
+}
+
+// Marshal returns the root's file, for ParseRoot. It holds private keys: with it, machines can be made that everyone who
+// trusts the root believes.
+func (r *Root) Marshal() ([]byte, error) {
+	askKey, err := x509.MarshalPKCS8PrivateKey(r.askKey)
+	if err != nil {
+		return nil, fmt.Errorf("writing a simulated root: %w", err)
+	}
+	nitroKey, err := x509.MarshalPKCS8PrivateKey(r.nitroKey)
+	if err != nil {
+		return nil, fmt.Errorf("writing a simulated root: %w", err)
+	}
+	return write(rootFile{
+		Format: formatRoot, Name: r.name, Line: r.line, ARK: r.ark.Raw, ASK: r.ask.Raw, ASKKey: askKey, Nitro: r.nitro.Raw,
+		NitroKey: nitroKey,
+	})
+}
+
+// ParseRoot reads a root's file.
+func ParseRoot(text []byte) (*Root, error) {
+	var f rootFile
+	if err := read(text, &f); err != nil {
+		return nil, fmt.Errorf("a simulated root: %w", err)
+	}
+	if f.Format != formatRoot {
+		return nil, fmt.Errorf("a simulated root: format is %q, want %q", f.Format, formatRoot)
+	}
+	if err := valid(f.Name, f.Line); err != nil {
+		return nil, err
+	}
+	r := &Root{name: f.Name, line: f.Line}
+	certs, err := certificates(f.ARK, f.ASK, f.Nitro)
+	if err != nil {
+		return nil, fmt.Errorf("the simulated root %q: %w", f.Name, err)
+	}
+	r.ark, r.ask, r.nitro = certs[0], certs[1], certs[2]
+	if r.askKey, err = keyOf[*rsa.PrivateKey](f.ASKKey, r.ask); err != nil {
+		return nil, fmt.Errorf("the simulated root %q: ask_key: %w", f.Name, err)
+	}
+	if r.nitroKey, err = keyOf[*ecdsa.PrivateKey](f.NitroKey, r.nitro); err != nil {
+		return nil, fmt.Errorf("the simulated root %q: nitro_key: %w", f.Name, err)
+	}
+	return r, nil
+}
+
+// Marshal returns the machine's file, for ParseMachine. It holds a private key: who reads it can be the machine.
+func (m *Machine) Marshal() ([]byte, error) {
+	f := machineFile{Root: m.root}
+	var key *ecdsa.PrivateKey
+	if m.snp != nil {
+		f.Format, key, f.Report, f.VCEK = formatSNP, m.snp.key, m.snp.template, m.snp.vcek.Raw
+	} else {
+		f.Format, key, f.ModuleID, f.PCRs = formatNitro, m.nitro.key, m.nitro.module, m.nitro.pcrs
+		for _, c := range m.nitro.bundle {
+			f.Bundle = append(f.Bundle, c.Raw)
+		}
+	}
+	var err error
+	if f.Key, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
+		return nil, fmt.Errorf("writing a simulated machine: %w", err)
+	}
+	return write(f)
+}
+
+// ParseMachine reads a machine's file. It checks the form only: what a file says of its machine is whatever its maker wanted,
+// and the verifiers judge it.
+func ParseMachine(text []byte) (*Machine, error) {
+	var f machineFile
+	if err := read(text, &f); err != nil {
+		return nil, fmt.Errorf("a simulated machine: %w", err)
+	}
+	if err := valid(f.Root, "Genoa"); err != nil {
+		return nil, err
+	}
+	m := &Machine{root: f.Root}
+	var err error
+	switch f.Format {
+	case formatSNP:
+		m.snp, err = f.snp()
+	case formatNitro:
+		m.nitro, err = f.nitro()
+	default:
+		err = fmt.Errorf("format is %q, want %q or %q", f.Format, formatSNP, formatNitro)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("a simulated machine: %w", err)
+	}
+	return m, nil
+}
+
+func (f *machineFile) snp() (*snpMachine, error) {
+	if f.ModuleID != "" || f.PCRs != nil || f.Bundle != nil {
+		return nil, errors.New("fields of a Nitro machine in the file of a SEV-SNP machine")
+	}
+	if len(f.Report) != abi.ReportSize {
+		return nil, fmt.Errorf("report has %d bytes, want %d", len(f.Report), abi.ReportSize)
+	}
+	certs, err := certificates(f.VCEK)
+	if err != nil {
+		return nil, fmt.Errorf("vcek: %w", err)
+	}
+	key, err := keyOf[*ecdsa.PrivateKey](f.Key, certs[0])
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	return &snpMachine{template: f.Report, vcek: certs[0], key: key}, nil
+}
+
+func (f *machineFile) nitro() (*nitroMachine, error) {
+	if f.Report != nil || f.VCEK != nil {
+		return nil, errors.New("fields of a SEV-SNP machine in the file of a Nitro machine")
+	}
+	if f.ModuleID == "" || len(f.ModuleID) > 256 || len(f.PCRs) == 0 || len(f.Bundle) == 0 {
+		return nil, errors.New("module_id, pcrs or bundle is missing")
+	}
+	certs, err := certificates(f.Bundle...)
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	key, err := keyOf[*ecdsa.PrivateKey](f.Key, certs[len(certs)-1])
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	return &nitroMachine{root: f.Root, module: f.ModuleID, pcrs: f.PCRs, bundle: certs, key: key}, nil
+}
+
+func certificates(ders ...[]byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for i, der := range ders {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d: %w", i, err)
+		}
+		certs = append(certs, cert)
+	}
+	return certs, nil
+}
+
+// keyOf reads the private key of a certificate, which must be of K's kind, and on P-384 if it is on a curve.
+func keyOf[K crypto.Signer](pkcs8 []byte, cert *x509.Certificate) (K, error) {
+	var none K
+	parsed, err := x509.ParsePKCS8PrivateKey(pkcs8)
+	if err != nil {
+		return none, err
+	}
+	key, ok := parsed.(K)
+	if !ok {
+		return none, fmt.Errorf("a %T, want a %T", parsed, none)
+	}
+	if on, ok := any(key).(*ecdsa.PrivateKey); ok && on.Curve != elliptic.P384() {
+		return none, fmt.Errorf("on the curve %s, want P-384", on.Curve.Params().Name)
+	}
+	public, ok := cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(key.Public()) {
+		return none, fmt.Errorf("not the key of the certificate of %q", cert.Subject.CommonName)
+	}
+	return key, nil
+}
+
+func write(file any) ([]byte, error) {
+	text, err := json.MarshalIndent(file, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("writing a simulated platform's file: %w", err)
+	}
+	return append(text, '\n'), nil
+}
+
+// read decodes one JSON value into file: no unknown field, nothing after it.
+func read(text []byte, file any) error {
+	if len(text) > maxFile {
+		return fmt.Errorf("%d bytes, want at most %d", len(text), maxFile)
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(file); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON value")
+	}
+	return nil
+}
