@@ -149,22 +149,26 @@ func (r *root) signature(raw []byte, now time.Time) *attest.Error {
 	return attest.Refuse(attest.ClassChain, "%v", err)
 }
 
-// bound checks that the document was made for one session and one side of it. An absent field equals nothing, an empty
-// binding included.
+// bound checks that the document was made for one session and one side of it.
 func (d *document) bound(nonce, userData, publicKey []byte) *attest.Error {
-	for _, field := range []struct {
-		name      string
-		got, want []byte
-	}{
-		{"nonce", d.Nonce, nonce}, {"user_data", d.UserData, userData}, {"public_key", d.PublicKey, publicKey},
+	for _, err := range []*attest.Error{
+		equal("nonce", d.Nonce, nonce), equal("user_data", d.UserData, userData), equal("public_key", d.PublicKey, publicKey),
 	} {
-		if len(field.got) == 0 {
-			return attest.Refuse(attest.ClassBind, "the document has no %s", field.name)
+		if err != nil {
+			return err
 		}
-		if subtle.ConstantTimeCompare(field.got, field.want) != 1 {
-			return attest.Refuse(attest.ClassBind, "%s is %d bytes with the digest %x, want %d with %x", field.name,
-				len(field.got), sha256.Sum256(field.got), len(field.want), sha256.Sum256(field.want))
-		}
+	}
+	return nil
+}
+
+// equal compares a field in constant time. An absent field equals nothing, an empty wish included.
+func equal(name string, got, want []byte) *attest.Error {
+	if len(got) == 0 {
+		return attest.Refuse(attest.ClassBind, "the document has no %s", name)
+	}
+	if subtle.ConstantTimeCompare(got, want) != 1 {
+		return attest.Refuse(attest.ClassBind, "%s is %d bytes with the digest %x, want %d with %x", name, len(got),
+			sha256.Sum256(got), len(want), sha256.Sum256(want))
 	}
 	return nil
 }
