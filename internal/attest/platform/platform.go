@@ -10,9 +10,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +19,7 @@ import (
 	"consilium.dev/internal/attest/nitro"
 	"consilium.dev/internal/attest/sevsnp"
 	"consilium.dev/internal/attest/simulated"
+	"consilium.dev/internal/keyfile"
 )
 
 // Options says what is trusted beside the manufacturers' roots, which are compiled in.
@@ -63,9 +62,6 @@ func Verifiers(o Options) ([]attest.Verifier, error) {
 	return []attest.Verifier{snp, nsm}, nil
 }
 
-// maxMachine is the most bytes of a simulated machine's file.
-const maxMachine = 64 << 10
-
 // Open returns the attester that uri names. now is the machine's clock. The schemes are:
 //
 //	simulated:PATH    the simulated machine in the file at PATH, which nobody but its owner may read
@@ -74,7 +70,7 @@ func Open(uri string, now func() time.Time) (attest.Attester, error) {
 	if !found || scheme != "simulated" || path == "" {
 		return nil, fmt.Errorf("platform %q: want simulated:PATH; attesters for hardware are not part of this version", uri)
 	}
-	text, err := private(path)
+	text, err := keyfile.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("platform %s: %w", uri, err)
 	}
@@ -83,32 +79,4 @@ func Open(uri string, now func() time.Time) (attest.Attester, error) {
 		return nil, fmt.Errorf("platform %s: %w", uri, err)
 	}
 	return machine.Attester(now), nil
-}
-
-// private reads a file that must be closed to group and others. It asks the open file, not the path, which could change
-// between a look and a read.
-func private(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("its permissions are %#o, so that others may read it: want 0600 (chmod 600 %s)", mode, path)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxMachine+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxMachine {
-		return nil, fmt.Errorf("more than %d bytes, which no machine's file has", maxMachine)
-	}
-	return text, nil
 }

@@ -8,24 +8,18 @@ package file
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
+	"consilium.dev/internal/keyfile"
 	"consilium.dev/internal/store"
 )
-
-// maxFile is the most bytes of a key file.
-const maxFile = 64 << 10
 
 // Create makes a new key and writes it to path, synced and with mode 0600. A file that is there already is left as it is and
 // [store.ErrExist] returned. A crash leaves the whole key or none.
@@ -38,43 +32,21 @@ func Create(path string) error {
 	if err := insecurecleartextkeyset.Write(h, keyset.NewJSONWriter(&text)); err != nil {
 		return fmt.Errorf("making a key: %w", err)
 	}
-	if err := write(path, text.Bytes()); err != nil {
-		return fmt.Errorf("key file %s: %w", path, err)
+	if err := keyfile.Create(path, text.Bytes()); errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("key file %s: %w", path, store.ErrExist)
+	} else if err != nil {
+		return err
 	}
 	return nil
 }
 
-// write makes the file by link(2) from a synced temporary one, so that nothing is written over.
-func write(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = cmp.Or(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); errors.Is(err, fs.ErrExist) {
-		return store.ErrExist
-	} else if err != nil {
-		return err
-	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return cmp.Or(folder.Sync(), folder.Close())
-}
-
 // Open returns the key in the file at path. It refuses a file that its group or others may read or write.
 func Open(path string) (store.Sealer, error) {
-	text, err := read(path)
-	if err != nil {
-		return nil, fmt.Errorf("key file %s: %w", path, err)
+	text, err := keyfile.Read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("key file %s: %w", path, store.ErrNotExist)
+	} else if err != nil {
+		return nil, err
 	}
 	h, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(text)))
 	if err != nil {
@@ -85,32 +57,6 @@ func Open(path string) (store.Sealer, error) {
 		return nil, fmt.Errorf("key file %s holds no AEAD key: %w", path, err)
 	}
 	return &sealer{key}, nil
-}
-
-func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, store.ErrNotExist
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("not a regular file")
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("mode %04o lets others than its owner use the key; make it private with chmod 600", mode)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(text) > maxFile {
-		err = fmt.Errorf("more than %d bytes", maxFile)
-	}
-	return text, err
 }
 
 // sealer is a key of Tink in the words of package store.
