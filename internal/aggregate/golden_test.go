@@ -1,0 +1,84 @@
+package aggregate_test
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"math"
+	"testing"
+
+	"consilium.dev/internal/aggregate"
+)
+
+// goldenDigest is what every processor must reach: amd64 with and without fused multiply-add, arm64. Another value means that
+// models made by different machines would differ.
+const goldenDigest = "to be pinned"
+
+// lcg is a whole-number generator, so that no library and no fused operation decides an input.
+type lcg uint64
+
+func (g *lcg) next() uint32 {
+	*g = *g*6364136223846793005 + 1442695040888963407
+	return uint32(*g >> 33)
+}
+
+// TestGoldenDigest goes through four rounds of 50 participants, two of FedAvg and two of FedAdam, and pins every bit that
+// comes out: means, models and the optimiser's state.
+func TestGoldenDigest(t *testing.T) {
+	const n, k = 5000, 50
+	var chance lcg = 42
+	model := make([]float32, n)
+	for i := range model {
+		model[i] = float32(int32(chance.next()%(1<<20))-1<<19) * 0x1p-17
+	}
+	h := sha256.New()
+	for _, name := range []string{"fedavg", "fedadam"} {
+		o := optimizer(t, name, map[string]float64{"learning_rate": 0.3})
+		state := make([]float64, o.StateLen(n))
+		for range 2 {
+			mean := goldenMean(t, &chance, n, k)
+			o.Step(model, model, mean, state)
+			for _, v := range mean {
+				binary.Write(h, binary.LittleEndian, math.Float64bits(v))
+			}
+		}
+		for _, v := range state {
+			binary.Write(h, binary.LittleEndian, math.Float64bits(v))
+		}
+		for _, v := range model {
+			binary.Write(h, binary.LittleEndian, math.Float32bits(v))
+		}
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != goldenDigest {
+		t.Errorf("digest of the whole aggregation = %s, want %s", got, goldenDigest)
+	}
+}
+
+// goldenMean is the mean of k updates of n values, whose magnitudes differ by up to 2^24, in two ranges.
+func goldenMean(t *testing.T, chance *lcg, n, k int) []float64 {
+	t.Helper()
+	spec := aggregate.Spec{Ranges: []aggregate.Range{{Len: n / 3, MaxAbs: 1024}, {Len: n - n/3, MaxAbs: 7}}}
+	for range k {
+		spec.Weights = append(spec.Weights, int64(chance.next()%(1<<20))+1)
+	}
+	sum, err := aggregate.NewSum(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := make([]float32, n)
+	for _, w := range spec.Weights {
+		for i := range update {
+			whole := int32(chance.next()%(1<<24)) - 1<<23 // exact in a float32
+			update[i] = float32(math.Ldexp(float64(whole), -21-int(chance.next()%24)))
+		}
+		if err := spec.Check(update); err != nil {
+			t.Fatal(err)
+		}
+		sum.AddWeight(float64(w))
+		sum.Add(0, update[:n/2], float64(w))
+		sum.Add(n/2, update[n/2:], float64(w))
+	}
+	mean := make([]float64, n)
+	sum.Mean(0, mean)
+	return mean
+}

@@ -1,0 +1,139 @@
+package aggregate_test
+
+import (
+	"math"
+	"math/big"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"consilium.dev/internal/aggregate"
+)
+
+func optimizer(t testing.TB, name string, params map[string]float64) aggregate.Optimizer {
+	t.Helper()
+	o, err := aggregate.NewOptimizer(name, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func TestNewOptimizerRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		params map[string]float64
+		want   string
+	}{
+		{"", nil, "unknown"},
+		{"FedAvg", nil, "unknown"},
+		{"median", nil, "unknown"},
+		{"fedavg", map[string]float64{"momentum": 0.9}, "no parameter"},
+		{"fedavg", map[string]float64{"learning_rate": 0}, "learning_rate"},
+		{"fedavg", map[string]float64{"learning_rate": -1}, "learning_rate"},
+		{"fedavg", map[string]float64{"learning_rate": math.NaN()}, "learning_rate"},
+		{"fedavg", map[string]float64{"learning_rate": math.Inf(1)}, "learning_rate"},
+		{"fedadam", map[string]float64{"beta1": 1}, "beta1"},
+		{"fedadam", map[string]float64{"beta2": -0.1}, "beta2"},
+		{"fedadam", map[string]float64{"beta2": 1}, "beta2"},
+		{"fedadam", map[string]float64{"tau": 0}, "tau"},
+		{"fedadam", map[string]float64{"initial_v": -1}, "initial_v"},
+		{"fedadam", map[string]float64{"beta3": 0.5}, "no parameter"},
+	} {
+		if _, err := aggregate.NewOptimizer(c.name, c.params); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("NewOptimizer(%q, %v) = %v, want an error with %q", c.name, c.params, err, c.want)
+		}
+	}
+}
+
+func TestFedAvg(t *testing.T) {
+	base, mean := []float32{1, -2, 0.5}, []float64{0.25, 0.5, -1}
+	for _, c := range []struct {
+		params map[string]float64
+		want   []float32
+	}{
+		{nil, []float32{1.25, -1.5, -0.5}},
+		{map[string]float64{"learning_rate": 0.5}, []float32{1.125, -1.75, 0}},
+	} {
+		o := optimizer(t, "fedavg", c.params)
+		got := make([]float32, 3)
+		o.Step(got, base, mean, make([]float64, o.StateLen(3)))
+		if !slices.Equal(got, c.want) {
+			t.Errorf("step with %v = %v, want %v", c.params, got, c.want)
+		}
+	}
+}
+
+// TestFedAdamFollowsPaper compares some rounds with algorithm 2 in 200-bit arithmetic.
+func TestFedAdamFollowsPaper(t *testing.T) {
+	const rate, beta1, beta2, tau = 0.125, 0.75, 0.9375, 0.03125 // exact in every arithmetic
+	o := optimizer(t, "fedadam", map[string]float64{"learning_rate": rate, "beta1": beta1, "beta2": beta2, "tau": tau})
+	f := func(v float64) *big.Float { return new(big.Float).SetPrec(200).SetFloat64(v) }
+	mul := func(a, b *big.Float) *big.Float { return f(0).Mul(a, b) }
+	x, state := []float32{1}, make([]float64, o.StateLen(1))
+	wx, wm, wv := f(1), f(0), f(tau*tau)
+	for i := range 20 {
+		d := math.Ldexp(float64(i-7), -4)
+		o.Step(x, x, []float64{d}, state)
+		wm = f(0).Add(mul(f(beta1), wm), mul(f(1-beta1), f(d)))
+		wv = f(0).Add(mul(f(beta2), wv), mul(f(1-beta2), f(d*d)))
+		root := f(0).Sqrt(wv)
+		wx.Add(wx, f(0).Quo(mul(f(rate), wm), root.Add(root, f(tau))))
+		want, _ := wx.Float64()
+		if math.Abs(float64(x[0])-want) > 1e-6 {
+			t.Fatalf("round %d: model = %v, want %v", i+1, x[0], want)
+		}
+		if m, _ := wm.Float64(); math.Abs(state[0]-m) > 1e-15 {
+			t.Fatalf("round %d: m = %v, want %v", i+1, state[0], m)
+		}
+	}
+}
+
+// TestStepInBlocks goes through a model in parts, with the parts of the state that belong to them.
+func TestStepInBlocks(t *testing.T) {
+	const n = 101
+	chance := rand.New(rand.NewPCG(7, 8))
+	base, mean := make([]float32, n), make([]float64, n)
+	for i := range base {
+		base[i], mean[i] = chance.Float32(), chance.Float64()-0.5
+	}
+	for _, name := range []string{"fedavg", "fedadam"} {
+		o := optimizer(t, name, nil)
+		whole, parts := slices.Clone(base), slices.Clone(base)
+		state, stateParts := make([]float64, o.StateLen(n)), make([]float64, o.StateLen(n))
+		for range 3 {
+			o.Step(whole, whole, mean, state)
+			for lo := 0; lo < n; lo += 17 {
+				hi := min(lo+17, n)
+				o.Step(parts[lo:hi], parts[lo:hi], mean[lo:hi], stateParts[o.StateLen(lo):o.StateLen(hi)])
+			}
+		}
+		if !slices.Equal(whole, parts) || !slices.Equal(state, stateParts) {
+			t.Errorf("%s: another result in blocks than in one piece", name)
+		}
+	}
+}
+
+// TestFedAdamStateIsNeverZero: a state that has begun must not be taken for one that has not.
+func TestFedAdamStateIsNeverZero(t *testing.T) {
+	for _, params := range []map[string]float64{{"beta2": 0}, {"beta2": 1e-300}, {"initial_v": 0}} {
+		o := optimizer(t, "fedadam", params)
+		x, state := []float32{1}, make([]float64, 2)
+		for range 50 {
+			o.Step(x, x, []float64{0}, state)
+			if state[1] == 0 || x[0] != 1 {
+				t.Fatalf("%v: state %v, model %v, want v above 0 and the model unchanged", params, state, x)
+			}
+		}
+	}
+}
+
+func TestStepPanicsOnLengths(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	optimizer(t, "fedadam", nil).Step(make([]float32, 2), make([]float32, 2), make([]float64, 2), make([]float64, 2))
+}
