@@ -1,0 +1,183 @@
+package sevsnp_test
+
+import (
+	"crypto"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/pem"
+	"math/big"
+	"sync"
+	"testing"
+	"time"
+
+	"consilium.dev/internal/attest"
+)
+
+// TestAccepted: what must not be refused, and what the claims then say.
+func TestAccepted(t *testing.T) {
+	p := pkis()["genoa"]
+	day := 24 * time.Hour
+	for _, a := range []struct {
+		name  string
+		make  func(*scene)
+		holds func(c attest.Claims) bool
+	}{
+		{"plain", func(*scene) {}, func(c attest.Claims) bool {
+			return c.Type == attest.SEVSNP && c.Simulated == "genoa" && c.SNP.SigningKey == "vcek" && c.SNP.GuestSVN == 7 &&
+				c.SNP.ABIMajor == 1 && c.SNP.ABIMinor == 55 && !c.SNP.Debug && !c.SNP.ChipMasked && c.SNP.ProductLine == "Genoa"
+		}},
+		{"in a table", func(s *scene) { s.table = true }, func(c attest.Claims) bool { return c.Simulated == "genoa" }},
+		{"certificate held here", func(s *scene) {
+			s.ours, s.leafless = attest.Collateral{{Kind: attest.KindCertificate, Bytes: s.leafDER()}}, true
+		}, func(c attest.Claims) bool { return c.Simulated == "genoa" }},
+		{"the same certificate twice", func(s *scene) {
+			der := s.leafDER()
+			s.leafless, s.more = true, attest.Collateral{
+				{Kind: attest.KindCertificate, Bytes: der}, {Kind: attest.KindCertTable, Bytes: certTable(der)},
+			}
+		}, func(c attest.Claims) bool { return c.Simulated == "genoa" }},
+		{"foreign kinds of collateral", func(s *scene) {
+			s.more = attest.Collateral{{Kind: attest.KindEventLog, Bytes: []byte("x")}, {Kind: 200}}
+		}, func(c attest.Claims) bool { return c.Simulated == "genoa" }},
+		{"debug", set(0x0A, 1<<1|1<<3), func(c attest.Claims) bool { return c.SNP.Debug }},
+		{"VLEK", func(s *scene) { s.vlek() }, func(c attest.Claims) bool { return c.SNP.SigningKey == "vlek" }},
+		{"A7 VMPL 4", set(0x30, 4), func(c attest.Claims) bool { return c.SNP.VMPL == 4 }},
+		{"A22 MASK_CHIP_KEY", set(0x48, 2), func(c attest.Claims) bool { return c.SNP.ChipMasked }},
+		{"A22 chip id of zeros", set(0x1A0, make([]byte, 64)...), func(c attest.Claims) bool { return c.SNP.ChipMasked }},
+		{"A33 no list", func(*scene) {}, func(c attest.Claims) bool { return !c.RevocationChecked && c.CollateralFrom.IsZero() }},
+		{"list sent", func(s *scene) { s.more = attest.Collateral{crl(p.ark, p.arkKey)} }, func(c attest.Claims) bool {
+			return c.RevocationChecked && c.CollateralFrom.Equal(now.Add(-day))
+		}},
+		{"two lists", func(s *scene) {
+			s.more = attest.Collateral{crl(p.ark, p.arkKey)}
+			s.ours = attest.Collateral{crl(p.ark, p.arkKey, func(l *x509.RevocationList) { l.ThisUpdate = now.Add(-2 * day) })}
+		}, func(c attest.Claims) bool { return c.RevocationChecked && c.CollateralFrom.Equal(now.Add(-2*day)) }},
+		{"list of another line held", func(s *scene) {
+			s.ours = attest.Collateral{crl(pkis()["milan"].ark, pkis()["milan"].arkKey)}
+		}, func(c attest.Claims) bool { return !c.RevocationChecked }},
+		{"A43 alias check not complete", set(0x40, 0x05), func(c attest.Claims) bool { return !c.SNP.Platform.AliasCheckComplete }},
+		{"A45 unknown platform bits", set(0x40, 0x40, 0, 0, 0, 0, 0, 0, 0x80), func(c attest.Claims) bool {
+			return c.SNP.Platform.Unknown == 1<<63|1<<6
+		}},
+		{"version 3", func(s *scene) { s.report[0] = 3 }, func(c attest.Claims) bool { return c.SNP.Version == 3 }},
+		{"version 2, line by the certificate", func(s *scene) {
+			s.report[0] = 2
+			clear(s.report[0x188:0x18B])
+		}, func(c attest.Claims) bool { return c.SNP.ProductLine == "Genoa" }},
+		{"Siena, a Genoa by its keys", set(0x189, 0xA0), func(c attest.Claims) bool { return c.SNP.ProductLine == "Genoa" }},
+		{"Milan", func(s *scene) {
+			s.report[0x189] = 0x01
+			s.with(extension(oid(2), ia5("Milan-B1")))
+			s.issuer, s.by = pkis()["milan"].ask, pkis()["milan"].askKey
+		}, func(c attest.Claims) bool { return c.Simulated == "milan" && c.SNP.ProductLine == "Milan" }},
+	} {
+		t.Run(a.name, func(t *testing.T) {
+			s := newScene()
+			a.make(s)
+			claims, err := s.verify(t)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !a.holds(claims) {
+				t.Errorf("claims %+v, SNP %+v", claims, claims.SNP)
+			}
+		})
+	}
+}
+
+// TestTwin: case A39. ECDSA gives each signature a twin; both are the same evidence.
+func TestTwin(t *testing.T) {
+	s := newScene()
+	v, e := trusting(t), s.evidence()
+	one, err := v.Verify(t.Context(), e, s.binding, now, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := sha256.Sum256(e.Body[:0x2A0]); one.Signed != want {
+		t.Errorf("Signed = %x, want the digest of the signed body, %x", one.Signed, want)
+	}
+	x, y := signature(e.Body)
+	setSignature(e.Body, x, new(big.Int).Sub(elliptic.P384().Params().N, y))
+	two, err := v.Verify(t.Context(), e, s.binding, now, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one.Signed != two.Signed {
+		t.Errorf("twins are told apart: %x, %x", one.Signed, two.Signed)
+	}
+}
+
+// TestConcurrent has one Verifier judge good and bad evidence of two roots at once; -race watches.
+func TestConcurrent(t *testing.T) {
+	t.Parallel()
+	p := pkis()["genoa"]
+	good, bad := newScene(), newScene()
+	good.more = attest.Collateral{crl(p.ark, p.arkKey)}
+	bad.binding.ReportData[9] ^= 1
+	v, right, wrong := trusting(t), good.evidence(), bad.evidence()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 8 {
+				if _, err := v.Verify(t.Context(), right, good.binding, now, nil); err != nil {
+					t.Error(err)
+				}
+				_, err := v.Verify(t.Context(), wrong, bad.binding, now, nil)
+				wantClass(t, err, attest.ClassBind)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func parsePEM(t *testing.T, raw []byte) *x509.Certificate {
+	t.Helper()
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		t.Fatal("no PEM")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+// withoutNextUpdate takes nextUpdate out of a revocation list, which the standard library cannot be asked for, and signs
+// it again.
+func withoutNextUpdate(item attest.Item, key *rsa.PrivateKey) attest.Item {
+	var list struct {
+		TBS struct {
+			Version    int
+			Algorithm  asn1.RawValue
+			Issuer     asn1.RawValue
+			ThisUpdate time.Time
+			NextUpdate time.Time
+			Extensions asn1.RawValue
+		}
+		Algorithm asn1.RawValue
+		Signature asn1.BitString
+	}
+	if rest, err := asn1.Unmarshal(item.Bytes, &list); err != nil || len(rest) != 0 {
+		panic(err)
+	}
+	tbs := must(asn1.Marshal(struct {
+		Version    int
+		Algorithm  asn1.RawValue
+		Issuer     asn1.RawValue
+		ThisUpdate time.Time
+		Extensions asn1.RawValue
+	}{list.TBS.Version, list.TBS.Algorithm, list.TBS.Issuer, list.TBS.ThisUpdate, list.TBS.Extensions}))
+	digest := sha512.Sum384(tbs)
+	signed := must(rsa.SignPSS(rand.Reader, key, crypto.SHA384, digest[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}))
+	return attest.Item{Kind: attest.KindCRL, Bytes: must(asn1.Marshal(struct {
+		TBS       asn1.RawValue
+		Algorithm asn1.RawValue
+		Signature asn1.BitString
+	}{asn1.RawValue{FullBytes: tbs}, list.Algorithm, asn1.BitString{Bytes: signed, BitLength: 8 * len(signed)}}))}
+}
