@@ -57,6 +57,15 @@ func (e Env) URI(uri string) string {
 	return scheme + ":" + e.Path(path)
 }
 
+// Simulated returns the log for a daemon whose enclave is simulated under the private root of that name: each of its lines
+// says so. On hardware, where root is "", it is Log itself.
+func (e Env) Simulated(root string) *zap.Logger {
+	if root == "" {
+		return e.Log
+	}
+	return e.Log.With(zap.String("simulated", root))
+}
+
 // ConfigError says that the configuration cannot be used. Main turns it into [ExitUsage].
 type ConfigError struct{ Err error }
 

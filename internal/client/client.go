@@ -1,0 +1,228 @@
+// Package client is what a person's program needs of a coordinator: typed calls over the attested channel. A client
+// verifies the coordinator's evidence in full against the manifest before it says anything, and proves with a signature by
+// the person's key who calls.
+package client
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/codec"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// The kinds of failure that a caller decides on. Errors of a Client wrap one of them.
+var (
+	ErrUnreachable = errors.New("coordinator not reached")
+	ErrRefused     = errors.New("refused by the attested channel")
+	ErrDenied      = errors.New("not allowed")
+	ErrNotFound    = errors.New("not found")
+	ErrInvalid     = errors.New("not accepted")
+)
+
+// Config says who calls whom. All fields but Now are required.
+type Config struct {
+	Person      string // in the manifest
+	Key         crypto.Signer
+	Manifest    *manifest.Manifest
+	Coordinator string // its name in the manifest
+	Address     string // host:port
+	Verifiers   []attest.Verifier
+	Now         func() time.Time // nil: the clock
+}
+
+// Client calls one coordinator. It is safe for concurrent use.
+type Client struct {
+	conn    *grpc.ClientConn
+	runs    pb.RunsClient
+	models  pb.ModelsClient
+	blobs   pb.BlobsClient
+	refused atomic.Pointer[transport.Refusal]
+}
+
+// Dial prepares a client. Connecting happens with the first call, so an absent coordinator is that call's error.
+func Dial(c Config) (*Client, error) {
+	out := &Client{}
+	m := c.Manifest
+	creds, err := transport.Client(transport.Config{
+		Office: attest.Person, Name: c.Person, PeerOffice: attest.Coordinator, PeerName: c.Coordinator,
+		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), RequirePQ: m.PQ(attest.Coordinator),
+		Identity: c.Key, Verifiers: c.Verifiers, Policy: m, Now: c.Now,
+		Refused: func(r transport.Refusal) { out.refused.Store(&r) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	out.conn, err = grpc.NewClient("dns:///"+c.Address,
+		grpc.WithTransportCredentials(creds),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("coordinator's address %q: %w", c.Address, err)
+	}
+	out.runs, out.models, out.blobs = pb.NewRunsClient(out.conn), pb.NewModelsClient(out.conn), pb.NewBlobsClient(out.conn)
+	return out, nil
+}
+
+// Close hangs up.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Start creates a run and returns its id. The same request again returns the same run, so a call whose answer was lost may
+// be repeated.
+func (c *Client) Start(ctx context.Context, request string, plan entry.Plan) (string, error) {
+	text, err := json.Marshal(plan)
+	if err != nil {
+		return "", fmt.Errorf("encoding the plan: %w", err)
+	}
+	r, err := c.runs.Start(ctx, &pb.StartRequest{Request: request, Plan: text})
+	if err != nil {
+		return "", c.fault("starting the run", err)
+	}
+	return r.Run, nil
+}
+
+// Runs returns all runs, newest first.
+func (c *Client) Runs(ctx context.Context) ([]Summary, error) {
+	r, err := c.runs.List(ctx, &pb.ListRequest{})
+	if err != nil {
+		return nil, c.fault("listing runs", err)
+	}
+	out := []Summary{}
+	for _, s := range r.Runs {
+		out = append(out, summary(s))
+	}
+	return out, nil
+}
+
+// Run returns one run, named by its id, a unique prefix of it, or its name.
+func (c *Client) Run(ctx context.Context, name string) (Run, error) {
+	r, err := c.runs.Show(ctx, &pb.ShowRequest{Run: name})
+	if err != nil {
+		return Run{}, c.fault("asking for run "+name, err)
+	}
+	return run(r)
+}
+
+// Watch yields a run whenever it changes, and ends after the run has ended. Its error is the last thing that it yields.
+func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Run, error] {
+	return func(yield func(Run, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stream, err := c.runs.Watch(ctx, &pb.ShowRequest{Run: name})
+		for err == nil {
+			var r *pb.ShowReply
+			if r, err = stream.Recv(); errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				break
+			}
+			v, err := run(r)
+			if !yield(v, err) || err != nil {
+				return
+			}
+		}
+		yield(Run{}, c.fault("watching run "+name, err))
+	}
+}
+
+// Models returns the model versions, newest first.
+func (c *Client) Models(ctx context.Context) ([]Model, error) {
+	r, err := c.models.ListModels(ctx, &pb.ListModelsRequest{})
+	if err != nil {
+		return nil, c.fault("listing models", err)
+	}
+	out := []Model{}
+	for _, m := range r.Models {
+		out = append(out, version(m))
+	}
+	return out, nil
+}
+
+// Model returns one model version, named by its id, a unique prefix of it, or a tag.
+func (c *Client) Model(ctx context.Context, name string) (Model, error) {
+	r, err := c.models.ShowModel(ctx, &pb.ShowModelRequest{Model: name})
+	if err != nil {
+		return Model{}, c.fault("asking for model "+name, err)
+	}
+	return version(r.Model), nil
+}
+
+// Export writes a model version's safetensors, exactly the bytes whose SHA-256 is its id, to w. An error means that what
+// was written is not the model.
+func (c *Client) Export(ctx context.Context, m Model, w io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.blobs.Fetch(ctx, &pb.FetchRequest{Model: m.ID[:]})
+	if err != nil {
+		return c.fault("fetching model "+m.ID.Short(), err)
+	}
+	sum := sha256.New()
+	out := io.MultiWriter(w, sum)
+	var at int64
+	var buf []byte
+	for {
+		chunk, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return c.fault("fetching model "+m.ID.Short(), err)
+		}
+		if chunk.Offset != at || chunk.Size > codec.MaxChunk || at+int64(chunk.Size) > m.Size {
+			return fmt.Errorf("fetching model %s: chunk does not continue the download at %d", m.ID.Short(), at)
+		}
+		if buf, err = codec.Decode(buf[:0], codec.Scheme(chunk.Scheme), chunk.Data, int(chunk.Size)); err != nil {
+			return fmt.Errorf("fetching model %s: chunk at %d: %w", m.ID.Short(), at, err)
+		}
+		if _, err := out.Write(buf); err != nil {
+			return fmt.Errorf("writing model %s: %w", m.ID.Short(), err)
+		}
+		at += int64(chunk.Size)
+	}
+	if got := entry.Digest(sum.Sum(nil)); got != m.ID {
+		return fmt.Errorf("fetching model %s: what came has the digest %s", m.ID.Short(), got.Short())
+	}
+	return nil
+}
+
+// fault words what went wrong with a call and makes it one of the kinds.
+func (c *Client) fault(doing string, err error) error {
+	s := status.Convert(err)
+	kind := map[codes.Code]error{
+		codes.Unavailable: ErrUnreachable, codes.NotFound: ErrNotFound, codes.PermissionDenied: ErrDenied,
+		codes.InvalidArgument: ErrInvalid, codes.FailedPrecondition: ErrInvalid,
+	}[s.Code()]
+	if r := c.refused.Load(); r != nil && s.Code() == codes.Unavailable {
+		by := "we refused the coordinator"
+		if r.ByPeer {
+			by = "the coordinator refused us"
+		}
+		return fmt.Errorf("%s: %w, class %s: %s: %w", doing, ErrRefused, r.Class, by, r.Err)
+	}
+	switch {
+	case errors.Is(err, context.Canceled), s.Code() == codes.Canceled:
+		return fmt.Errorf("%s: %w", doing, context.Canceled)
+	case kind != nil:
+		return fmt.Errorf("%s: %w: %s", doing, kind, s.Message())
+	}
+	return fmt.Errorf("%s: %s", doing, s.Message())
+}

@@ -1,0 +1,186 @@
+package client
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"consilium.dev/internal/entry"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// Summary is a run in a list. Its JSON names, like those of all types here, are stable.
+type Summary struct {
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	Lead    string    `json:"lead"`
+	State   string    `json:"state"` // "waiting for consent", "statistics", "training", "evaluating", "completed", "failed", "cancelled"
+	Round   int       `json:"round"` // newest
+	Rounds  int       `json:"rounds"`
+	Created time.Time `json:"created"`
+}
+
+// Ended reports whether nothing more will happen.
+func (s Summary) Ended() bool {
+	return s.State == "completed" || s.State == "failed" || s.State == "cancelled"
+}
+
+// Run is everything that there is to show of a run.
+type Run struct {
+	Summary
+	Plan      entry.Plan `json:"plan"`
+	Members   []Member   `json:"members"`
+	History   []Round    `json:"history"`
+	Omitted   int        `json:"omitted,omitempty"` // oldest rounds that are not in History
+	Reason    string     `json:"reason,omitempty"`  // of a failure
+	Waiting   string     `json:"waiting,omitempty"` // for whom or what, in words
+	Simulated string     `json:"simulated,omitempty"`
+	Rollback  string     `json:"rollback,omitempty"`
+	Now       time.Time  `json:"now"` // the coordinator's time
+}
+
+// Member is a member's part in a run.
+type Member struct {
+	Name      string    `json:"name"`
+	State     string    `json:"state"` // "invited", "consented", "declined"
+	Records   int64     `json:"records,omitempty"`
+	Rule      string    `json:"rule,omitempty"` // that declined
+	Seen      time.Time `json:"seen,omitzero"`  // last heard from; zero: not since the coordinator started
+	Connected bool      `json:"connected"`
+}
+
+// Round is one try of a round, and the figures of the model that it made.
+type Round struct {
+	Round    int          `json:"round"`
+	Try      int          `json:"try"`
+	Kind     string       `json:"kind"`
+	State    string       `json:"state"` // "open", "closed", "failed"
+	Selected []string     `json:"selected"`
+	Accepted []string     `json:"accepted"`
+	Model    entry.Digest `json:"model,omitzero"`
+	Opened   time.Time    `json:"opened"`
+	Closed   time.Time    `json:"closed,omitzero"`
+	Deadline time.Time    `json:"deadline"`
+	Received int64        `json:"received"` // bytes of updates
+	Bound    float64      `json:"bound"`    // most that a value of the mean can be off
+	Figures  []Figures    `json:"figures,omitempty"`
+}
+
+// Figures are one member's figures of a model version.
+type Figures struct {
+	Member  string         `json:"member"`
+	Metrics []entry.Metric `json:"metrics"`
+}
+
+// Metric returns the figure of that name on that set of rows.
+func (f Figures) Metric(set, name string) (entry.Metric, bool) {
+	for _, m := range f.Metrics {
+		if m.Set == set && m.Name == name {
+			return m, true
+		}
+	}
+	return entry.Metric{}, false
+}
+
+// Over returns the figure over all rows of those members that reported it, weighted by rows, and how many rows these are.
+func Over(all []Figures, set, name string) (value float64, rows int64) {
+	for _, f := range all {
+		if m, ok := f.Metric(set, name); ok {
+			value += m.Value * float64(m.Count)
+			rows += m.Count
+		}
+	}
+	if rows == 0 {
+		return 0, 0
+	}
+	return value / float64(rows), rows
+}
+
+// Model is a model version with its provenance.
+type Model struct {
+	ID           entry.Digest `json:"id"`
+	Run          string       `json:"run"`
+	RunName      string       `json:"run_name"`
+	Round        int          `json:"round"`
+	Base         entry.Digest `json:"base,omitzero"`
+	Size         int64        `json:"size"`
+	Created      time.Time    `json:"created"`
+	Members      []string     `json:"members"`
+	Strategy     string       `json:"strategy"`
+	Epsilon      float64      `json:"epsilon"`
+	Delta        float64      `json:"delta"`
+	Position     int64        `json:"position"` // of its commit in the log
+	Manifest     entry.Digest `json:"manifest"`
+	Simulated    string       `json:"simulated,omitempty"`
+	Rollback     string       `json:"rollback,omitempty"`
+	Tags         []string     `json:"tags,omitempty"`
+	Measurements []string     `json:"measurements"`
+	Figures      []Figures    `json:"figures,omitempty"`
+}
+
+func summary(s *pb.RunSummary) Summary {
+	return Summary{
+		ID: s.GetRun(), Name: s.GetName(), Lead: s.GetLead(), State: s.GetState(), Round: int(s.GetRound()), Rounds: int(s.GetRounds()),
+		Created: instant(s.GetCreatedUs()),
+	}
+}
+
+func run(r *pb.ShowReply) (Run, error) {
+	out := Run{
+		Summary: summary(r.Summary), Omitted: int(r.Omitted), Reason: r.Reason, Waiting: r.Waiting, Simulated: r.Simulated,
+		Rollback: r.Rollback, Now: instant(r.NowUs), History: []Round{}, Members: []Member{},
+	}
+	if err := json.Unmarshal(r.Plan, &out.Plan); err != nil {
+		return out, fmt.Errorf("reading the run's plan: %w", err)
+	}
+	for _, m := range r.Members {
+		out.Members = append(out.Members, Member{
+			Name: m.Member, State: m.State, Records: m.Records, Rule: m.Rule, Seen: instant(m.SeenUs), Connected: m.Connected,
+		})
+	}
+	for _, x := range r.Rounds {
+		out.History = append(out.History, Round{
+			Round: int(x.Round), Try: int(x.Try), Kind: x.Kind, State: x.State, Selected: x.Selected, Accepted: x.Accepted,
+			Model: digest(x.Model), Opened: instant(x.OpenedUs), Closed: instant(x.ClosedUs), Deadline: instant(x.DeadlineUs),
+			Received: x.Received, Bound: x.Bound, Figures: figures(x.Metrics),
+		})
+	}
+	return out, nil
+}
+
+func version(m *pb.ModelView) Model {
+	return Model{
+		ID: digest(m.GetModel()), Run: m.GetRun(), RunName: m.GetRunName(), Round: int(m.GetRound()), Base: digest(m.GetBase()),
+		Size: m.GetSize(), Created: instant(m.GetCreatedUs()), Members: m.GetMembers(), Strategy: m.GetStrategy(),
+		Epsilon: m.GetEpsilon(), Delta: m.GetDelta(), Position: m.GetPosition(), Manifest: digest(m.GetManifest()),
+		Simulated: m.GetSimulated(), Rollback: m.GetRollback(), Tags: m.GetTags(), Measurements: m.GetMeasurements(),
+		Figures: figures(m.GetMetrics()),
+	}
+}
+
+func figures(all []*pb.MemberMetrics) []Figures {
+	var out []Figures
+	for _, m := range all {
+		f := Figures{Member: m.Member}
+		for _, x := range m.Metrics {
+			f.Metrics = append(f.Metrics, entry.Metric{Set: x.Set, Name: x.Name, Value: x.Value, Count: x.Count, Better: x.Better})
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// digest reads what the coordinator sent as a digest; anything else is none.
+func digest(b []byte) (d entry.Digest) {
+	if len(b) == len(d) {
+		copy(d[:], b)
+	}
+	return d
+}
+
+func instant(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}
