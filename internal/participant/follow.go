@@ -1,0 +1,186 @@
+package participant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// errSilent ends a session whose link is dead without being closed.
+var errSilent = errors.New("the coordinator has been silent for " + patience.String())
+
+// session is one connection: what is wanted over it, and what was done over it.
+type session struct {
+	p      *Participant
+	rounds pb.RoundsClient
+	blobs  pb.BlobsClient
+	done   map[string]bool // owned by work: keys of tasks that need nothing more of this session
+
+	mu      sync.Mutex // guards what follows
+	wanted  *pb.Wanted
+	news    chan struct{} // holds one token when wanted is newer than what work has seen
+	current string        // key of the task under way
+	cancel  context.CancelFunc
+}
+
+// follow runs one session until it breaks.
+func (p *Participant) follow(ctx context.Context) error {
+	conn, hangUp, err := p.dial()
+	if err != nil {
+		return err
+	}
+	defer hangUp()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(patience, func() { cancel(errSilent) })
+	defer silence.Stop()
+	s := &session{
+		p: p, rounds: pb.NewRoundsClient(conn), blobs: pb.NewBlobsClient(conn), done: map[string]bool{}, news: make(chan struct{}, 1),
+	}
+	stream, err := s.rounds.Follow(ctx, &pb.FollowRequest{Version: p.o.Version})
+	if err != nil {
+		return err
+	}
+	g, work := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for first := true; ; first = false {
+			w, err := stream.Recv()
+			if err != nil {
+				return errors.Join(context.Cause(ctx), fmt.Errorf("following: %w", err))
+			}
+			if first {
+				p.log.Info("following", zap.String("coordinator", p.o.Coordinator), zap.String("version", w.Version))
+			}
+			silence.Reset(patience)
+			s.hear(w)
+		}
+	})
+	g.Go(func() error { return s.work(work) })
+	// A worker's error must end the receiver, which waits for the stream.
+	g.Go(func() error { <-work.Done(); cancel(context.Cause(work)); return nil })
+	return g.Wait()
+}
+
+// hear makes w what is wanted, and stops what is not wanted any more.
+func (s *session) hear(w *pb.Wanted) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wanted = w
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+	if s.cancel == nil {
+		return
+	}
+	for _, t := range s.tasks(w) {
+		if t.key == s.current {
+			return
+		}
+	}
+	s.cancel()
+}
+
+// task is one thing that is wanted.
+type task struct {
+	key string // names it within a session
+	run func(context.Context) error
+}
+
+// tasks returns what w wants, in the order in which it is done: answers first, for others wait for them.
+func (s *session) tasks(w *pb.Wanted) []task {
+	var all []task
+	for _, i := range w.Invitations {
+		all = append(all, task{"consent/" + i.Run, func(ctx context.Context) error { return s.consent(ctx, i) }})
+	}
+	for _, t := range w.Train {
+		// What was accepted before a crash of the coordinator is another task than what has not been offered yet.
+		key := fmt.Sprintf("train/%s/%d/%d/%x", t.Run, t.Round, t.Try, t.Accepted)
+		all = append(all, task{key, func(ctx context.Context) error { return s.train(ctx, t) }})
+	}
+	for _, e := range w.Evaluate {
+		key := fmt.Sprintf("evaluate/%s/%d", e.Run, e.Round)
+		all = append(all, task{key, func(ctx context.Context) error { return s.evaluate(ctx, e) }})
+	}
+	return all
+}
+
+// work does what is wanted, one task at a time, and looks at the newest wants after each.
+func (s *session) work(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.news:
+		}
+		for {
+			w, t, ok := s.next()
+			if err := s.p.forget(ctx, w); err != nil {
+				return err
+			}
+			if !ok {
+				break
+			}
+			if err := s.do(ctx, t); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// next returns what is wanted now and its first task that is not done.
+func (s *session) next() (*pb.Wanted, task, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.tasks(s.wanted) {
+		if !s.done[t.key] {
+			return s.wanted, t, true
+		}
+	}
+	return s.wanted, task{}, false
+}
+
+// do runs a task until it is done or not wanted any more. Its error ends the session.
+func (s *session) do(ctx context.Context, t task) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.current, s.cancel = t.key, cancel
+	s.mu.Unlock()
+	err := t.run(ctx)
+	s.mu.Lock()
+	unwanted := ctx.Err() != nil
+	s.current, s.cancel = "", nil
+	s.mu.Unlock()
+	if err != nil && unwanted {
+		s.p.log.Info("stopped, not wanted any more", zap.String("task", t.key))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.done[t.key] = true
+	return nil
+}
+
+// forget drops the kept updates of rounds that are closed and the data of runs that have ended.
+func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
+	closed := map[string]int{}
+	for _, r := range w.Progress {
+		if !r.Ended {
+			closed[r.Run] = int(r.Closed)
+		}
+	}
+	for _, i := range w.Invitations { // not consented yet: data was only counted
+		closed[i.Run] = -1
+	}
+	p.data.forget(closed)
+	return p.kept.forget(ctx, closed)
+}

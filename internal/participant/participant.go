@@ -1,0 +1,157 @@
+// Package participant is a member's daemon inside its own enclave, beside its data. It dials out only, proves itself and
+// verifies the coordinator over the attested channel, asks its owner's policy, trains, offers its update and evaluates.
+//
+// It is told what is wanted of it, whole and again whenever that changes, and does the first of it that is not done; so a
+// lost message delays and never hangs. A finished update is sealed on its own disk before it is offered, and offered again,
+// the same bytes, until the round is closed: an absent coordinator or a restart costs no training.
+package participant
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/blob"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/store"
+	"consilium.dev/internal/transport"
+)
+
+// patience is how long the coordinator may be silent, though it sends a heartbeat every 15 s, before it counts as absent.
+const patience = time.Minute
+
+// The waits between two attempts to reach the coordinator. One who was refused for its manifest waits for minutes, since
+// each attempt costs both sides a piece of evidence and only people can change the outcome.
+const (
+	firstWait   = 500 * time.Millisecond
+	longestWait = 30 * time.Second
+	refusedWait = 2 * time.Minute
+)
+
+// Options is all that a participant needs. Everything but Now and Version is required.
+type Options struct {
+	Name        string // of the member, in the manifest
+	Manifest    *manifest.Manifest
+	Coordinator string // its name in the manifest
+	Address     string // host:port of the coordinator
+	Identity    crypto.Signer
+	Attester    attest.Attester
+	Verifiers   []attest.Verifier
+	Objects     store.Objects // on the member's own disk
+	KEK         store.Sealer  // seals what is kept there
+	Data        Data
+	Policy      Policy
+	Log         *zap.Logger
+	Now         func() time.Time // nil: the clock
+	Version     string           // of the program
+}
+
+// Participant follows one coordinator. It is made by New and runs once.
+type Participant struct {
+	o     Options
+	log   *zap.Logger
+	kept  *keeper
+	data  *dataCache
+	class atomic.Uint32 // attest.Class of the last refusal by either side
+}
+
+// New checks the options. It reads and writes nothing.
+func New(o Options) (*Participant, error) {
+	switch {
+	case o.Manifest == nil || o.Identity == nil || o.Attester == nil || o.Objects == nil || o.KEK == nil || o.Log == nil:
+		return nil, errors.New("participant: an option is missing")
+	case len(o.Verifiers) == 0:
+		return nil, errors.New("participant: no verifiers")
+	case o.Address == "" || o.Coordinator == "":
+		return nil, errors.New("participant: no coordinator to dial")
+	}
+	if _, ok := o.Manifest.Key(attest.Participant, o.Name); !ok {
+		return nil, fmt.Errorf("participant: the manifest has no member %q", o.Name)
+	}
+	if _, ok := o.Manifest.Key(attest.Coordinator, o.Coordinator); !ok {
+		return nil, fmt.Errorf("participant: the manifest has no coordinator %q", o.Coordinator)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Participant{
+		o: o, log: o.Log, kept: newKeeper(blob.New(o.Objects, o.KEK), o.Objects), data: &dataCache{files: o.Data},
+	}, nil
+}
+
+// Run follows the coordinator until ctx ends; it outlives the coordinator's absence, however long. It returns an error only
+// for what waiting cannot cure: an own disk that fails.
+func (p *Participant) Run(ctx context.Context) error {
+	if err := p.kept.load(ctx); err != nil {
+		return err
+	}
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = firstWait, longestWait
+	for {
+		p.class.Store(0)
+		began := p.o.Now()
+		err := p.follow(ctx)
+		var broken *diskError
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.As(err, &broken):
+			return err
+		}
+		if p.o.Now().Sub(began) > longestWait {
+			wait.Reset()
+		}
+		pause := wait.NextBackOff()
+		if attest.Class(p.class.Load()) == attest.ClassManifest {
+			pause = refusedWait + rand.N(refusedWait)
+		}
+		p.log.Warn("no coordinator", zap.Error(err), zap.Duration("next_try", pause.Round(time.Millisecond)))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// dial makes credentials and a connection for one session. Neither outlives it, so each session attests anew.
+func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
+	m := p.o.Manifest
+	creds, err := transport.Client(transport.Config{
+		Office: attest.Participant, Name: p.o.Name, PeerOffice: attest.Coordinator, PeerName: p.o.Coordinator,
+		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), RequirePQ: m.PQ(attest.Participant),
+		Identity: p.o.Identity, Attester: p.o.Attester, Verifiers: p.o.Verifiers, Policy: m, Now: p.o.Now, Refused: p.refused,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := grpc.NewClient("dns:///"+p.o.Address,
+		grpc.WithTransportCredentials(creds),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
+	)
+	if err != nil {
+		return nil, nil, fmt.Errorf("coordinator's address %q: %w", p.o.Address, err)
+	}
+	return conn, func() { conn.Close() }, nil
+}
+
+// refused logs why a handshake failed and remembers it for the next wait.
+func (p *Participant) refused(r transport.Refusal) {
+	p.class.Store(uint32(r.Class))
+	by := "us"
+	if r.ByPeer {
+		by = "coordinator"
+	}
+	p.log.Warn("coordinator refused", zap.String("class", r.Class.String()), zap.String("by", by), zap.String("peer", r.Peer), zap.Error(r.Err))
+}

@@ -1,0 +1,229 @@
+package participant
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/trainer"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// maxPlan is the most bytes of a plan as JSON.
+const maxPlan = 256 << 10
+
+// errNotOurs marks what the coordinator asked for and this participant will not do. The session goes on without it.
+var errNotOurs = errors.New("not done")
+
+// readPlan reads and judges a plan that came over the wire.
+func readPlan(text []byte) (entry.Plan, error) {
+	var p entry.Plan
+	if len(text) > maxPlan {
+		return p, fmt.Errorf("plan has more than %d bytes", maxPlan)
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return p, fmt.Errorf("plan: %w", err)
+	}
+	if err := trainer.CheckPlan(p); err != nil {
+		return p, fmt.Errorf("plan: %w", err)
+	}
+	return p, nil
+}
+
+// consent answers an invitation by the owner's policy and the number of records at hand.
+func (s *session) consent(ctx context.Context, i *pb.Invitation) error {
+	reply := &pb.ConsentRequest{Run: i.Run}
+	plan, err := readPlan(i.Plan)
+	if err != nil {
+		reply.Declined = err.Error()
+	} else if rule := s.p.o.Policy.Refuses(i.Lead, plan); rule != "" {
+		reply.Declined = rule
+	} else if r, err := s.p.data.read(i.Run, plan); err != nil {
+		// The lead learns that the data do not fit, the owner's own log where.
+		s.p.log.Error("the data do not fit the plan's schema", zap.String("run", i.Run), zap.Error(err))
+		reply.Declined = "data: the records do not fit the plan's schema"
+	} else {
+		reply.Records = int64(r.train.Rows())
+	}
+	log := s.p.log.With(zap.String("run", i.Run), zap.String("lead", i.Lead))
+	if _, err := s.rounds.Consent(ctx, reply); status.Code(err) == codes.FailedPrecondition {
+		log.Info("too late to answer", zap.String("reason", status.Convert(err).Message()))
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("answering the invitation to run %s: %w", i.Run, err)
+	}
+	if reply.Declined != "" {
+		log.Warn("declined", zap.String("rule", reply.Declined))
+	} else {
+		log.Info("consented", zap.String("name", plan.Name), zap.Int64("records", reply.Records))
+	}
+	return nil
+}
+
+// train makes, keeps and offers this member's update of a round.
+func (s *session) train(ctx context.Context, t *pb.Train) error {
+	log := s.p.log.With(zap.String("run", t.Run), zap.Int32("round", t.Round), zap.Int32("try", t.Try))
+	at := key{t.Run, int(t.Round)}
+	u, err := s.update(ctx, log, t, at)
+	if errors.Is(err, errNotOurs) {
+		log.Warn("out of this round", zap.Error(err))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	state, err := s.offer(ctx, t, u)
+	if err != nil {
+		return fmt.Errorf("offering the update of round %d of run %s: %w", t.Round, t.Run, err)
+	}
+	if state != "" {
+		log.Warn("update not taken", zap.String("reason", state))
+		return nil
+	}
+	log.Info("update accepted", zap.Stringer("update", u.digest()))
+	return nil
+}
+
+// update returns the update that was kept for the round, or trains and keeps it.
+func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train, at key) (finished, error) {
+	plan, err := s.allowed(t.Lead, t.Plan)
+	if err != nil {
+		return finished{}, err
+	}
+	u, ok, err := s.p.kept.get(ctx, at)
+	if err != nil {
+		return finished{}, err
+	}
+	base := entry.Digest{}
+	copy(base[:], t.Model)
+	if ok && u.base == base && u.weight == t.Weight {
+		if len(t.Accepted) > 0 && entry.Digest(t.Accepted) != u.digest() {
+			return finished{}, fmt.Errorf("%w: another update was accepted than the one that is kept here", errNotOurs)
+		}
+		log.Info("offering the kept update again")
+		return u, nil
+	}
+	if len(t.Accepted) > 0 {
+		return finished{}, fmt.Errorf("%w: the accepted update is lost here, and another one is not taken", errNotOurs)
+	}
+	if ok {
+		if err := s.p.kept.drop(ctx, at); err != nil {
+			return finished{}, err
+		}
+	}
+	data, err := s.p.data.read(t.Run, plan)
+	if err != nil {
+		return finished{}, fmt.Errorf("%w: %w", errNotOurs, err)
+	}
+	if n := int64(data.train.Rows()); n != t.Weight {
+		return finished{}, fmt.Errorf("%w: %d records are here, %d were declared", errNotOurs, n, t.Weight)
+	}
+	log.Info("training", zap.String("kind", t.Kind))
+	u = finished{base: base, weight: t.Weight}
+	if u.values, err = s.compute(ctx, t, plan, data); err != nil {
+		return finished{}, err
+	}
+	rand.Read(u.salt[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
+	return u, s.p.kept.put(ctx, at, u)
+}
+
+// allowed asks the owner's policy again: it may have changed since consent.
+func (s *session) allowed(lead string, text []byte) (entry.Plan, error) {
+	plan, err := readPlan(text)
+	if err != nil {
+		return plan, fmt.Errorf("%w: %w", errNotOurs, err)
+	}
+	if rule := s.p.o.Policy.Refuses(lead, plan); rule != "" {
+		return plan, fmt.Errorf("%w: the owner's policy refuses it: %s", errNotOurs, rule)
+	}
+	return plan, nil
+}
+
+// compute trains, or takes the statistics of a statistics round, and checks the result as the coordinator will.
+func (s *session) compute(ctx context.Context, t *pb.Train, plan entry.Plan, data rows) ([]float32, error) {
+	d, err := trainer.Describe(plan)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
+	}
+	var values []float32
+	spec := aggregate.Spec{Ranges: d.Training, Weights: []int64{t.Weight}}
+	if entry.RoundKind(t.Kind) == entry.Statistics {
+		spec.Ranges = d.Statistics
+		values, err = trainer.Statistics(plan, data.train)
+	} else {
+		base, e := s.fetch(ctx, d.Layout, t.Model, t.BaseSize)
+		if e != nil {
+			return nil, e
+		}
+		values, err = trainer.Train(ctx, plan, base, data.train, int(t.Round), s.p.o.Name)
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: training: %w", errNotOurs, err)
+	}
+	if err := spec.Check(values); err != nil {
+		return nil, fmt.Errorf("%w: the update would be refused: %w (a larger max_abs or a smaller learning rate in the plan helps)", errNotOurs, err)
+	}
+	return values, nil
+}
+
+// evaluate takes a model's figures on the own rows and hands them in.
+func (s *session) evaluate(ctx context.Context, e *pb.Evaluate) error {
+	log := s.p.log.With(zap.String("run", e.Run), zap.Int32("round", e.Round))
+	figures, err := s.figures(ctx, e)
+	if errors.Is(err, errNotOurs) {
+		log.Warn("not evaluated", zap.Error(err))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	q := &pb.ReportRequest{Run: e.Run, Round: e.Round, Model: e.Model}
+	for _, m := range figures {
+		q.Metrics = append(q.Metrics, &pb.Metric{Set: m.Set, Name: m.Name, Value: m.Value, Count: m.Count, Better: m.Better})
+	}
+	if _, err := s.rounds.Report(ctx, q); status.Code(err) == codes.FailedPrecondition {
+		log.Warn("figures not taken", zap.String("reason", status.Convert(err).Message()))
+	} else if err != nil {
+		return fmt.Errorf("reporting on round %d of run %s: %w", e.Round, e.Run, err)
+	}
+	log.Debug("evaluated")
+	return nil
+}
+
+func (s *session) figures(ctx context.Context, e *pb.Evaluate) ([]entry.Metric, error) {
+	plan, err := s.allowed(e.Lead, e.Plan)
+	if err != nil {
+		return nil, err
+	}
+	data, err := s.p.data.read(e.Run, plan)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
+	}
+	d, err := trainer.Describe(plan)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
+	}
+	m, err := s.fetch(ctx, d.Layout, e.Model, e.Size)
+	if err != nil {
+		return nil, err
+	}
+	figures, err := trainer.Evaluate(plan, m, data.train, data.test)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
+	}
+	return figures, nil
+}

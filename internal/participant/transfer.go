@@ -1,0 +1,139 @@
+package participant
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc"
+
+	"consilium.dev/internal/codec"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// headroom is how many bytes of names and shapes a model's file may have beside its values.
+const headroom = 1 << 20
+
+// fetch downloads a model version and believes it for its digest and layout only.
+func (s *session) fetch(ctx context.Context, want model.Layout, id []byte, size int64) (*model.Model, error) {
+	if len(id) != len(entry.Digest{}) || size <= 0 || size > 4*int64(want.Len())+headroom {
+		return nil, fmt.Errorf("%w: the announced model cannot be this run's", errNotOurs)
+	}
+	stream, err := s.blobs.Fetch(ctx, &pb.FetchRequest{Model: id})
+	if err != nil {
+		return nil, fmt.Errorf("fetching model %x: %w", id[:6], err)
+	}
+	m, err := model.Read(&chunkReader{stream: stream, size: size}, size)
+	if err != nil {
+		return nil, fmt.Errorf("fetching model %x: %w", id[:6], err)
+	}
+	if m.Digest() != [32]byte(id) {
+		return nil, fmt.Errorf("%w: the model that came is not %x", errNotOurs, id[:6])
+	}
+	if !m.Layout.Equal(want) {
+		return nil, fmt.Errorf("%w: model %x has not the layout of the run's plan", errNotOurs, id[:6])
+	}
+	return m, nil
+}
+
+// chunkReader reads the bytes of a download, whose chunks must follow each other.
+type chunkReader struct {
+	stream grpc.ServerStreamingClient[pb.Chunk]
+	size   int64
+	at     int64
+	buf    []byte
+	rest   bytes.Reader
+}
+
+func (r *chunkReader) Read(dst []byte) (int, error) {
+	for r.rest.Len() == 0 {
+		c, err := r.stream.Recv()
+		if errors.Is(err, io.EOF) && r.at == r.size {
+			return 0, io.EOF
+		}
+		if errors.Is(err, io.EOF) {
+			return 0, io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return 0, err
+		}
+		if c.Offset != r.at || c.Size == 0 || c.Size > codec.MaxChunk || r.at+int64(c.Size) > r.size {
+			return 0, fmt.Errorf("chunk does not continue the download at %d", r.at)
+		}
+		if r.buf, err = codec.Decode(r.buf[:0], codec.Scheme(c.Scheme), c.Data, int(c.Size)); err != nil {
+			return 0, fmt.Errorf("chunk at %d: %w", r.at, err)
+		}
+		r.rest.Reset(r.buf)
+		r.at += int64(c.Size)
+	}
+	return r.rest.Read(dst)
+}
+
+// offer asks whether the update is there already and sends it if it is not. The reason says why it was not taken.
+func (s *session) offer(ctx context.Context, t *pb.Train, u finished) (reason string, err error) {
+	d := u.digest()
+	q, err := s.rounds.Query(ctx, &pb.QueryRequest{Run: t.Run, Round: t.Round, Try: t.Try, Update: d[:]})
+	if err != nil {
+		return "", err
+	}
+	switch q.State {
+	case pb.QueryReply_STATE_HELD:
+		return "", nil
+	case pb.QueryReply_STATE_CLOSED:
+		return "closed", nil
+	case pb.QueryReply_STATE_SEND:
+		return s.upload(ctx, t, u, d)
+	}
+	return q.Reason, nil
+}
+
+// upload sends the update, chunk by chunk, once the coordinator has memory for it.
+func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.Digest) (reason string, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream on every path
+	stream, err := s.rounds.Offer(ctx)
+	if err != nil {
+		return "", err
+	}
+	head := &pb.OfferHeader{
+		Run: t.Run, Round: t.Round, Try: t.Try, Update: d[:], Salt: u.salt[:], Weight: u.weight, Size: 4 * int64(len(u.values)),
+	}
+	// An error of Send is the stream's end; Recv says why it ended.
+	stream.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Header{Header: head}}) //nolint:errcheck
+	for {
+		reply, err := stream.Recv()
+		if err != nil {
+			return "", err
+		}
+		switch reply.State {
+		case pb.OfferReply_STATE_WAIT:
+		case pb.OfferReply_STATE_SEND:
+			sendValues(stream, u.values)
+		case pb.OfferReply_STATE_ACCEPTED:
+			return "", nil
+		default:
+			return reply.Reason, nil
+		}
+	}
+}
+
+// sendValues sends the update's chunks. Like Send, it leaves the reason of a stream's end to Recv.
+func sendValues(stream grpc.BidiStreamingClient[pb.OfferRequest, pb.OfferReply], values []float32) {
+	buf := make([]byte, codec.MaxChunk)
+	for at := 0; at < len(values); {
+		n := min(len(values)-at, codec.MaxChunk/4)
+		model.PutFloats(buf, values[at:at+n])
+		// A message that was sent may still be read by gRPC: each has its own bytes.
+		scheme, data := codec.Encode(make([]byte, 0, 4*n), buf[:4*n])
+		c := &pb.Chunk{Offset: 4 * int64(at), Scheme: uint32(scheme), Size: uint32(4 * n), Data: data}
+		if stream.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Chunk{Chunk: c}}) != nil {
+			return
+		}
+		at += n
+	}
+	stream.CloseSend() //nolint:errcheck // likewise
+}
