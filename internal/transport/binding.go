@@ -120,16 +120,18 @@ func finished(ekmF []byte, from side, th [32]byte, evidenceS, evidenceC []byte, 
 	return mac.Sum(nil)
 }
 
-// LogKeyBinding returns the report data of a boot's evidence over the log's signing key:
+// LogKeyBinding returns the report data of a boot's evidence over the log's signing key, and the preimage that it is the
+// SHA-512 of:
 //
-//	SHA-512(lp("consilium log-key v1") lp(spki) lp(federation) lp(manifest) lp(head))
+//	lp("consilium log-key v1") lp(spki) lp(federation) lp(manifest) lp(head)
 //
 // spki is the key in PKIX DER, manifest the digest, head the digest of the log's head at that boot. Its label keeps it from
 // ever fitting a session, and a session's from fitting it.
-func LogKeyBinding(spki []byte, federation string, manifest, head [32]byte) [64]byte {
+func LogKeyBinding(spki []byte, federation string, manifest, head [32]byte) (data [64]byte, preimage []byte) {
 	b := appendLP(nil, []byte(labelLogKey))
 	b = appendLP(b, spki)
 	b = appendLP(b, []byte(federation))
 	b = appendLP(b, manifest[:])
-	return sha512.Sum512(appendLP(b, head[:]))
+	b = appendLP(b, head[:])
+	return sha512.Sum512(b), b
 }
