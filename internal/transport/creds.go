@@ -31,7 +31,6 @@ type Credentials struct {
 	leaf   *leaf
 
 	mu     sync.Mutex // guards what follows
-	closed bool
 	live   map[*conn]struct{}
 	guests map[attest.Peer]*guest
 }
@@ -72,7 +71,11 @@ func (c *Credentials) currentLeaf() (*leaf, error) {
 	c.leafMu.Lock()
 	defer c.leafMu.Unlock()
 	now := c.cfg.Now()
-	if c.leaf != nil && c.leaf.notAfter.Sub(now) > leafRenew {
+	if c.life.Err() != nil {
+		return nil, errClosed
+	}
+	// One from the future is made again: the clock was put back, and peers would refuse it.
+	if c.leaf != nil && c.leaf.notAfter.Sub(now) > leafRenew && !now.Before(c.leaf.notBefore) {
 		return c.leaf, nil
 	}
 	who := leafID{federation: c.cfg.Federation, office: c.cfg.Office, name: c.cfg.Name, instance: c.instance}
@@ -91,8 +94,8 @@ func (c *Credentials) currentLeaf() (*leaf, error) {
 // renewed.
 func (c *Credentials) Instance() string { return c.instance }
 
-// ClientHandshake dials the peer that the configuration names; authority is not used. The error is an *attest.Error, or
-// that of ctx. It is never temporary by its type: whether to dial again is the caller's to know, by [Config.Refused].
+// ClientHandshake dials the peer that the configuration names; authority is not used. The error is an *attest.Error, that
+// of ctx, or says that the credentials are closed. It is never temporary by its type: whether to dial again is the caller's to know, by [Config.Refused].
 func (c *Credentials) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	if !c.client {
 		return nil, nil, errors.New("transport: a listener's credentials cannot dial")
@@ -142,9 +145,6 @@ func (c *Credentials) CloseWhere(match func(Peer) bool) int {
 // Close cuts all connections, ends the handshakes that are going on, refuses new ones and forgets the leaf key. It returns
 // nil, and may be called again.
 func (c *Credentials) Close() error {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
 	c.cancel()
 	c.CloseWhere(func(Peer) bool { return true })
 	c.leafMu.Lock()
@@ -155,8 +155,12 @@ func (c *Credentials) Close() error {
 
 // handshake runs the exchange on raw. It closes raw where it fails, and reports a refusal once.
 func (c *Credentials) handshake(ctx context.Context, raw net.Conn, s side) (net.Conn, credentials.AuthInfo, error) {
+	if c.life.Err() != nil {
+		return nil, nil, errors.Join(errClosed, raw.Close())
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
+	defer context.AfterFunc(c.life, cancel)()
 	end, _ := ctx.Deadline()
 	if err := raw.SetDeadline(end); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("transport: deadline: %w", err), raw.Close())

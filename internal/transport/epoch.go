@@ -34,6 +34,9 @@ func (x *exchange) differOver(helloS []byte) error {
 			err = x.newer()
 		}
 	}
+	if err == nil && x.endorsed {
+		err = x.enroll() // it may have us send, or check, a mebibyte
+	}
 	if err != nil {
 		return err
 	}
@@ -60,7 +63,7 @@ func (x *exchange) older(why string) error {
 // many as one frame takes. Its leaf must be endorsed in some epoch from its own to ours.
 func (x *exchange) chain() ([]byte, error) {
 	cfg := &x.c.cfg
-	err := x.endorsedBy(cfg.Policy)
+	err := x.endorse()
 	for e := x.mine.epoch; err != nil && cfg.Past != nil && e > x.theirs.epoch; {
 		e--
 		if p := cfg.Past(e); p != nil {

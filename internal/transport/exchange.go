@@ -134,12 +134,25 @@ func (x *exchange) judgeState() error {
 
 // endorse proves the peer's leaf under our own manifest: step 2.
 func (x *exchange) endorse() error {
-	if err := x.endorsedBy(x.c.cfg.Policy); err != nil {
+	err := x.endorsedBy(x.c.cfg.Policy)
+	x.endorsed = err == nil
+	return err
+}
+
+// enroll counts the handshake among the sessions of the peer's name (step 15), and only then gives back its place in the
+// lobby: whoever dials, and however often, the handshakes that go on at a time are bounded.
+func (x *exchange) enroll() error {
+	if err := x.c.admit(x.who()); err != nil {
 		return err
 	}
-	x.endorsed = true
-	x.leave()
+	x.admitted = true
+	x.leaveLobby()
 	return nil
+}
+
+// who is the peer as its leaf says, proven or not.
+func (x *exchange) who() attest.Peer {
+	return attest.Peer{Office: x.claimed.office, Name: x.claimed.name}
 }
 
 // endorsedBy asks the keys of p. The office and name must be ones that we talk to.
@@ -163,14 +176,18 @@ func (x *exchange) endorsedBy(p attest.Policy) error {
 
 func (x *exchange) leafCert() *x509.Certificate { return x.state.PeerCertificates[0] }
 
-// leave gives back what the handshake holds of the listener.
-func (x *exchange) leave() {
+func (x *exchange) leaveLobby() {
 	if x.waiting {
 		<-x.c.lobby
 		x.waiting = false
 	}
+}
+
+// leave gives back what the handshake holds of the listener.
+func (x *exchange) leave() {
+	x.leaveLobby()
 	if x.admitted {
-		x.c.dismiss(attest.Peer{Office: x.claimed.office, Name: x.claimed.name})
+		x.c.dismiss(x.who())
 		x.admitted = false
 	}
 }
@@ -196,8 +213,11 @@ func (x *exchange) write(frames []byte) error {
 
 // refuse ends the handshake that failed with err: it reports, sends the ALERT and drains. It returns what gRPC is told.
 func (x *exchange) refuse(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return ctx.Err() // we went away ourselves
+	switch {
+	case x.c.life.Err() != nil:
+		return errClosed // we went away ourselves
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err() // or our caller did
 	}
 	var alert alertError
 	var own *attest.Error
@@ -205,6 +225,8 @@ func (x *exchange) refuse(ctx context.Context, err error) error {
 	switch {
 	case byPeer:
 		own = &attest.Error{Class: alert.class, Err: err}
+	case errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &own):
+		own = &attest.Error{Class: attest.ClassRate, Err: err}
 	case !errors.As(err, &own):
 		own = &attest.Error{Class: attest.ClassState, Err: err}
 	}
@@ -231,15 +253,20 @@ func (x *exchange) report(r Refusal) {
 }
 
 // drain sends the class and reads on for a while: a connection that is closed with bytes unread is reset, and the ALERT
-// with it. Reading goes on beside the writing, since a peer that is writing itself may not be reading.
+// with it. Reading goes on beside the writing, since a peer that is writing itself may not be reading. Of a stranger a
+// listener reads no more than a hello.
 func (x *exchange) drain(class attest.Class) {
 	if err := x.raw.SetDeadline(time.Now().Add(drainTime)); err != nil {
 		return
 	}
+	limit := int64(2 * maxBody) // an EVIDENCE that is on its way, and what follows it
+	if x.side == serverSide && !x.endorsed {
+		limit = maxHello
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = io.CopyN(io.Discard, x.conn, 2*maxBody) // ends with the deadline at the latest
+		_, _ = io.CopyN(io.Discard, x.conn, limit) // ends with the deadline at the latest
 	}()
 	if !x.silent {
 		_, _ = x.conn.Write(appendFrame(nil, frameAlert, []byte{byte(class)})) // the peer may be gone
@@ -252,6 +279,15 @@ func (x *exchange) derive(helloC, helloS []byte) (err error) {
 	x.th = transcript(helloC, helloS)
 	x.ekm, err = export(x.state, x.th)
 	return err
+}
+
+// readFinished reads the peer's FINISHED.
+func (x *exchange) readFinished() ([]byte, error) {
+	mac, err := x.read(frameFinished, lenFinished)
+	if err == nil && len(mac) != lenFinished {
+		err = attest.Refuse(attest.ClassFrame, "FINISHED of %d bytes, want %d", len(mac), lenFinished)
+	}
+	return mac, err
 }
 
 // checkFinished judges the peer's FINISHED: step 17.

@@ -106,8 +106,10 @@ type Derived struct {
 // Derive computes a transcript with the very functions that the channel uses.
 func Derive(g Given) Derived {
 	hello := func(s side, me, peer End) hello {
-		return hello{side: s, office: me.Office, nonce: me.Nonce, federation: g.Federation, manifest: g.Manifest,
-			epoch: g.Epoch, own: me.Name, peer: peer.Name, types: me.Types}
+		return hello{
+			side: s, office: me.Office, nonce: me.Nonce, federation: g.Federation, manifest: g.Manifest,
+			epoch: g.Epoch, own: me.Name, peer: peer.Name, types: me.Types,
+		}
 	}
 	var d Derived
 	d.HelloC = hello(clientSide, g.Client, g.Server).encode()

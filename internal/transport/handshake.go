@@ -67,7 +67,7 @@ func (x *exchange) dial(ctx context.Context) (Peer, error) {
 		return Peer{}, err
 	}
 	// S->C FINISHED_S
-	mac, err = x.read(frameFinished, lenFinished)
+	mac, err = x.readFinished()
 	if err != nil {
 		return Peer{}, err
 	}
@@ -97,12 +97,10 @@ func (x *exchange) listen(ctx context.Context) (Peer, error) {
 	if err := x.equal(); err != nil {
 		return Peer{}, err
 	}
-	// A quote is dear: only a name that was proven may cause one, and not too often (step 15).
-	who := attest.Peer{Office: x.claimed.office, Name: x.claimed.name}
-	if err := x.c.admit(who); err != nil {
+	// A quote is dear: only a name that was proven may cause one, and not too often.
+	if err := x.enroll(); err != nil {
 		return Peer{}, err
 	}
-	x.admitted = true
 	if err := x.derive(helloC, helloS); err != nil {
 		return Peer{}, err
 	}
@@ -122,7 +120,7 @@ func (x *exchange) listen(ctx context.Context) (Peer, error) {
 	if err != nil {
 		return Peer{}, err
 	}
-	mac, err := x.read(frameFinished, lenFinished)
+	mac, err := x.readFinished()
 	if err != nil {
 		return Peer{}, err
 	}

@@ -43,14 +43,18 @@ func (x *exchange) judge(ctx context.Context, body []byte) (judgement, error) {
 	}
 	pre := x.reportInput(x.side.other(), deviceBundle(all)).preimage()
 	j := judgement{evidence: all, preimage: pre, binding: sha512.Sum512(pre), at: x.c.cfg.Now()}
+	claims := []attest.Claims{{Type: attest.Signature}}
 	if x.claimed.office == attest.Person {
-		j.appraisal = attest.Appraisal{TTL: personTTL}
 		err = x.judgePerson(all[0], j.binding)
 	} else {
-		err = x.judgeMachine(ctx, &j)
+		j.claims, err = x.judgeMachine(ctx, j)
+		claims = j.claims
 	}
 	if err != nil {
 		return judgement{}, err
+	}
+	if j.appraisal, err = x.c.cfg.Policy.Appraise(x.who(), claims, j.at); err != nil {
+		return judgement{}, classed(err, attest.ClassManifest)
 	}
 	if j.appraisal.TTL <= 0 {
 		return judgement{}, attest.Refuse(attest.ClassTime, "the policy's appraisal holds for %v", j.appraisal.TTL)
@@ -77,32 +81,29 @@ func (x *exchange) judgePerson(e attest.Evidence, b [64]byte) error {
 	return nil
 }
 
-func (x *exchange) judgeMachine(ctx context.Context, j *judgement) error {
+// judgeMachine has the evidence verified, each piece by the verifier of its type: is it genuine, and of this session?
+func (x *exchange) judgeMachine(ctx context.Context, j judgement) ([]attest.Claims, error) {
 	cfg := &x.c.cfg
 	b := attest.Binding{
 		ReportData: j.binding, Nonce: x.mine.nonce, SPKI: x.leafCert().RawSubjectPublicKeyInfo,
 		Seed: deviceSeed(x.ekm.of(x.side.other()), x.mine.nonce),
 	}
+	var all []attest.Claims
 	for _, e := range j.evidence {
 		v := verifier(cfg.Verifiers, e.Type)
 		if v == nil {
-			return attest.Refuse(attest.ClassPlat, "nobody here verifies evidence of type %v", e.Type)
+			return nil, attest.Refuse(attest.ClassPlat, "nobody here verifies evidence of type %v", e.Type)
 		}
 		claims, err := v.Verify(ctx, e, b, j.at, cfg.Collateral)
 		if err != nil {
-			return classed(err, attest.ClassParse)
+			return nil, classed(err, attest.ClassParse)
 		}
 		if claims.Type != e.Type {
-			return attest.Refuse(attest.ClassParse, "claims of type %v from evidence of type %v", claims.Type, e.Type)
+			return nil, attest.Refuse(attest.ClassParse, "claims of type %v from evidence of type %v", claims.Type, e.Type)
 		}
-		j.claims = append(j.claims, claims)
+		all = append(all, claims)
 	}
-	var err error
-	j.appraisal, err = cfg.Policy.Appraise(attest.Peer{Office: x.claimed.office, Name: x.claimed.name}, j.claims, j.at)
-	if err != nil {
-		return classed(err, attest.ClassManifest)
-	}
-	return nil
+	return all, nil
 }
 
 func verifier(all []attest.Verifier, t attest.Type) attest.Verifier {

@@ -47,9 +47,10 @@ func (l leafID) uri() *url.URL {
 
 // leaf is our own: a key in memory, and its chain of two certificates.
 type leaf struct {
-	cert     tls.Certificate
-	spki     []byte
-	notAfter time.Time
+	cert tls.Certificate
+	spki []byte
+
+	notBefore, notAfter time.Time
 }
 
 // newIdentity returns the self-signed certificate of an identity key, of which peers take only the key.
@@ -102,9 +103,9 @@ func newLeaf(rand io.Reader, id crypto.Signer, identity []byte, who leafID, now 
 		return nil, fmt.Errorf("transport: own leaf: %w", err)
 	}
 	return &leaf{
-		cert:     tls.Certificate{Certificate: [][]byte{der, identity}, PrivateKey: key, Leaf: parsed},
-		spki:     parsed.RawSubjectPublicKeyInfo,
-		notAfter: parsed.NotAfter,
+		cert:      tls.Certificate{Certificate: [][]byte{der, identity}, PrivateKey: key, Leaf: parsed},
+		spki:      parsed.RawSubjectPublicKeyInfo,
+		notBefore: parsed.NotBefore, notAfter: parsed.NotAfter,
 	}, nil
 }
 
@@ -167,7 +168,7 @@ func readName(cert *x509.Certificate) (leafID, error) {
 		}
 	}
 	raw, err := hex.DecodeString(id.instance)
-	if err != nil || len(raw) != 16 || id.office == 0 || !validName(id.federation) || !validName(id.name) {
+	if err != nil || len(raw) != 16 || hex.EncodeToString(raw) != id.instance || id.office == 0 || !validName(id.federation) || !validName(id.name) {
 		return leafID{}, attest.Refuse(attest.ClassChain, "leaf's name is not spiffe://FEDERATION/OFFICE/NAME/INSTANCE")
 	}
 	want, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(id.uri().String())}})

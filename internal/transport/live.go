@@ -19,7 +19,7 @@ const (
 	guestBurst  = 32                     // that may come at once
 )
 
-var errClosed = errors.New("credentials are closed")
+var errClosed = errors.New("transport: the credentials are closed")
 
 // guest is what a listener remembers of one name.
 type guest struct {
@@ -86,7 +86,7 @@ func (c *Credentials) dismiss(p attest.Peer) {
 func (c *Credentials) keep(k *conn) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	if c.life.Err() != nil {
 		return errClosed
 	}
 	c.live[k] = struct{}{}

@@ -56,7 +56,6 @@ const authType = "consilium-atls-v1"
 const (
 	defaultTimeout = 20 * time.Second
 	deviceTimeout  = 60 * time.Second // where evidence of attached devices may be asked for
-	personTTL      = time.Hour        // how long a person's connection holds
 )
 
 // Config is one side of the channel. It is not changed after [Server] or [Client] took it; its functions, signer, attester,
@@ -69,7 +68,7 @@ type Config struct {
 	// a key for: in PeerOffice, or, where that is zero, any participant or person.
 	PeerOffice attest.Office
 	PeerName   string
-	// Federation, Epoch and Manifest (the digest) must be the peer's too.
+	// Federation, Epoch (from 1) and Manifest (the digest) must be the peer's too.
 	Federation string
 	Epoch      uint64
 	Manifest   [32]byte
@@ -127,7 +126,7 @@ type Peer struct {
 	Epoch    uint64
 	Manifest [32]byte
 
-	Appraisal attest.Appraisal  // what the policy said; for a person only TTL is set
+	Appraisal attest.Appraisal  // what the policy said
 	Claims    []attest.Claims   // one for each piece of evidence; none for a person
 	Evidence  []attest.Evidence // as received, with its collateral
 	Binding   [64]byte          // the report data B that the evidence carries, or that the person signed
@@ -155,6 +154,8 @@ func (c *Config) check(client bool) error {
 	switch {
 	case !validName(c.Name) || !validName(c.Federation):
 		return fmt.Errorf("transport: name %q and federation %q must be 1 to 63 of a-z, 0-9 and -", c.Name, c.Federation)
+	case c.Epoch == 0 || c.Manifest == [32]byte{}:
+		return errors.New("transport: no manifest: epoch and digest must be set")
 	case c.Policy == nil:
 		return errors.New("transport: no policy")
 	case c.Identity == nil:

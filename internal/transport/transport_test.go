@@ -23,23 +23,36 @@ func TestAdmits(t *testing.T) {
 		edit   func(*ends)
 		want   []attest.Type // that the coordinator sees
 	}{
-		{"snp participant", attest.Participant, "south", func(e *ends) { e.client.Attester = &machine{t: attest.SEVSNP} },
-			[]attest.Type{attest.SEVSNP}},
+		{
+			"snp participant", attest.Participant, "south", func(e *ends) { e.client.Attester = &machine{t: attest.SEVSNP} },
+			[]attest.Type{attest.SEVSNP},
+		},
 		{"nitro participant", attest.Participant, "north", nil, []attest.Type{attest.Nitro}},
 		{"person", attest.Person, "ada", nil, []attest.Type{attest.Signature}},
-		{"participant with a gpu", attest.Participant, "north",
+		{
+			"participant with a gpu", attest.Participant, "north",
 			func(e *ends) { e.client.Attester = &machine{t: attest.SEVSNP, gpu: true} },
-			[]attest.Type{attest.SEVSNP, attest.NvidiaGPU}},
-		{"coordinator with a gpu", attest.Person, "ada",
-			func(e *ends) { e.server.Attester = &machine{t: attest.SEVSNP, gpu: true} }, []attest.Type{attest.Signature}},
-		{"coordinator dials coordinator, where the listener asks for that", attest.Coordinator, "second",
+			[]attest.Type{attest.SEVSNP, attest.NvidiaGPU},
+		},
+		{
+			"coordinator with a gpu", attest.Person, "ada",
+			func(e *ends) { e.server.Attester = &machine{t: attest.SEVSNP, gpu: true} },
+			[]attest.Type{attest.Signature},
+		},
+		{
+			"coordinator dials coordinator, where the listener asks for that", attest.Coordinator, "second",
 			func(e *ends) {
 				e.server.PeerOffice = attest.Coordinator
 				e.client.PeerOffice, e.client.PeerName = attest.Coordinator, "council"
-			}, []attest.Type{attest.SEVSNP}},
+			},
+			[]attest.Type{attest.SEVSNP},
+		},
 		{"own collateral goes along", attest.Participant, "north", func(e *ends) {
-			e.client.Collateral = attest.Collateral{{Kind: attest.KindInitdata, Bytes: []byte("init")},
-				{Kind: attest.KindCRL, Bytes: make([]byte, 30<<10)}, {Kind: attest.KindCRL, Bytes: []byte("small")}}
+			e.client.Collateral = attest.Collateral{
+				{Kind: attest.KindInitdata, Bytes: []byte("init")},
+				{Kind: attest.KindCRL, Bytes: make([]byte, 30<<10)},
+				{Kind: attest.KindCRL, Bytes: []byte("small")},
+			}
 		}, []attest.Type{attest.Nitro}},
 	}
 	for _, test := range tests {

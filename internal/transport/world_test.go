@@ -72,6 +72,9 @@ func (p *policy) Appraise(who attest.Peer, claims []attest.Claims, _ time.Time) 
 		return attest.Appraisal{}, p.refuse
 	}
 	a := attest.Appraisal{TTL: p.ttl}
+	if who.Office == attest.Person {
+		return a, nil
+	}
 	for _, c := range claims {
 		a.Sets = append(a.Sets, who.Name+"-"+c.Type.String())
 	}
