@@ -1,25 +1,17 @@
 package main
 
 import (
-	"crypto/ed25519"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
-	"consilium.dev/internal/attest"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/identity"
 	"consilium.dev/internal/manifest"
@@ -61,22 +53,7 @@ func parenthesised(names []string) string {
 
 // manifestCommand returns the commands with which members agree on a manifest. None of them needs a connection.
 func manifestCommand(a *app) *cobra.Command {
-	group := &cobra.Command{
-		Use:   "manifest",
-		Short: "Build, sign, show and verify what the members agree on",
-		Args:  cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError("see consilium manifest --help", "manifest needs a command")
-			}
-			hint := "see consilium manifest --help"
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				hint = "did you mean consilium manifest " + near[0] + "?"
-			}
-			return usageError(hint, "manifest has no command %q", args[0])
-		},
-	}
-	group.SuggestionsMinimumDistance = 2
+	group := &cobra.Command{Use: "manifest", Short: "Build, sign, show and verify what the members agree on"}
 	group.AddCommand(manifestBuild(a), manifestSign(a), manifestShow(a), manifestVerify(a))
 	return group
 }
@@ -88,7 +65,7 @@ func manifestBuild(a *app) *cobra.Command {
 		Short: "Turn the YAML that people write into the bytes that members sign",
 		Long: "Build checks the whole text, writes the manifest as canonical JSON and prints its digest: the anchor that goes\n" +
 			"into the configuration of every program of the federation.",
-		Args: oneFile,
+		Args: oneArgument("file"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			text, err := readManifestFile(args[0])
 			if err != nil {
@@ -112,9 +89,9 @@ func manifestBuild(a *app) *cobra.Command {
 				return fmt.Errorf("reading %s again: %w", out, err)
 			}
 			facts := factsOf(out, m, false)
-			return a.emit("manifest.build", facts, func(w io.Writer) {
-				fmt.Fprintf(w, "%s\n", facts.Digest)
-				fmt.Fprintf(a.errOut, "wrote %s; %d of %d members must sign it: consilium manifest sign %s --key governance.key\n",
+			return a.emit("manifest.build", facts, func(w *page) {
+				w.printf("%s\n", facts.Digest)
+				a.say("wrote %s; %d of %d members must sign it: consilium manifest sign %s --key governance.key",
 					out, facts.Threshold, len(facts.Members), out)
 			})
 		},
@@ -130,7 +107,7 @@ func manifestSign(a *app) *cobra.Command {
 		Short: "Add a member's governance signature",
 		Long: "Sign adds the signature of one member's governance key. The first member signs what build wrote and gets an\n" +
 			"envelope; the others sign that envelope, which is added to in place. Read it first: consilium manifest show.",
-		Args: oneFile,
+		Args: oneArgument("file"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			given, err := readManifestFile(args[0])
 			if err != nil {
@@ -141,7 +118,7 @@ func manifestSign(a *app) *cobra.Command {
 			}
 			key, err := identity.Open("file:" + keyFile)
 			if err != nil {
-				return fmt.Errorf("opening the governance key: %w", err)
+				return refusedError("it is the file that consilium init governance made", "opening the governance key: %w", err)
 			}
 			var signed []byte
 			if isEnvelope(given) {
@@ -173,12 +150,12 @@ func (a *app) writeSigned(target string, signed []byte) error {
 		return err
 	}
 	facts := factsOf(target, m, false)
-	return a.emit("manifest.sign", facts, func(w io.Writer) {
-		fmt.Fprintf(w, "%s has %s\n", target, facts.signatures())
+	return a.emit("manifest.sign", facts, func(w *page) {
+		w.printf("%s has %s\n", target, facts.signatures())
 		if len(facts.Signers) < facts.Threshold {
-			fmt.Fprintf(a.errOut, "next, another member: consilium manifest sign %s --key governance.key\n", target)
+			a.say("next, another member: consilium manifest sign %s --key governance.key", target)
 		} else {
-			fmt.Fprintf(a.errOut, "next: consilium manifest verify %s --anchor %s\n", target, facts.Digest)
+			a.say("next: consilium manifest verify %s --anchor %s", target, facts.Digest)
 		}
 	})
 }
@@ -204,35 +181,12 @@ func envelopeFile(given, out string, added bool) (string, error) {
 		"%s exists already, and may hold others' signatures", out)
 }
 
-func manifestShow(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "show FILE",
-		Short: "Show a manifest, signed or not, without judging it",
-		Args:  oneFile,
-		RunE: func(_ *cobra.Command, args []string) error {
-			b, err := readManifestFile(args[0])
-			if err != nil {
-				return err
-			}
-			m, err := manifest.OpenUnverified(b)
-			if err != nil {
-				return refusedError("show what consilium manifest build or sign wrote", "%s: %w", args[0], err)
-			}
-			data := struct {
-				manifestFacts
-				Manifest json.RawMessage `json:"manifest"`
-			}{factsOf(args[0], m, false), m.Payload()}
-			return a.emit("manifest.show", data, func(w io.Writer) { showManifest(w, data.manifestFacts, m) })
-		},
-	}
-}
-
 func manifestVerify(a *app) *cobra.Command {
 	var anchor, member string
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Check a signed manifest as the programs do when they load it",
-		Args:  oneFile,
+		Args:  oneArgument("file"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			var digest entry.Digest
 			if err := digest.UnmarshalText([]byte(anchor)); err != nil {
@@ -247,21 +201,14 @@ func manifestVerify(a *app) *cobra.Command {
 				return refusedError("see what it holds: consilium manifest show "+args[0], "%s: %w", args[0], err)
 			}
 			facts := factsOf(args[0], m, true)
-			return a.emit("manifest.verify", facts, func(w io.Writer) {
-				fmt.Fprintf(w, "%s is epoch %d of %s, with %s\n", args[0], facts.Epoch, facts.Federation, facts.signatures())
+			return a.emit("manifest.verify", facts, func(w *page) {
+				w.printf("%s is epoch %d of %s, with %s\n", args[0], facts.Epoch, facts.Federation, facts.signatures())
 			})
 		},
 	}
 	cmd.Flags().StringVar(&anchor, "anchor", "", "digest that the manifest must have, 64 hex digits")
 	cmd.Flags().StringVar(&member, "member", "", "member whose own governance key must be among the signers")
 	return cmd
-}
-
-func oneFile(_ *cobra.Command, args []string) error {
-	if len(args) != 1 {
-		return usageError("name one file", "got %d files", len(args))
-	}
-	return nil
 }
 
 // isEnvelope tells the signed form from what build writes; which of them is good is for package manifest to say.
@@ -313,91 +260,4 @@ func same(a, b string) bool {
 	x, err := os.Stat(a)
 	y, err2 := os.Stat(b)
 	return err == nil && err2 == nil && os.SameFile(x, y)
-}
-
-// showManifest prints what a member should read before signing.
-func showManifest(w io.Writer, f manifestFacts, m *manifest.Manifest) {
-	fmt.Fprintf(w, "federation  %s, epoch %d\ndigest      %s\nsigned      %s, NOT VERIFIED\nwitnesses   %s\n",
-		f.Federation, f.Epoch, f.Digest, f.signatures(), m.Witnesses())
-	limits, readers := m.Limits(), m.Readers()
-	fmt.Fprintf(w, "runs        strategies %s; trainers %s; %d participants at least; max_abs %g and %d rounds at most\n",
-		strings.Join(limits.Strategies, ", "), strings.Join(limits.Trainers, ", "), limits.LeastParticipants, limits.MaxAbs,
-		limits.RoundsMax)
-	fmt.Fprintf(w, "readers     models: %s; metrics: %s\n",
-		strings.Join(readers.Models, ", "), strings.Join(readers.Metrics, ", "))
-
-	members := newTable("MEMBER", "GOVERNANCE KEY", "IDENTITY KEY", "SIGNED")
-	for _, name := range m.Members() {
-		one, _ := m.Member(name)
-		signed := ""
-		if slices.Contains(f.Signers, name) {
-			signed = "yes"
-		}
-		members.AppendRow(table.Row{name, fingerprint(one.Governance), fingerprint(one.Identity), signed})
-	}
-	people := newTable("PERSON", "OF", "KEY", "MAY")
-	for _, one := range m.People() {
-		people.AppendRow(table.Row{one.Name, one.Member, fingerprint(one.Key), strings.Join(one.May, ", ")})
-	}
-	coordinators := newTable("COORDINATOR", "IDENTITY KEY")
-	for _, name := range m.Coordinators() {
-		key, _ := m.Key(attest.Coordinator, name)
-		coordinators.AppendRow(table.Row{name, fingerprint(key)})
-	}
-	for _, t := range []table.Writer{members, people, coordinators, setsTable(m)} {
-		fmt.Fprintf(w, "\n%s\n", t.Render())
-	}
-}
-
-// setsTable lists the reference sets with what they do not judge; every value is in the JSON form.
-func setsTable(m *manifest.Manifest) table.Writer {
-	var document struct {
-		Sets map[string]map[string]any `json:"reference_sets"`
-	}
-	t := newTable("REFERENCE SET", "TYPE", "ROOT", "NOT JUDGED")
-	if err := json.Unmarshal(m.Payload(), &document); err != nil {
-		panic("consilium: a manifest that was read is not JSON: " + err.Error())
-	}
-	for _, name := range slices.Sorted(maps.Keys(document.Sets)) {
-		set := document.Sets[name]
-		root := "the manufacturer's"
-		if simulated, ok := set["simulated"].(string); ok {
-			root = "SIMULATED: " + simulated
-		}
-		t.AppendRow(table.Row{name, set["type"], root, strings.Join(unjudged("", set), "\n")})
-	}
-	return t
-}
-
-// unjudged returns the fields of a set that are {any: true}, with their reasons.
-func unjudged(path string, fields map[string]any) []string {
-	var all []string
-	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		inner, ok := fields[name].(map[string]any)
-		switch {
-		case !ok:
-		case inner["any"] == true:
-			all = append(all, fmt.Sprintf("%s%s: %v", path, name, inner["reason"]))
-		default:
-			all = append(all, unjudged(path+name+".", inner)...)
-		}
-	}
-	return all
-}
-
-func newTable(columns ...any) table.Writer {
-	t := table.NewWriter()
-	t.SetStyle(table.StyleLight)
-	t.AppendHeader(columns)
-	return t
-}
-
-// fingerprint names a public key for people: the first 16 hex digits of the SHA-256 of its PKIX form.
-func fingerprint(key ed25519.PublicKey) string {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		panic("consilium: a key of the manifest has no PKIX form: " + err.Error())
-	}
-	sum := sha256.Sum256(der)
-	return hex.EncodeToString(sum[:8])
 }

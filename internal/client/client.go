@@ -35,6 +35,7 @@ var (
 	ErrDenied      = errors.New("not allowed")
 	ErrNotFound    = errors.New("not found")
 	ErrInvalid     = errors.New("not accepted")
+	ErrStale       = errors.New("the connection's appraisal has ended") // dial again
 )
 
 // Config says who calls whom. All fields but Now are required.
@@ -209,7 +210,7 @@ func (c *Client) fault(doing string, err error) error {
 	s := status.Convert(err)
 	kind := map[codes.Code]error{
 		codes.Unavailable: ErrUnreachable, codes.NotFound: ErrNotFound, codes.PermissionDenied: ErrDenied,
-		codes.InvalidArgument: ErrInvalid, codes.FailedPrecondition: ErrInvalid,
+		codes.InvalidArgument: ErrInvalid, codes.FailedPrecondition: ErrInvalid, codes.Unauthenticated: ErrStale,
 	}[s.Code()]
 	if r := c.refused.Load(); r != nil && s.Code() == codes.Unavailable {
 		by := "we refused the coordinator"
@@ -221,6 +222,8 @@ func (c *Client) fault(doing string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled), s.Code() == codes.Canceled:
 		return fmt.Errorf("%s: %w", doing, context.Canceled)
+	case errors.Is(err, context.DeadlineExceeded), s.Code() == codes.DeadlineExceeded:
+		return fmt.Errorf("%s: %w", doing, context.DeadlineExceeded)
 	case kind != nil:
 		return fmt.Errorf("%s: %w: %s", doing, kind, s.Message())
 	}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"consilium.dev/internal/client"
+)
+
+// kind is a kind of failure: the code that programs see in JSON and the exit code that scripts see. Both are stable.
+type kind struct {
+	code  string
+	exit  int
+	means string
+}
+
+var (
+	kindFailed      = kind{"failed", 1, "something else went wrong, as the message says: a disk, a bug"}
+	kindUsage       = kind{"usage", 2, "the command line or your consilium.yaml is wrong; nothing was done"}
+	kindRefused     = kind{"refused", 3, "a manifest, a plan, a key or a file does not pass; nothing was changed"}
+	kindNotFound    = kind{"not-found", 4, "there is no such file, run or model"}
+	kindUnreachable = kind{"unreachable", 5, "the coordinator does not answer"}
+	kindDenied      = kind{"denied", 6, "the manifest does not let you do that"}
+	kindUntrusted   = kind{"untrusted", 7, "the attested channel refused: evidence, a key or the manifest of one side does not pass"}
+	kindRunFailed   = kind{"run-failed", 8, "the run that was watched ended without completing"}
+	kindWait        = kind{"wait-exceeded", 9, "--timeout has passed; the run goes on"}
+	kindInterrupted = kind{"interrupted", 130, "SIGINT or SIGTERM; what the coordinator was asked for may have happened"}
+)
+
+// kinds are all of them, in the order of their exit codes.
+func kinds() []kind {
+	return []kind{
+		kindFailed, kindUsage, kindRefused, kindNotFound, kindUnreachable, kindDenied, kindUntrusted, kindRunFailed, kindWait,
+		kindInterrupted,
+	}
+}
+
+// exitCodesTopic is "consilium help exit-codes".
+func exitCodesTopic() *cobra.Command {
+	var text strings.Builder
+	text.WriteString("The exit codes of consilium, and the codes of errors in JSON:\n\n    0  -              done\n")
+	for _, k := range kinds() {
+		fmt.Fprintf(&text, "  %3d  %-14s %s\n", k.exit, k.code, k.means)
+	}
+	return &cobra.Command{Use: "exit-codes", Short: "How this program says what went wrong", Long: strings.TrimSpace(text.String())}
+}
+
+// fault is an error with its kind and what to do about it.
+type fault struct {
+	kind kind
+	hint string
+	err  error
+}
+
+func (f *fault) Error() string { return f.err.Error() }
+func (f *fault) Unwrap() error { return f.err }
+
+func newFault(k kind, hint, format string, args ...any) error {
+	return &fault{kind: k, hint: hint, err: fmt.Errorf(format, args...)}
+}
+
+func usageError(hint, format string, args ...any) error {
+	return newFault(kindUsage, hint, format, args...)
+}
+
+func refusedError(hint, format string, args ...any) error {
+	return newFault(kindRefused, hint, format, args...)
+}
+
+func notFoundError(hint, format string, args ...any) error {
+	return newFault(kindNotFound, hint, format, args...)
+}
+
+// errSaid ends a command that has said all there is to say, with the exit code of its kind.
+type errSaid struct{ kind kind }
+
+func (e errSaid) Error() string { return e.kind.means }
+
+// The causes of contexts that end by themselves.
+var (
+	errNoAnswer = errors.New("no answer for " + patience.String())
+	errWaited   = errors.New("--timeout has passed")
+)
+
+// explain gives an error of the client its kind and a hint. ctx is what the call was given.
+func explain(ctx context.Context, c *connection, err error) error {
+	var known *fault
+	cause := context.Cause(ctx)
+	switch {
+	case err == nil || errors.As(err, &known):
+		return err
+	case errors.Is(cause, errWaited):
+		return newFault(kindWait, "the run goes on: watch it again, or with a longer --timeout", "%w", cause)
+	case errors.Is(cause, errNoAnswer):
+		return newFault(kindUnreachable, c.reachHint(), "%w: %w", err, cause)
+	case errors.Is(cause, context.Canceled):
+		return newFault(kindInterrupted, "", "interrupted")
+	case errors.Is(err, client.ErrRefused):
+		return newFault(kindUntrusted, c.trustHint(), "%w", err)
+	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrStale):
+		return newFault(kindUnreachable, c.reachHint(), "%w", err)
+	case errors.Is(err, client.ErrDenied):
+		return newFault(kindDenied, "who may do what stands in the manifest: consilium manifest show "+c.manifestFile, "%w", err)
+	case errors.Is(err, client.ErrNotFound):
+		return newFault(kindNotFound, "consilium run list and consilium model list show what there is", "%w", err)
+	case errors.Is(err, client.ErrInvalid):
+		return newFault(kindRefused, "", "%w", err)
+	}
+	return err
+}
+
+// faultOf returns what programs are told of an error.
+func faultOf(err error) *fault {
+	var f *fault
+	if errors.As(err, &f) {
+		return &fault{kind: f.kind, hint: f.hint, err: err}
+	}
+	if errors.Is(err, context.Canceled) {
+		return &fault{kind: kindInterrupted, err: errors.New("interrupted")}
+	}
+	return &fault{kind: kindFailed, err: err}
+}

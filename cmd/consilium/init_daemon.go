@@ -1,0 +1,104 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+// daemonKind is one of the two programs that run for long.
+type daemonKind struct {
+	office string // and the kind of the JSON
+	config string
+	yaml   string
+	short  string
+	long   string
+	entry  string // where its identity key goes in manifest.yaml
+}
+
+func initMember(a *app) *cobra.Command {
+	return initDaemon(a, daemonKind{
+		office: "member", config: "participant.yaml", yaml: participantYAML, entry: "members",
+		short: "Make the identity key and the participant.yaml of a member",
+		long: "Member makes what a member's participant needs: its identity key, the key-encryption key of its own disk, and a\n" +
+			"participant.yaml in which the platform, the coordinator, the data and the owner's policy have to be filled in.",
+	})
+}
+
+func initCoordinator(a *app) *cobra.Command {
+	return initDaemon(a, daemonKind{
+		office: "coordinator", config: "coordinator.yaml", yaml: coordinatorYAML, entry: "coordinators",
+		short: "Make the identity key and the coordinator.yaml of a coordinator",
+		long: "Coordinator makes what a coordinator needs: its identity key, the key-encryption key under which log and models\n" +
+			"rest, and a coordinator.yaml in which the platform and the anchor have to be filled in. Keep a copy of kek.json in a\n" +
+			"safe place: without it log and models are lost.",
+	})
+}
+
+func initDaemon(a *app, k daemonKind) *cobra.Command {
+	var called string
+	cmd := &cobra.Command{
+		Use:   k.office + " DIR --name NAME",
+		Short: k.short,
+		Long:  k.long,
+		Args:  oneArgument("folder"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := checkName(called); err != nil {
+				return err
+			}
+			f, err := newFolder(args[0], identityFile, kekFile, k.config)
+			if err != nil {
+				return err
+			}
+			data, err := f.key(identityFile)
+			if err == nil {
+				err = f.kek()
+			}
+			if err == nil {
+				err = f.text(k.config, fill(k.yaml, called))
+			}
+			if err != nil {
+				return err
+			}
+			data.Name, data.Files = called, f.files
+			return a.emitMade(k.office, data, data.Key,
+				"next: standard output has the identity key of "+called+" for manifest.yaml, under "+k.entry,
+				"then fill in "+filepath.Join(args[0], k.config))
+		},
+	}
+	cmd.Flags().StringVar(&called, "name", "", "its name in the manifest")
+	return cmd
+}
+
+const enclaveYAML = `name: NAME
+manifest: manifest.dsse.json        # put the manifest that the members signed beside this file
+anchor: ""                          # fill in: the manifest's digest, 64 hex digits, as manifest build printed it
+identity: file:identity.key         # NAME's identity key
+platform: simulated:machine.json    # the machine; consilium init simulated-machine makes this one
+store: dir:store                    # where it keeps what must outlive it, sealed
+kek: file:kek.json                  # the key-encryption key that seals it
+`
+
+const participantYAML = `# A member's participant. Paths are relative to this file.
+` + enclaveYAML + `coordinator:
+  name: ""                          # fill in: its name in the manifest
+  address: ""                       # fill in: host:port
+data:                               # nothing of these files leaves this machine but updates and figures
+  records: ""                       # fill in: CSV with the records; a plan's schema says how it is read
+  split: ""                         # fill in: CSV with the columns line and set: which rows train, which test
+policy:                             # what the data's owner allows; what is not listed is refused
+  leads: []                         # fill in: people whose runs may use the data
+  strategies: []                    # fill in: how updates may be combined, for example [fedavg]
+  trainers: []                      # fill in: what may train on the data, for example [builtin/logistic]
+  least_participants: 0             # fill in: fewest members whose updates may be combined, 2 or more
+`
+
+const coordinatorYAML = `# The coordinator: control plane and aggregator. Paths are relative to this file.
+` + enclaveYAML + `listen: 0.0.0.0:7443                # address at which members and people reach it
+# limits:                           # what peers can make it spend; these are the defaults
+#   uploads: 1073741824             # bytes of updates in memory at once
+#   connections: 1024
+#   streams: 16                     # open calls on one connection
+#   progress: 1m                    # longest that an upload may stand still
+#   open_runs: 64                   # runs that have not ended
+`

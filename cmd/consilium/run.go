@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"consilium.dev/internal/client"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/trainer"
+)
+
+// maxPlan is the most bytes that a plan may have.
+const maxPlan = 256 << 10
+
+// runCommand returns the commands of a research lead. All of them talk to the coordinator.
+func runCommand(a *app) *cobra.Command {
+	group := &cobra.Command{Use: "run", Short: "Start runs and look at them"}
+	group.AddCommand(runStart(a), runList(a), runShow(a), runWatch(a))
+	return group
+}
+
+// startOptions are the flags of run start.
+type startOptions struct {
+	name, request string
+	watch         bool
+	timeout       time.Duration
+}
+
+func runStart(a *app) *cobra.Command {
+	var o startOptions
+	cmd := &cobra.Command{
+		Use:   "start PLAN.yaml",
+		Short: "Ask the members to take part in a run, and start it",
+		Long: "Start prints the new run's id. A request that is repeated with the same --request id starts nothing new and prints\n" +
+			"the same run's id, so it is safe to repeat when an answer was lost.",
+		Example: "  consilium run start plan.yaml --watch\n  consilium run start plan.yaml --request $(date +%F) -o json",
+		Args:    oneArgument("plan"),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.start(cmd.Context(), args[0], o) },
+	}
+	cmd.Flags().StringVar(&o.name, "name", "", "name of the run (default: the plan's)")
+	cmd.Flags().StringVar(&o.request, "request", "", "id of this request, 1 to 64 characters (default: drawn)")
+	cmd.Flags().BoolVar(&o.watch, "watch", false, "watch the run until it ends, as run watch does")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "with --watch: the longest to wait (default: for ever)")
+	return cmd
+}
+
+func (a *app) start(ctx context.Context, file string, o startOptions) error {
+	if o.timeout != 0 && !o.watch {
+		return usageError("add --watch", "--timeout says how long to watch the run")
+	}
+	plan, err := readPlan(file, o.name)
+	if err != nil {
+		return err
+	}
+	if o.request == "" {
+		var id [8]byte
+		rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
+		o.request = hex.EncodeToString(id[:])
+	}
+	var id string
+	err = a.ask(ctx, func(ctx context.Context, c *connection) (err error) {
+		id, err = c.Start(ctx, o.request, plan)
+		if errors.Is(err, client.ErrUnreachable) {
+			return newFault(kindUnreachable, c.reachHint()+"\nthen repeat the command with --request "+o.request+
+				": it cannot start twice", "%w", err)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if o.watch {
+		a.say("run %s, asked for as request %s", name(id), o.request)
+		return a.watch(ctx, id, o.timeout)
+	}
+	data := struct {
+		Run     string `json:"run"`
+		Name    string `json:"name"`
+		Request string `json:"request"`
+	}{id, plan.Name, o.request}
+	return a.emit("run.start", data, func(w *page) {
+		w.printf("%s\n", name(id))
+		a.say("next: consilium run watch %s", name(id))
+	})
+}
+
+// readPlan reads a plan and gives it another name if one is given.
+func readPlan(file, name string) (entry.Plan, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return entry.Plan{}, notFoundError("check the path", "opening the plan: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxPlan+1))
+	if err != nil {
+		return entry.Plan{}, fmt.Errorf("reading the plan: %w", err)
+	}
+	plan, err := trainer.ParsePlan(text)
+	if err == nil && name != "" {
+		plan.Name = name
+		err = trainer.CheckPlan(plan)
+	}
+	if err != nil {
+		return entry.Plan{}, refusedError("correct the plan; examples/hospitals/plan.yaml is a whole one", "%s: %w", file, err)
+	}
+	return plan, nil
+}
+
+func runList(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List all runs, the newest first",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.ask(cmd.Context(), func(ctx context.Context, c *connection) error {
+				runs, err := c.Runs(ctx)
+				if err != nil {
+					return err
+				}
+				data := struct {
+					Runs []client.Summary `json:"runs"`
+				}{runs}
+				return a.emit("run.list", data, func(w *page) { showRuns(w, runs) })
+			})
+		},
+	}
+}
+
+func showRuns(w *page, runs []client.Summary) {
+	if len(runs) == 0 {
+		w.printf("no runs yet; start one: consilium run start PLAN.yaml\n")
+		return
+	}
+	t := newTable("RUN", "NAME", "LEAD", "STATE", "ROUND", "CREATED")
+	for _, r := range runs {
+		t.AppendRow(table.Row{name(r.ID), name(r.Name), name(r.Lead), name(r.State), fmt.Sprintf("%d of %d", r.Round, r.Rounds), clock(r.Created)})
+	}
+	w.printf("%s\n", t.Render())
+}
+
+func runShow(a *app) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "show RUN",
+		Short: "Show a run with its members and rounds",
+		Long: "RUN is a run's id, the beginning of one (four characters at least), or a name that only one run has. Of many rounds\n" +
+			"the table shows about a dozen; JSON holds all of them.",
+		Args: oneArgument("run"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ask(cmd.Context(), func(ctx context.Context, c *connection) error {
+				r, err := c.Run(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				return a.emit("run.show", r, func(w *page) { showRun(w, r, all) })
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "show every round")
+	return cmd
+}
+
+// showRun prints everything there is to say of a run.
+func showRun(w *page, r client.Run, all bool) {
+	w.printf("run       %s (%s), of %s, created %s\n", name(r.Name), name(r.ID), name(r.Lead), clock(r.Created))
+	state := name(r.State)
+	for _, more := range []string{r.Reason, r.Waiting} {
+		if more != "" {
+			state += ": " + name(more)
+		}
+	}
+	w.printf("state     %s\n", state)
+	p := r.Plan
+	w.printf("plan      %d rounds of %s with %s; %d updates close a round, %s and %d tries at most\n", p.Rounds, name(p.Trainer),
+		name(p.Strategy.Name), p.Quorum, time.Duration(p.Deadline), p.Tries)
+	for _, warning := range warnings(r.Simulated, r.Rollback) {
+		w.printf("warning   %s\n", warning)
+	}
+	members := newTable("MEMBER", "ANSWER", "RECORDS", "SEEN")
+	for _, m := range r.Members {
+		answer := name(m.State)
+		if m.Rule != "" {
+			answer += ": " + name(m.Rule)
+		}
+		members.AppendRow(table.Row{name(m.Name), answer, count(m.Records), seen(m, r.Now)})
+	}
+	w.tables(members)
+	if len(r.History) > 0 {
+		w.tables(roundsTable(r, all))
+	}
+}
+
+// warnings are what nobody should overlook about a run or a model.
+func warnings(simulated, rollback string) []string {
+	var all []string
+	if simulated != "" {
+		all = append(all, fmt.Sprintf("SIMULATED enclaves under the private root %q: nothing is protected from their hosts", name(simulated)))
+	}
+	if rollback != "" {
+		all = append(all, name(rollback))
+	}
+	return all
+}
+
+// seen says when a member was last heard from.
+func seen(m client.Member, now time.Time) string {
+	switch {
+	case m.Connected:
+		return "connected"
+	case m.Seen.IsZero():
+		return "not since the coordinator started"
+	}
+	return now.Sub(m.Seen).Round(time.Second).String() + " ago"
+}
+
+// count words a number that is unknown where it is 0.
+func count(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
+// clock words an instant in the local time of whoever reads it.
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Local().Format(time.DateTime)
+}
+
+// bytesText words a number of bytes.
+func bytesText(n int64) string {
+	const units = "KMGTPE"
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, unit := float64(n)/1000, 0
+	for ; v >= 999.95; unit++ {
+		v /= 1000
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0") + " " + units[unit:unit+1] + "B"
+}

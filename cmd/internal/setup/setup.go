@@ -1,0 +1,115 @@
+// Package setup opens what the configurations of Consilium's programs name by path and URI: the signed manifest, keys, the
+// enclave's platform, storage. A new kind of storage or key is one case here.
+package setup
+
+import (
+	"crypto"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/platform"
+	"consilium.dev/internal/blob/kms/file"
+	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/identity"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/store"
+	"consilium.dev/internal/store/dir"
+)
+
+// maxEnvelope is the most bytes of a signed manifest.
+const maxEnvelope = 1 << 20
+
+// Enclave is what both daemons' configurations begin with. Paths are relative to the configuration's folder.
+type Enclave struct {
+	Name     string `yaml:"name"`     // in the manifest
+	Manifest string `yaml:"manifest"` // the signed envelope, manifest.dsse.json
+	Anchor   string `yaml:"anchor"`   // the manifest's digest, 64 hex digits
+	Identity string `yaml:"identity"` // identity key, "file:PATH"
+	Platform string `yaml:"platform"` // "simulated:PATH"
+	Store    string `yaml:"store"`    // "dir:PATH"
+	KEK      string `yaml:"kek"`      // key-encryption key, "file:PATH"
+}
+
+// Parts is what an Enclave names, open.
+type Parts struct {
+	Manifest  *manifest.Manifest
+	Identity  crypto.Signer
+	Attester  attest.Attester
+	Verifiers []attest.Verifier
+	Objects   store.Objects
+	Head      store.Head
+	KEK       store.Sealer
+	Close     func() error // of the storage
+}
+
+// Open opens everything. member, if not empty, must have signed the manifest with its own governance key.
+func (c Enclave) Open(env daemon.Env, member string) (*Parts, error) {
+	var p Parts
+	var err error
+	if p.Manifest, err = Manifest(env.Path(c.Manifest), c.Anchor, member); err != nil {
+		return nil, err
+	}
+	if p.Verifiers, err = Verifiers(p.Manifest); err != nil {
+		return nil, err
+	}
+	if p.Identity, err = identity.Open(env.URI(c.Identity)); err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	if p.Attester, err = platform.Open(env.URI(c.Platform), time.Now); err != nil {
+		return nil, fmt.Errorf("platform: %w", err)
+	}
+	scheme, path, _ := strings.Cut(env.URI(c.KEK), ":")
+	if scheme != "file" {
+		return nil, fmt.Errorf("kek: %q: want file:PATH", c.KEK)
+	}
+	if p.KEK, err = file.Open(path); err != nil {
+		return nil, fmt.Errorf("kek: %w", err)
+	}
+	scheme, path, _ = strings.Cut(env.URI(c.Store), ":")
+	if scheme != "dir" {
+		return nil, fmt.Errorf("store: %q: want dir:PATH", c.Store)
+	}
+	d, err := dir.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	p.Objects, p.Head, p.Close = d, d, d.Close
+	return &p, nil
+}
+
+// Manifest reads the signed manifest at path, which must have the digest anchor and, where member is not empty, the
+// signature of that member's governance key.
+func Manifest(path, anchor, member string) (*manifest.Manifest, error) {
+	var a manifest.Anchor
+	if n, err := hex.Decode(a.Digest[:], []byte(anchor)); len(anchor) != 64 || err != nil || n != 32 {
+		return nil, fmt.Errorf("anchor: want the manifest's digest, 64 hex digits, as \"consilium manifest build\" prints it")
+	}
+	a.Member = member
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxEnvelope+1))
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", path, err)
+	}
+	if len(text) > maxEnvelope {
+		return nil, fmt.Errorf("manifest %s: more than %d bytes", path, maxEnvelope)
+	}
+	m, err := manifest.Load(text, a)
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", path, err)
+	}
+	return m, nil
+}
+
+// Verifiers returns a verifier for each type of evidence, with the simulated roots that the manifest names.
+func Verifiers(m *manifest.Manifest) ([]attest.Verifier, error) {
+	return platform.Verifiers(platform.Options{SimulatedRoots: m.SimulatedRoots()})
+}
