@@ -1,0 +1,44 @@
+# Every target but lint-more needs Go, make, git and the basic tools of a POSIX system, and nothing else.
+.POSIX:
+.PHONY: all build demo test check generate fuzz lint-more clean
+
+# The same sources give the same bytes, whatever folder and machine they are built on.
+GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags=-buildid=
+
+all: build
+
+# The three programs: bin/coordinator, bin/participant, bin/consilium.
+build:
+	$(GOBUILD) -o bin/ ./cmd/coordinator ./cmd/participant ./cmd/consilium
+
+# Four hospitals train one model, in ./demo. See examples/hospitals.
+demo: build
+	$(GOBUILD) -o bin/hospitals ./examples/hospitals/demo
+	bin/hospitals
+
+# All tests, with the race detector where a C compiler is there. What needs more than Go skips and says why.
+test:
+	go build -o bin/testreport ./.ci/testreport
+	bin/testreport ./... ./.ci/testreport
+
+# All that a change must pass. Installs what it needs.
+check:
+	bash .ci/run
+
+# The code made from proto/*.proto. It is committed; this gives the same bytes.
+generate:
+	go run -modfile=.ci/tools.mod ./.ci/protogen
+
+# Each fuzz target for 30 seconds.
+fuzz:
+	sh .ci/fuzz 30s
+
+# What is too slow, or needs too much, for every change: more linters, the proto style, known vulnerabilities.
+lint-more:
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run --default=none \
+		--enable=bodyclose,errorlint,exhaustive,gosec,nilerr,nolintlint,unparam ./...
+	go run github.com/bufbuild/buf/cmd/buf@v1.75.0 lint proto
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+
+clean:
+	rm -rf bin demo
