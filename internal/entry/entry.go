@@ -1,9 +1,18 @@
 // Package entry names the facts that a federation writes down, and gives them their one encoding: a line of JSON in the
 // append-only log. Everything that a coordinator knows of its runs is a fold over these facts.
 //
-// A line is {"salt":...,"kind":...,"at":...,"fact":{...}}, at most [MaxLine] bytes, without a newline. Its 16-byte random
-// salt keeps a Merkle leaf hash from confirming a guess of the line. Fields are added, never renamed or given a new
-// meaning; a reader refuses a kind or a field that it does not know, since it could not replay what it means.
+// A line is {"salt":...,"kind":...,"at":...,"fact":{...}}, at most [MaxLine] bytes, without a newline and without white space
+// between its parts: the salt as 32 hex digits, the kind in snake case, the instant as 2026-03-01T12:00:00.000000Z. Its
+// 16-byte random salt keeps a Merkle leaf hash from confirming a guess of the line. One fact has one line: [Decode] accepts
+// what [Encode] writes and nothing else, and [Check] tells beforehand whether a fact can be written.
+//
+//	if err := entry.Check(f); err != nil { ... }  // where others sent what f holds
+//	line := entry.Encode(salt, at, f)             // salt is drawn anew for each line
+//	l, err := entry.Decode(line)                  // l.Fact equals f
+//
+// Fields are added, never renamed or given a new meaning, and a field that is added is left out of a line while it is zero,
+// so that old lines stay what they are. A reader refuses a kind or a field that it does not know, since it could not replay
+// what it means.
 package entry
 
 import (
