@@ -166,12 +166,19 @@ func (c *Credentials) handshake(ctx context.Context, raw net.Conn, s side) (net.
 		return nil, nil, errors.Join(fmt.Errorf("transport: deadline: %w", err), raw.Close())
 	}
 	// A context that ends wakes whoever waits on the connection.
-	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		_ = raw.SetDeadline(time.Unix(1, 0))
+	})
 	x := &exchange{c: c, raw: raw, side: s}
 	defer x.leave()
 	k, err := x.run(ctx)
-	if err == nil && !stop() {
-		err = ctx.Err() // the deadline was moved into the past
+	if !stop() {
+		<-woken // or it would cut short the drain, and an ALERT with it
+		if err == nil {
+			err = ctx.Err()
+		}
 	}
 	if err == nil && s == clientSide {
 		err = raw.SetDeadline(time.Time{})
@@ -183,7 +190,6 @@ func (c *Credentials) handshake(ctx context.Context, raw net.Conn, s side) (net.
 		c.forget(k)
 	}
 	err = x.refuse(ctx, err)
-	stop()
 	_ = raw.Close()
 	return nil, nil, err
 }

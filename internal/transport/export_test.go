@@ -75,7 +75,8 @@ func ReadFrame(b []byte, want uint8, limit int) ([]byte, error) {
 	return appendFrame(nil, frameType(want), body), nil
 }
 
-// Given is what a golden transcript begins from: values that a real session draws or derives.
+// Given is what a transcript begins from: values that a real session draws or derives. The side is 1 for the client and 2
+// for the server, as on the wire.
 type Given struct {
 	Client, Server       End
 	Federation           string
@@ -94,10 +95,75 @@ type End struct {
 	Types  []attest.Type
 }
 
+// of returns a side's own end, the other one, and its evidence.
+func (g Given) of(s uint8) (me, peer End, all []attest.Evidence) {
+	if side(s) == clientSide {
+		return g.Client, g.Server, g.EvidenceC
+	}
+	return g.Server, g.Client, g.EvidenceS
+}
+
+// Hello returns the body of a side's hello.
+func (g Given) Hello(s uint8) []byte {
+	me, peer, _ := g.of(s)
+	return hello{side: side(s), office: me.Office, nonce: me.Nonce, federation: g.Federation, manifest: g.Manifest,
+		epoch: g.Epoch, own: me.Name, peer: peer.Name, types: me.Types}.encode()
+}
+
+// Preimage returns what a side's report data is the digest of, and Report the report data.
+func (g Given) Preimage(s uint8, th [32]byte) []byte {
+	a, v, all := g.of(s)
+	return reportInput{
+		side: side(s), office: a.Office, epoch: g.Epoch, ekm: exported{g.EKMC, g.EKMS, g.EKMF}.of(side(s)), th: th,
+		attester: party{a.Name, a.SPKI, a.Nonce}, verifier: party{v.Name, v.SPKI, v.Nonce},
+		federation: g.Federation, manifest: g.Manifest, bundle: deviceBundle(all),
+	}.preimage()
+}
+
+func (g Given) Report(s uint8, th [32]byte) [64]byte { return sha512.Sum512(g.Preimage(s, th)) }
+
+// Seed returns what a side's devices derive their nonces from.
+func (g Given) Seed(s uint8) []byte {
+	_, v, _ := g.of(s)
+	return deviceSeed(exported{g.EKMC, g.EKMS, g.EKMF}.of(side(s)), v.Nonce)
+}
+
+// The functions of the channel that a peer needs who does as it does, up to a point.
+var (
+	Transcript     = transcript
+	EncodeEvidence = encodeEvidence
+	PersonInput    = personInput
+)
+
+// Finished returns the body of FINISHED.
+func Finished(ekm []byte, from uint8, th [32]byte, evidenceS, evidenceC []byte, verdict byte) []byte {
+	return finished(ekm, side(from), th, evidenceS, evidenceC, verdict)
+}
+
+// Frame returns a frame.
+func Frame(t uint8, body []byte) []byte { return appendFrame(nil, frameType(t), body) }
+
+// LP returns lp of each part.
+func LP(parts ...[]byte) []byte {
+	var b []byte
+	for _, p := range parts {
+		b = appendLP(b, p)
+	}
+	return b
+}
+
+// Export derives the session's values.
+func (g *Given) Export(cs tls.ConnectionState, th [32]byte) error {
+	e, err := export(cs, th)
+	g.EKMC, g.EKMS, g.EKMF = e.client, e.server, e.finished
+	return err
+}
+
 // Derived is what follows.
 type Derived struct {
 	HelloC, HelloS, EvidenceC, EvidenceS []byte
 	TH                                   [32]byte
+	PreimageC, PreimageS                 []byte
 	BC, BS                               [64]byte
 	SeedC, SeedS, PersonC                []byte
 	FinishedC, FinishedS                 []byte
@@ -105,30 +171,15 @@ type Derived struct {
 
 // Derive computes a transcript with the very functions that the channel uses.
 func Derive(g Given) Derived {
-	hello := func(s side, me, peer End) hello {
-		return hello{
-			side: s, office: me.Office, nonce: me.Nonce, federation: g.Federation, manifest: g.Manifest,
-			epoch: g.Epoch, own: me.Name, peer: peer.Name, types: me.Types,
-		}
-	}
 	var d Derived
-	d.HelloC = hello(clientSide, g.Client, g.Server).encode()
-	d.HelloS = hello(serverSide, g.Server, g.Client).encode()
+	d.HelloC, d.HelloS = g.Hello(1), g.Hello(2)
 	d.TH = transcript(d.HelloC, d.HelloS)
-	ekm := exported{g.EKMC, g.EKMS, g.EKMF}
-	bind := func(s side, a, v End, all []attest.Evidence) [64]byte {
-		return sha512.Sum512(reportInput{
-			side: s, office: a.Office, epoch: g.Epoch, ekm: ekm.of(s), th: d.TH,
-			attester: party{a.Name, a.SPKI, a.Nonce}, verifier: party{v.Name, v.SPKI, v.Nonce},
-			federation: g.Federation, manifest: g.Manifest, bundle: deviceBundle(all),
-		}.preimage())
-	}
-	d.BC = bind(clientSide, g.Client, g.Server, g.EvidenceC)
-	d.BS = bind(serverSide, g.Server, g.Client, g.EvidenceS)
-	d.SeedC, d.SeedS = deviceSeed(g.EKMC, g.Server.Nonce), deviceSeed(g.EKMS, g.Client.Nonce)
+	d.PreimageC, d.PreimageS = g.Preimage(1, d.TH), g.Preimage(2, d.TH)
+	d.BC, d.BS = g.Report(1, d.TH), g.Report(2, d.TH)
+	d.SeedC, d.SeedS = g.Seed(1), g.Seed(2)
 	d.PersonC = personInput(d.BC)
 	d.EvidenceC, d.EvidenceS = encodeEvidence(g.EvidenceC), encodeEvidence(g.EvidenceS)
-	d.FinishedC = finished(g.EKMF, clientSide, d.TH, d.EvidenceS, d.EvidenceC, verdictAccept)
-	d.FinishedS = finished(g.EKMF, serverSide, d.TH, d.EvidenceS, d.EvidenceC, verdictAccept)
+	d.FinishedC = Finished(g.EKMF, 1, d.TH, d.EvidenceS, d.EvidenceC, verdictAccept)
+	d.FinishedS = Finished(g.EKMF, 2, d.TH, d.EvidenceS, d.EvidenceC, verdictAccept)
 	return d
 }

@@ -51,6 +51,15 @@ func newPolicy() *policy {
 	return p
 }
 
+// withoutDevices returns a policy under which nobody shows a device, so that a handshake may take 20 s.
+func withoutDevices() *policy {
+	p := newPolicy()
+	p.types = map[attest.Office][][]attest.Type{
+		attest.Coordinator: {{attest.SEVSNP}}, attest.Participant: {{attest.SEVSNP}, {attest.Nitro}},
+	}
+	return p
+}
+
 func (p *policy) know(o attest.Office, name string) {
 	p.known[attest.Peer{Office: o, Name: name}] = true
 }
