@@ -86,7 +86,7 @@ func pays(encoded, decoded int) bool { return encoded <= decoded-decoded/8 }
 // Decode appends the chunk that data encodes to dst. size is what the peer says that the chunk decodes to; anything else, as
 // anything longer than MaxChunk, is an error, and dst is returned as it was.
 func Decode(dst []byte, s Scheme, data []byte, size int) ([]byte, error) {
-	if size < 0 || size > MaxChunk || len(data) > size {
+	if size > MaxChunk || len(data) > size {
 		return dst, fmt.Errorf("chunk of %d bytes for %d decoded, want at most %d and not longer than decoded", len(data), size, MaxChunk)
 	}
 	switch s {
@@ -102,23 +102,49 @@ func Decode(dst []byte, s Scheme, data []byte, size int) ([]byte, error) {
 	}
 }
 
-// decodeZstd decodes one frame that declares the right size. The header is judged before a byte is decoded, the output's
+// decodeZstd decodes one frame that declares the right size. Its outline is judged before a byte is decoded, the output's
 // capacity is the limit of the decoder.
 func decodeZstd(dst, data []byte, size int) ([]byte, error) {
 	var h zstd.Header
 	if err := h.Decode(data); err != nil {
 		return dst, fmt.Errorf("zstd chunk: %w", err)
 	}
-	if h.Skippable || !h.HasFCS || h.FrameContentSize != uint64(size) || h.DictionaryID != 0 {
+	if h.FrameContentSize != uint64(size) || h.DictionaryID != 0 { // a frame that declares nothing has 0 here, and size is more
 		return dst, fmt.Errorf("zstd chunk: want one frame without a dictionary that declares %d bytes", size)
+	}
+	if frameLen(h, data) != len(data) {
+		return dst, errors.New("zstd chunk: is cut off, or goes on behind its one frame")
 	}
 	start := len(dst)
 	out, err := decoder.DecodeAll(data, slices.Grow(dst, size)[:start:start+size])
 	if err != nil {
 		return dst, fmt.Errorf("zstd chunk: %w", err)
 	}
-	if len(out)-start != size {
+	if len(out)-start != size { // the library looks at this too; our promise does not rest on it
 		return dst, errors.New("zstd chunk: has another size than it declares")
 	}
 	return out, nil
+}
+
+// frameLen returns how many bytes the frame at the start of data has, by its own word: header, blocks and checksum (RFC 8878,
+// 3.1.1). It is more than len(data) for a frame that is cut off.
+func frameLen(h zstd.Header, data []byte) int {
+	const rle = 1
+	at := h.HeaderSize
+	for at+3 <= len(data) {
+		block := uint32(data[at]) | uint32(data[at+1])<<8 | uint32(data[at+2])<<16
+		last, kind, size := block&1, block>>1&3, int(block>>3)
+		if kind == rle {
+			size = 1
+		}
+		at += 3 + size
+		if last == 0 {
+			continue
+		}
+		if h.HasCheckSum {
+			at += 4
+		}
+		return at
+	}
+	return len(data) + 1
 }
