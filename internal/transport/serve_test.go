@@ -139,7 +139,8 @@ func serve(server *transport.Credentials, lis net.Listener) (d *desk, closing fu
 // connect returns a gRPC connection to a pipes listener.
 func connect(t testing.TB, client *transport.Credentials, p *pipes) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///council", grpc.WithTransportCredentials(client), grpc.WithContextDialer(p.dial))
+	conn, err := grpc.NewClient("passthrough:///council", grpc.WithTransportCredentials(client), grpc.WithContextDialer(p.dial),
+		grpc.WithIdleTimeout(0)) // gRPC itself hangs up after half an hour without calls
 	if err != nil {
 		t.Fatal(err)
 	}
