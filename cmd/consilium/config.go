@@ -105,8 +105,12 @@ func readConfig(path string) (personConfig, error) {
 		return c, usageError("see consilium help config", "%s: %w", path, err)
 	}
 	for _, field := range []struct{ name, value string }{
-		{"person", c.Person}, {"key", c.Key}, {"manifest", c.Manifest}, {"anchor", c.Anchor},
-		{"coordinator.name", c.Coordinator.Name}, {"coordinator.address", c.Coordinator.Address},
+		{"person", c.Person},
+		{"key", c.Key},
+		{"manifest", c.Manifest},
+		{"anchor", c.Anchor},
+		{"coordinator.name", c.Coordinator.Name},
+		{"coordinator.address", c.Coordinator.Address},
 	} {
 		if field.value == "" {
 			return c, usageError("see consilium help config", "%s: %s is not filled in", path, field.name)

@@ -44,6 +44,12 @@ func (l *lines) note(text string) { l.app.say("%s", name(text)) }
 func (l *lines) end(bool) {}
 
 func (l *lines) show(r client.Run) {
+	for i, x := range r.History {
+		if at := (place{x.Round, x.Try}); x.State != "open" && !l.said[at] && (r.Ended() || complete(r, i)) {
+			l.said[at] = true
+			l.app.say("%s", roundLine(r, x))
+		}
+	}
 	if r.State != l.state {
 		l.state = r.State
 		l.app.say("run %s: %s", name(r.Name), name(r.State))
@@ -51,12 +57,6 @@ func (l *lines) show(r client.Run) {
 	if r.State == "waiting for consent" && r.Waiting != l.waiting && r.Waiting != "" {
 		l.waiting = r.Waiting
 		l.app.say("%s", name(r.Waiting))
-	}
-	for i, x := range r.History {
-		if at := (place{x.Round, x.Try}); x.State != "open" && !l.said[at] && (r.Ended() || complete(r, i)) {
-			l.said[at] = true
-			l.app.say("%s", roundLine(r, x))
-		}
 	}
 }
 
@@ -78,12 +78,13 @@ func complete(r client.Run, i int) bool {
 // roundLine words a round that is over.
 func roundLine(r client.Run, x client.Round) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "round %d of %d %s", x.Round, r.Rounds, name(x.State))
+	if x.Kind == string(entry.Statistics) {
+		fmt.Fprintf(&b, "round %d, the columns' means and deviations, %s", x.Round, name(x.State))
+	} else {
+		fmt.Fprintf(&b, "round %d of %d %s", x.Round, r.Rounds, name(x.State))
+	}
 	if x.Try > 1 {
 		fmt.Fprintf(&b, " at try %d", x.Try)
-	}
-	if x.Kind == string(entry.Statistics) {
-		b.WriteString(" (means and deviations of the columns)")
 	}
 	fmt.Fprintf(&b, ": %d of %d updates", len(x.Accepted), len(x.Selected))
 	b.WriteString(figures(x))
