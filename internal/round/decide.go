@@ -1,0 +1,302 @@
+package round
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/entry"
+)
+
+// Limits is what the manifest and the coordinator's configuration allow a run. A list that is empty allows nothing.
+type Limits struct {
+	Members           []entry.Member
+	Strategies        []string
+	Trainers          []string
+	LeastParticipants int
+	MaxAbs            float64
+	RoundsMax         int
+	OpenRuns          int
+}
+
+const (
+	// maxRefusals is how many updates of a member a try refuses before the member is out of it.
+	maxRefusals = 8
+	// maxMetrics is the most figures of one member for one model.
+	maxMetrics = 16
+	// defaultResolution is, in parts of max_abs, the most that a mean may be off where the plan does not say.
+	defaultResolution = 0x1p-36
+)
+
+// Decide returns the facts that follow from an input at the instant now, or why it is refused. It changes nothing: the caller
+// writes the facts, and then applies them. now is not before [State.Newest].
+func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
+	switch in := in.(type) {
+	case Adopt:
+		return s.adopt(in.Fact)
+	case Boot:
+		return facts(in.Fact), nil
+	case Admit:
+		return facts(in.Fact), nil
+	case Create:
+		return s.create(in)
+	case Consent:
+		return s.consent(in)
+	case Decline:
+		if answered, err := s.invitation(in.Run, in.Member); err != nil || answered {
+			return nil, err
+		}
+		return facts(entry.Declined{Run: in.Run, Member: in.Member, Rule: in.Rule}), nil
+	case Query:
+		_, err := s.asked(in)
+		return nil, err
+	case Offer:
+		return s.offer(in)
+	case Reject:
+		return s.reject(in)
+	case Combined:
+		return s.combined(in)
+	case Evaluation:
+		return s.evaluation(in)
+	case Tick:
+		return s.tick(now, in.Held), nil
+	}
+	panic(fmt.Sprintf("round: unknown input %T", in))
+}
+
+func facts(f entry.Fact) []entry.Fact { return []entry.Fact{f} }
+
+func (s *State) adopt(f entry.ManifestAdopted) ([]entry.Fact, error) {
+	old := s.manifest
+	switch {
+	case old.Manifest == f.Manifest && old.Epoch == f.Epoch && old.Federation == f.Federation:
+		return nil, nil
+	case old.Epoch == 0, old.Federation == f.Federation && f.Epoch == old.Epoch+1 && f.Previous == old.Manifest:
+		return facts(f), nil
+	}
+	return nil, fmt.Errorf("%w: it is at epoch %d of %s, manifest %s, and this is epoch %d of %s, manifest %s",
+		ErrOtherLog, old.Epoch, old.Federation, old.Manifest.Short(), f.Epoch, f.Federation, f.Manifest.Short())
+}
+
+func (s *State) create(in Create) ([]entry.Fact, error) {
+	if known := s.requests[request{in.Fact.Lead, in.Fact.Request}]; known != nil {
+		if !samePlan(known.fact.Plan, in.Fact.Plan) {
+			return nil, fmt.Errorf("%w, run %s", ErrRequest, known.fact.Run)
+		}
+		return nil, nil
+	}
+	if err := in.Limits.allow(in.Fact); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPlan, err)
+	}
+	n := 0
+	for _, r := range s.runs {
+		if r.ended == "" {
+			n++
+		}
+	}
+	if n >= in.Limits.OpenRuns {
+		return nil, fmt.Errorf("%w: %d, and no more than %d may be", ErrOpenRuns, n, in.Limits.OpenRuns)
+	}
+	return facts(in.Fact), nil
+}
+
+func samePlan(a, b entry.Plan) bool {
+	x, err := json.Marshal(a)
+	y, err2 := json.Marshal(b)
+	return err == nil && err2 == nil && bytes.Equal(x, y)
+}
+
+// allow compares a plan with the members' limits.
+func (l Limits) allow(f entry.RunCreated) error {
+	p := f.Plan
+	switch {
+	case !slices.Contains(l.Strategies, p.Strategy.Name):
+		return fmt.Errorf("strategy %s; allowed are %s", p.Strategy.Name, strings.Join(l.Strategies, ", "))
+	case !slices.Contains(l.Trainers, p.Trainer):
+		return fmt.Errorf("trainer %s; allowed are %s", p.Trainer, strings.Join(l.Trainers, ", "))
+	case p.Rounds < 1 || p.Rounds > l.RoundsMax:
+		return fmt.Errorf("%d rounds; allowed are 1 to %d", p.Rounds, l.RoundsMax)
+	case !(p.MaxAbs <= l.MaxAbs):
+		return fmt.Errorf("max_abs %g; allowed is %g at most", p.MaxAbs, l.MaxAbs)
+	case p.Standardize != nil && !(p.Standardize.MaxAbs <= l.MaxAbs):
+		return fmt.Errorf("standardize.max_abs %g; allowed is %g at most", p.Standardize.MaxAbs, l.MaxAbs)
+	case p.Quorum < max(l.LeastParticipants, 1):
+		return fmt.Errorf("quorum %d; allowed is %d at least", p.Quorum, max(l.LeastParticipants, 1))
+	case p.Quorum > len(f.Members):
+		return fmt.Errorf("quorum %d of %d members", p.Quorum, len(f.Members))
+	case p.Tries < 1 || p.Deadline <= 0:
+		return errors.New("no tries, or no time for one")
+	case p.Standardize == nil && f.Initial == nil:
+		return errors.New("no initial model and no round that makes one")
+	}
+	for _, m := range f.Members {
+		if !slices.Contains(l.Members, m) {
+			return fmt.Errorf("%s is no member of the federation", m)
+		}
+	}
+	return nil
+}
+
+// invitation returns whether the member has answered already.
+func (s *State) invitation(id string, who entry.Member) (answered bool, err error) {
+	r, err := s.run(id)
+	if err != nil {
+		return false, err
+	}
+	m := r.member(who)
+	if m == nil {
+		return false, fmt.Errorf("%w: %s, in run %s", ErrStranger, who, id)
+	}
+	return m.State != invited, nil
+}
+
+func (s *State) consent(in Consent) ([]entry.Fact, error) {
+	if answered, err := s.invitation(in.Run, in.Member); err != nil || answered {
+		return nil, err
+	}
+	if in.Records < 1 || in.Records > aggregate.MaxWeight {
+		return nil, fmt.Errorf("%w: %d records, want 1 to %d", ErrWeight, in.Records, aggregate.MaxWeight)
+	}
+	return facts(entry.Consented{Run: in.Run, Member: in.Member, Records: in.Records}), nil
+}
+
+// asked returns the open try to which an update may be offered.
+func (s *State) asked(q Query) (*try, error) {
+	t, err := s.try(q.Run, q.Round, q.Try)
+	if err != nil {
+		return nil, err
+	}
+	share, ok := t.share(q.Member)
+	if !ok {
+		return nil, fmt.Errorf("%w: %s, in %s", ErrStranger, q.Member, t)
+	}
+	if q.Weight != 0 && q.Weight != share.Weight {
+		return nil, fmt.Errorf("%w: %d, declared were %d", ErrWeight, q.Weight, share.Weight)
+	}
+	if a, ok := t.of(q.Member); ok && a.Update != q.Update {
+		return nil, fmt.Errorf("%w: %s of %s", ErrSecond, a.Update.Short(), q.Member)
+	} else if !ok && t.refused[q.Member] >= maxRefusals {
+		return nil, fmt.Errorf("%w: %d times", ErrOften, maxRefusals)
+	}
+	return t, nil
+}
+
+func (s *State) offer(in Offer) ([]entry.Fact, error) {
+	q := Query{Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Weight: in.Weight}
+	if in.Weight < 1 {
+		return nil, fmt.Errorf("%w: %d", ErrWeight, in.Weight)
+	}
+	t, err := s.asked(q)
+	if err != nil {
+		return nil, err
+	}
+	if _, again := t.of(in.Member); again {
+		return nil, nil
+	}
+	return facts(entry.UpdateAccepted{
+		Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Weight: in.Weight, Bytes: in.Bytes,
+	}), nil
+}
+
+func (s *State) reject(in Reject) ([]entry.Fact, error) {
+	t, err := s.try(in.Run, in.Round, in.Try)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := t.share(in.Member); !ok {
+		return nil, fmt.Errorf("%w: %s, in %s", ErrStranger, in.Member, t)
+	}
+	if t.refused[in.Member] >= maxRefusals {
+		return nil, nil
+	}
+	return facts(entry.UpdateRefused{
+		Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Reason: in.Reason,
+	}), nil
+}
+
+// combined is the one commit of a round. That the right updates were summed is the caller's promise, and a broken one is a bug.
+func (s *State) combined(in Combined) ([]entry.Fact, error) {
+	t, err := s.try(in.Run, in.Round, in.Try)
+	if err != nil {
+		return nil, err
+	}
+	plan := s.byID[in.Run].fact.Plan
+	ok := len(in.Members) >= plan.Quorum && !in.Model.IsZero() &&
+		slices.IsSortedFunc(in.Members, func(a, b entry.Contribution) int { return compare(a.Member, b.Member) })
+	for i, c := range in.Members {
+		a, found := t.of(c.Member)
+		ok = ok && found && a.Update == c.Update && a.Weight == c.Weight && (i == 0 || in.Members[i-1].Member != c.Member)
+	}
+	if !ok {
+		panic("round: combined what was not accepted, or fewer than a quorum")
+	}
+	return facts(entry.RoundClosed{
+		Run: in.Run, Round: in.Round, Try: in.Try, Kind: t.fact.Kind, Base: t.fact.Model, Model: in.Model, Blob: in.Blob,
+		State: in.State, Members: in.Members,
+	}), nil
+}
+
+func (s *State) evaluation(in Evaluation) ([]entry.Fact, error) {
+	r, err := s.run(in.Run)
+	if err != nil {
+		return nil, err
+	}
+	if m := r.member(in.Member); m == nil || m.State != consented {
+		return nil, fmt.Errorf("%w: %s, in run %s", ErrStranger, in.Member, in.Run)
+	}
+	t := r.closing(in.Round)
+	if t == nil || t.model != in.Model {
+		return nil, fmt.Errorf("%w: round %d, model %s", ErrModel, in.Round, in.Model.Short())
+	}
+	if t.reported[in.Member] {
+		return nil, nil
+	}
+	if err := checkMetrics(in.Metrics); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFigures, err)
+	}
+	return facts(entry.Evaluated{
+		Run: in.Run, Round: in.Round, Member: in.Member, Model: in.Model, Metrics: slices.Clone(in.Metrics),
+	}), nil
+}
+
+// checkMetrics takes few figures, each finite, with a plain name and a direction, and none twice.
+func checkMetrics(all []entry.Metric) error {
+	if len(all) > maxMetrics {
+		return fmt.Errorf("%d of them, at most %d are allowed", len(all), maxMetrics)
+	}
+	seen := map[[2]string]bool{}
+	for i, m := range all {
+		key := [2]string{m.Set, m.Name}
+		switch {
+		case m.Set != "train" && m.Set != "test":
+			return fmt.Errorf("figure %d is of no set of rows, want train or test", i)
+		case !plainName(m.Name):
+			return fmt.Errorf("figure %d has a name other than 1 to 32 of a-z, 0-9 and _", i)
+		case m.Better != "min" && m.Better != "max":
+			return fmt.Errorf("figure %d says neither min nor max", i)
+		case math.IsNaN(m.Value) || math.IsInf(m.Value, 0):
+			return fmt.Errorf("figure %d is not finite", i)
+		case m.Count < 0 || m.Count > aggregate.MaxWeight:
+			return fmt.Errorf("figure %d is over %d rows, want 0 to %d", i, m.Count, aggregate.MaxWeight)
+		case seen[key]:
+			return fmt.Errorf("figure %d is there twice", i)
+		}
+		seen[key] = true
+	}
+	return nil
+}
+
+func plainName(s string) bool {
+	if s == "" || len(s) > 32 {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_'
+	})
+}

@@ -1,0 +1,130 @@
+package round
+
+import (
+	"errors"
+
+	"consilium.dev/internal/entry"
+)
+
+// The refusals. Decide wraps them with what was refused.
+var (
+	ErrClosed     = errors.New("not open (any more)")
+	ErrUnknownRun = errors.New("no such run")
+	ErrStranger   = errors.New("not asked to take part")
+	ErrWeight     = errors.New("another weight than declared, or none that can be")
+	ErrSecond     = errors.New("another update of the same member was accepted in this try")
+	ErrOften      = errors.New("refused too often in this try")
+	ErrPlan       = errors.New("the federation's rules do not allow the plan")
+	ErrRequest    = errors.New("the request was used for another plan")
+	ErrOpenRuns   = errors.New("too many runs are open")
+	ErrModel      = errors.New("not the model of that round")
+	ErrFigures    = errors.New("figures of a form that is not taken")
+	ErrOtherLog   = errors.New("the log belongs to another manifest")
+)
+
+// reasons spells each refusal for peers and for the log.
+var reasons = map[error]string{
+	ErrClosed: "closed", ErrUnknownRun: "unknown_run", ErrStranger: "stranger", ErrWeight: "weight", ErrSecond: "second",
+	ErrOften: "often", ErrPlan: "plan", ErrRequest: "request", ErrOpenRuns: "open_runs", ErrModel: "model", ErrFigures: "figures",
+	ErrOtherLog: "other_log",
+}
+
+// Reason returns the refusal that err wraps as one word of a closed list, and "" for an error that is none.
+func Reason(err error) string {
+	for sentinel, word := range reasons {
+		if errors.Is(err, sentinel) {
+			return word
+		}
+	}
+	return ""
+}
+
+// Input is something that has happened or is asked for: one of this package's structs of the names below.
+type Input interface{ input() }
+
+// Held says which update of a member a try holds in memory, if any.
+type Held func(run string, round, try int, m entry.Member) (entry.Digest, bool)
+
+// The inputs.
+type (
+	// Adopt begins to work under a manifest. Where the log is under it already, nothing follows.
+	Adopt struct{ Fact entry.ManifestAdopted }
+	// Boot says that a process has taken over the log.
+	Boot struct{ Fact entry.Booted }
+	// Admit says that a peer was admitted.
+	Admit struct{ Fact entry.Admitted }
+	// Create asks for a run. The same request of the same lead with the same plan again is no second run.
+	Create struct {
+		Fact   entry.RunCreated
+		Limits Limits
+	}
+	// Consent answers an invitation. The first answer counts; later ones are taken and change nothing.
+	Consent struct {
+		Run     string
+		Member  entry.Member
+		Records int64 // 1 to aggregate.MaxWeight
+	}
+	// Decline answers an invitation with the rule that refuses it.
+	Decline struct {
+		Run    string
+		Member entry.Member
+		Rule   string
+	}
+	// Query asks whether an update may be offered. No fact follows.
+	Query struct {
+		Run        string
+		Round, Try int
+		Member     entry.Member
+		Update     entry.Digest
+		Weight     int64 // 0: not said
+	}
+	// Offer says that an update is whole, checked, and in memory. The same again is taken and changes nothing.
+	Offer struct {
+		Run        string
+		Round, Try int
+		Member     entry.Member
+		Update     entry.Digest
+		Weight     int64
+		Bytes      int64 // received for it
+	}
+	// Reject says that an update's content was refused. So many of them count; the log is not for the refused to fill.
+	Reject struct {
+		Run        string
+		Round, Try int
+		Member     entry.Member
+		Update     entry.Digest
+		Reason     string
+	}
+	// Combined says that a try's new model, and its optimiser's state, are durable.
+	Combined struct {
+		Run        string
+		Round, Try int
+		Members    []entry.Contribution // as Combine asked
+		Model      entry.Digest
+		Blob       entry.Blob
+		State      *entry.Blob
+	}
+	// Evaluation hands in a member's figures of the model that a round made.
+	Evaluation struct {
+		Run     string
+		Round   int
+		Member  entry.Member
+		Model   entry.Digest
+		Metrics []entry.Metric
+	}
+	// Tick lets time pass. It is repeated until nothing follows.
+	Tick struct{ Held Held }
+)
+
+func (Adopt) input()      {}
+func (Boot) input()       {}
+func (Admit) input()      {}
+func (Create) input()     {}
+func (Consent) input()    {}
+func (Decline) input()    {}
+func (Query) input()      {}
+func (Offer) input()      {}
+func (Reject) input()     {}
+func (Combined) input()   {}
+func (Evaluation) input() {}
+func (Tick) input()       {}

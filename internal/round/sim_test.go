@@ -1,0 +1,420 @@
+package round_test
+
+import (
+	"crypto/sha256"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/round"
+)
+
+var seeds = flag.Int("seeds", 500, "how many simulated federations TestSimulate tries")
+
+// TestSimulate runs whole federations in virtual time, each from one seed: members answer, refuse, vanish, come back, repeat
+// themselves, lie and lose what they kept; messages are lost, doubled and late; the coordinator crashes before and after each
+// write. After every step the rules of the log are checked and the state is compared with a replay. When the weather has turned
+// good a run must end.
+func TestSimulate(t *testing.T) {
+	for seed := range *seeds {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			w := newWorld(t, uint64(seed))
+			for range 400 {
+				w.step()
+			}
+			w.calm = true
+			for range 4000 {
+				if w.ended() {
+					return
+				}
+				w.step()
+			}
+			t.Fatalf("a run in good weather did not end:\n%s", w.trace())
+		})
+	}
+}
+
+// world is a coordinator without a network, a disk or numbers, and its members.
+type world struct {
+	testing.TB
+	chance *rand.Rand
+	now    time.Time
+	calm   bool
+
+	log   []entry.Line
+	state *round.State
+	held  map[string]entry.Digest // memory: what a crash erases
+	busy  map[string]bool         // tries whose mean is being taken
+	mail  []round.Input           // on its way to the coordinator
+
+	members []entry.Member
+	limits  round.Limits
+	kept    map[string]entry.Digest // members' own disks: by member, run and round
+	fresh   int
+
+	checked int // entries of the log
+	audit   audit
+}
+
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func newWorld(t testing.TB, seed uint64) *world {
+	w := &world{
+		TB: t, chance: rand.New(rand.NewPCG(seed, 1)), now: start, state: round.New(), held: map[string]entry.Digest{},
+		busy: map[string]bool{}, kept: map[string]entry.Digest{},
+		audit: audit{
+			models: map[string]entry.Digest{}, quorum: map[string]int{}, last: map[string]int{}, over: map[string]bool{},
+			accepted: map[string]entry.Digest{},
+		},
+	}
+	for i := range 2 + w.chance.IntN(5) {
+		w.members = append(w.members, entry.Member(fmt.Sprintf("hospital-%d", i)))
+	}
+	w.limits = round.Limits{
+		Members: w.members, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 1,
+		MaxAbs: 1 << 20, RoundsMax: 10, OpenRuns: 4,
+	}
+	w.decide(round.Adopt{Fact: entry.ManifestAdopted{Federation: "f", Epoch: 1, Manifest: entry.Digest{1}}})
+	w.decide(round.Boot{})
+	for i := range 1 + w.chance.IntN(2) {
+		w.create(i)
+	}
+	return w
+}
+
+// create asks for a run; in good weather every run can end, for the plan asks for no more than the members could give.
+func (w *world) create(i int) {
+	p := entry.Plan{
+		Name: "p", Trainer: "builtin/logistic", Strategy: entry.Strategy{Name: "fedavg"}, Rounds: 1 + w.chance.IntN(4),
+		Quorum: 1 + w.chance.IntN(len(w.members)), Deadline: entry.Duration(time.Minute), Tries: 1 + w.chance.IntN(4), MaxAbs: 16,
+		Resolution: 1,
+	}
+	f := entry.RunCreated{
+		Run: fmt.Sprintf("run-%d", i), Request: fmt.Sprint(i), Lead: "lead", Members: w.members, Plan: p,
+	}
+	if w.chance.IntN(2) == 0 {
+		f.Plan.Standardize = &entry.Standardize{MaxAbs: 16}
+	} else {
+		f.Initial, f.Model = &entry.Blob{Plain: digest("initial")}, digest("initial")
+	}
+	in := round.Create{Fact: f, Limits: w.limits}
+	w.decide(in)
+	w.decide(in) // the answer was lost: the same request once more
+}
+
+func digest(parts ...any) entry.Digest { return sha256.Sum256([]byte(fmt.Sprint(parts...))) }
+
+func (w *world) chanceOf(percent int) bool { return !w.calm && w.chance.IntN(100) < percent }
+
+// step lets one thing happen.
+func (w *world) step() {
+	switch n := w.chance.IntN(10); {
+	case n == 0:
+		w.now = w.now.Add(time.Duration(w.chance.Int64N(int64(20 * time.Second))))
+	case w.chanceOf(3):
+		w.crash()
+	case w.chanceOf(2):
+		w.lose()
+	case n < 5 && len(w.mail) > 0:
+		w.deliver()
+	default:
+		w.act()
+	}
+	w.settle()
+	w.check()
+}
+
+// settle is the coordinator's loop: time passes until nothing follows from it any more.
+func (w *world) settle() {
+	for range 100 {
+		if w.decide(round.Tick{Held: w.holds}) == 0 {
+			return
+		}
+	}
+	w.Fatalf("time does not stop having consequences:\n%s", w.trace())
+}
+
+func (w *world) holds(run string, number, attempt int, m entry.Member) (entry.Digest, bool) {
+	d, ok := w.held[tryKey(run, number, attempt)+string(m)]
+	return d, ok
+}
+
+func tryKey(run string, number, attempt int) string {
+	return fmt.Sprintf("%s/%d/%d/", run, number, attempt)
+}
+
+// decide decides, writes and applies, and may crash between any two of them. It returns how many facts followed.
+func (w *world) decide(in round.Input) int {
+	facts, err := w.state.Decide(w.now, in)
+	if err != nil {
+		if round.Reason(err) == "" {
+			w.Fatalf("Decide(%+v) = %v, which no peer can be told", in, err)
+		}
+		return 0
+	}
+	if len(facts) > 0 && w.chanceOf(2) { // before the write
+		w.crash()
+		return 0
+	}
+	for _, f := range facts {
+		w.log = append(w.log, entry.Line{At: w.now, Fact: f})
+	}
+	if len(facts) > 0 && w.chanceOf(2) { // after it
+		w.crash()
+		return len(facts)
+	}
+	for _, f := range facts {
+		if err := w.state.Apply(w.now, f); err != nil {
+			w.Fatalf("Apply(%+v), which Decide returned: %v", f, err)
+		}
+	}
+	if o, ok := in.(round.Offer); ok {
+		w.mustBeAccepted(o)
+		w.held[tryKey(o.Run, o.Round, o.Try)+string(o.Member)] = o.Update
+	}
+	return len(facts)
+}
+
+// mustBeAccepted fails the test where an offer was taken that the state does not know as the member's one update.
+func (w *world) mustBeAccepted(o round.Offer) {
+	r, _ := w.state.Run(o.Run)
+	for _, t := range r.Rounds {
+		if t.Round == o.Round && t.Try == o.Try && slices.ContainsFunc(t.Accepted, func(a entry.UpdateAccepted) bool {
+			return a.Member == o.Member && a.Update == o.Update && a.Weight == o.Weight
+		}) {
+			return
+		}
+	}
+	w.Fatalf("offer %+v was taken and is not accepted:\n%s", o, w.trace())
+}
+
+// crash erases the coordinator's memory and boots it again.
+func (w *world) crash() {
+	clear(w.held)
+	clear(w.busy)
+	w.mail = nil
+	w.state = w.replay()
+	calm := w.calm
+	w.calm = true // one crash at a time
+	w.decide(round.Boot{})
+	w.calm = calm
+}
+
+func (w *world) replay() *round.State {
+	s := round.New()
+	for i, l := range w.log {
+		if err := s.Apply(l.At, l.Fact); err != nil {
+			w.Fatalf("replaying entry %d, %+v: %v", i, l.Fact, err)
+		}
+	}
+	return s
+}
+
+// lose makes a member forget an update that it kept.
+func (w *world) lose() {
+	for k := range w.kept {
+		if w.chance.IntN(4) == 0 {
+			delete(w.kept, k)
+		}
+	}
+}
+
+// act lets somebody do one of the things that are wanted.
+func (w *world) act() {
+	actions := w.state.Todo(round.View{Now: w.now, Held: w.holds})
+	if len(actions) == 0 {
+		return
+	}
+	switch a := actions[w.chance.IntN(len(actions))].(type) {
+	case round.Invite:
+		if w.chanceOf(15) {
+			w.send(round.Decline{Run: a.Run, Member: a.Member, Rule: "rule"})
+		} else {
+			w.send(round.Consent{Run: a.Run, Member: a.Member, Records: 1 + w.chance.Int64N(300)})
+		}
+	case round.Ask:
+		w.answer(a)
+	case round.Evaluate:
+		w.send(round.Evaluation{Run: a.Run, Round: a.Round, Member: a.Member, Model: a.Model})
+	case round.Combine:
+		w.combine(a)
+	case round.Wake:
+		if w.calm {
+			w.now = a.At
+		}
+	}
+}
+
+// answer offers what the member has kept, or trains anew; now and then it lies.
+func (w *world) answer(a round.Ask) {
+	key := fmt.Sprint(a.Member, a.Run, a.Round)
+	d, ok := w.kept[key]
+	if !ok {
+		if !a.Accepted.IsZero() {
+			return // it has lost what was accepted, and sits this try out
+		}
+		w.fresh++
+		d = digest(key, w.fresh)
+		w.kept[key] = d
+	}
+	in := round.Offer{Run: a.Run, Round: a.Round, Try: a.Try, Member: a.Member, Update: d, Weight: a.Weight, Bytes: 1}
+	switch {
+	case w.chanceOf(5):
+		in.Update = digest("another", w.fresh, w.chance.Uint64())
+	case w.chanceOf(5):
+		in.Weight++
+	case w.chanceOf(5):
+		in.Round++
+	case w.chanceOf(10):
+		w.send(round.Reject{Run: a.Run, Round: a.Round, Try: a.Try, Member: a.Member, Update: d, Reason: "value"})
+		return
+	}
+	w.send(in)
+}
+
+// combine takes the mean beside the loop: its outcome is another message.
+func (w *world) combine(a round.Combine) {
+	key := tryKey(a.Run, a.Round, a.Try)
+	if w.busy[key] {
+		return
+	}
+	w.busy[key] = true
+	w.mail = append(w.mail, round.Combined{
+		Run: a.Run, Round: a.Round, Try: a.Try, Members: a.Members, Model: mean(a.Base, a.Members),
+		Blob: entry.Blob{Plain: mean(a.Base, a.Members)},
+	})
+}
+
+// mean stands for the exact mean: the same base and the same updates give the same digest.
+func mean(base *entry.Blob, members []entry.Contribution) entry.Digest {
+	from := entry.Digest{}
+	if base != nil {
+		from = base.Plain
+	}
+	return digest(from, members)
+}
+
+// send puts a message on its way: it may be lost, or arrive twice.
+func (w *world) send(in round.Input) {
+	if w.chanceOf(15) {
+		return
+	}
+	w.mail = append(w.mail, in)
+	if w.chanceOf(15) {
+		w.mail = append(w.mail, in)
+	}
+}
+
+// deliver brings any of the messages that are on their way.
+func (w *world) deliver() {
+	i := w.chance.IntN(len(w.mail))
+	in := w.mail[i]
+	w.mail = slices.Delete(w.mail, i, i+1)
+	if o, ok := in.(round.Offer); ok && w.busy[tryKey(o.Run, o.Round, o.Try)] {
+		return // the sum is closed: the coordinator refuses it before the rules see it
+	}
+	w.decide(in)
+}
+
+func (w *world) ended() bool {
+	for _, r := range w.state.Runs() {
+		if r.State != "completed" && r.State != "failed" {
+			return false
+		}
+	}
+	return true
+}
+
+// check reads the whole log as an auditor would and compares the state with its replay.
+func (w *world) check() {
+	if w.checked == len(w.log) {
+		return
+	}
+	again := w.replay()
+	view := round.View{Now: w.now, Held: w.holds}
+	if got, want := w.state.Runs(), again.Runs(); !reflect.DeepEqual(got, want) {
+		w.Fatalf("the state differs from its replay:\n%s%s", cmp.Diff(got, want), w.trace())
+	}
+	if got, want := w.state.Todo(view), again.Todo(view); !reflect.DeepEqual(got, want) {
+		w.Fatalf("the state wants other things than its replay:\n%s%s", cmp.Diff(got, want), w.trace())
+	}
+	for ; w.checked < len(w.log); w.checked++ {
+		if err := w.audit.read(w.log[w.checked].Fact); err != nil {
+			w.Fatalf("entry %d: %v\n%s", w.checked, err, w.trace())
+		}
+	}
+}
+
+func (w *world) trace() string {
+	out := ""
+	for i, l := range w.log {
+		out += fmt.Sprintf("%4d %s %T%+v\n", i, l.At.Format("15:04:05"), l.Fact, l.Fact)
+	}
+	return out
+}
+
+// audit holds the promises of the log, written down a second time without the machine.
+type audit struct {
+	models   map[string]entry.Digest // newest of each run
+	quorum   map[string]int
+	last     map[string]int // newest closed round
+	over     map[string]bool
+	accepted map[string]entry.Digest // by try and member
+}
+
+func (a *audit) read(f entry.Fact) error {
+	switch f := f.(type) {
+	case entry.RunCreated:
+		a.models[f.Run], a.quorum[f.Run], a.last[f.Run] = f.Model, f.Plan.Quorum, -1
+		if f.Plan.Standardize == nil {
+			a.last[f.Run] = 0
+		}
+	case entry.RoundOpened:
+		if a.over[f.Run] || f.Round != a.last[f.Run]+1 || f.Model != a.models[f.Run] {
+			return fmt.Errorf("opened after round %d of model %s", a.last[f.Run], a.models[f.Run].Short())
+		}
+	case entry.UpdateAccepted:
+		key := tryKey(f.Run, f.Round, f.Try) + string(f.Member)
+		if _, twice := a.accepted[key]; twice || a.over[f.Run] || f.Round != a.last[f.Run]+1 {
+			return fmt.Errorf("accepted twice, or out of its round")
+		}
+		a.accepted[key] = f.Update
+	case entry.RoundClosed:
+		return a.close(f)
+	case entry.RunEnded:
+		if a.over[f.Run] {
+			return fmt.Errorf("ended twice")
+		}
+		a.over[f.Run] = true
+	}
+	return nil
+}
+
+func (a *audit) close(f entry.RoundClosed) error {
+	if a.over[f.Run] || f.Round != a.last[f.Run]+1 || f.Base != a.models[f.Run] || len(f.Members) < a.quorum[f.Run] {
+		return fmt.Errorf("closed out of order, from another base, or below the quorum")
+	}
+	seen := map[entry.Member]bool{}
+	for _, c := range f.Members {
+		if seen[c.Member] || a.accepted[tryKey(f.Run, f.Round, f.Try)+string(c.Member)] != c.Update {
+			return fmt.Errorf("%s counts twice, or with what was not accepted", c.Member)
+		}
+		seen[c.Member] = true
+	}
+	var base *entry.Blob
+	if !f.Base.IsZero() {
+		base = &entry.Blob{Plain: f.Base}
+	}
+	if mean(base, f.Members) != f.Model {
+		return fmt.Errorf("the model is not the mean of the accepted updates")
+	}
+	a.models[f.Run], a.last[f.Run] = f.Model, f.Round
+	return nil
+}

@@ -1,0 +1,173 @@
+package round
+
+import (
+	"time"
+
+	"consilium.dev/internal/entry"
+)
+
+// evaluateBack is how many closed rounds back a member that was away is asked to evaluate.
+const evaluateBack = 3
+
+// View is what Todo has to know beside the facts.
+type View struct {
+	Now  time.Time
+	Held Held
+}
+
+// Action is something that should be going on: one of this package's structs of the names below. An action that is going on
+// already is asked for again, and is not begun twice.
+type Action interface{ action() }
+
+// The actions.
+type (
+	// Invite asks a member whether it takes part.
+	Invite struct {
+		Run    string
+		Lead   string
+		Member entry.Member
+		Plan   entry.Plan
+	}
+	// Ask asks a member for its update.
+	Ask struct {
+		Run        string
+		Lead       string
+		Round, Try int
+		Kind       entry.RoundKind
+		Member     entry.Member
+		Weight     int64
+		Base       *entry.Blob // nil in a statistics round
+		Model      entry.Digest
+		Accepted   entry.Digest // the update that was accepted and is not in memory any more, zero for none
+		Plan       entry.Plan
+	}
+	// Combine asks for the new model: the mean of these members' updates, which are in memory, and what the plan's strategy
+	// makes of it. Combined answers it. Which members they are does not change once it was asked for, unless a boot or an
+	// accepted update comes between: the caller takes no update into the sum after it has begun.
+	Combine struct {
+		Run        string
+		Round, Try int
+		Kind       entry.RoundKind
+		Members    []entry.Contribution // ascending by member
+		Base       *entry.Blob
+		State      *entry.Blob // of the optimiser; nil before its first step
+		Plan       entry.Plan
+	}
+	// Evaluate asks a member for its figures of the model that a round made.
+	Evaluate struct {
+		Run    string
+		Lead   string
+		Round  int
+		Member entry.Member
+		Model  entry.Digest
+		Blob   entry.Blob
+		Plan   entry.Plan
+	}
+	// Wake asks for a Tick at that instant: something follows from time alone.
+	Wake struct{ At time.Time }
+)
+
+func (Invite) action()   {}
+func (Ask) action()      {}
+func (Combine) action()  {}
+func (Evaluate) action() {}
+func (Wake) action()     {}
+
+// Todo returns what should be going on at v.Now, in a fixed order: for each run what is wanted of its members, then what the
+// coordinator itself is to do; at last, if anything follows from time alone, one Wake.
+func (s *State) Todo(v View) []Action {
+	var out []Action
+	var wake time.Time
+	at := func(t time.Time) {
+		if wake.IsZero() || t.Before(wake) {
+			wake = t
+		}
+	}
+	for _, r := range s.runs {
+		if r.ended != "" {
+			continue
+		}
+		t := r.open()
+		if !r.finished() {
+			out = append(out, r.invitations()...)
+		}
+		out = append(out, r.evaluations()...)
+		switch {
+		case t != nil:
+			p := t.progress(v.Held)
+			if p.ready(v.Now, t, r.fact.Plan.Quorum) {
+				out = append(out, r.combine(t, p))
+				break
+			}
+			out = append(out, r.asks(t, v.Held)...)
+			at(t.deadline)
+		case len(r.tries) == 0:
+			some, none := s.patience(r)
+			if r.count(consented) >= r.fact.Plan.Quorum {
+				at(some)
+			} else {
+				at(none)
+			}
+		case r.finished():
+			at(s.lastCall(r))
+		}
+	}
+	if !wake.IsZero() {
+		out = append(out, Wake{wake})
+	}
+	return out
+}
+
+func (r *run) invitations() []Action {
+	var out []Action
+	for _, m := range r.members {
+		if m.State == invited {
+			out = append(out, Invite{Run: r.fact.Run, Lead: r.fact.Lead, Member: m.Member, Plan: r.fact.Plan})
+		}
+	}
+	return out
+}
+
+// asks returns what is wanted of each member of an open try.
+func (r *run) asks(t *try, held Held) []Action {
+	var out []Action
+	f := t.fact
+	for _, share := range f.Selected {
+		a, accepted := t.of(share.Member)
+		if d, ok := held(f.Run, f.Round, f.Try, share.Member); accepted && ok && d == a.Update {
+			continue
+		}
+		if !accepted && t.refused[share.Member] >= maxRefusals {
+			continue
+		}
+		out = append(out, Ask{
+			Run: f.Run, Lead: r.fact.Lead, Round: f.Round, Try: f.Try, Kind: f.Kind, Member: share.Member, Weight: share.Weight,
+			Base: f.Base, Model: f.Model, Accepted: a.Update, Plan: r.fact.Plan,
+		})
+	}
+	return out
+}
+
+func (r *run) combine(t *try, p progress) Combine {
+	return Combine{
+		Run: t.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, Members: p.held, Base: t.fact.Base,
+		State: r.state, Plan: r.fact.Plan,
+	}
+}
+
+// evaluations returns whose figures of the newest models are missing, the oldest model first.
+func (r *run) evaluations() []Action {
+	var out []Action
+	for number := max(r.closed-evaluateBack+1, 0); number <= r.closed; number++ {
+		t := r.closing(number)
+		if t == nil { // round 0 of a plan that does not standardise
+			continue
+		}
+		for _, m := range r.evaluators(t) {
+			out = append(out, Evaluate{
+				Run: r.fact.Run, Lead: r.fact.Lead, Round: number, Member: m, Model: t.model, Blob: t.blob, Plan: r.fact.Plan,
+			})
+		}
+	}
+	return out
+}
