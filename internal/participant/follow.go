@@ -94,20 +94,21 @@ type task struct {
 	run func(context.Context) error
 }
 
-// tasks returns what w wants, in the order in which it is done: answers first, for others wait for them.
+// tasks returns what w wants, in the order in which it is done: answers first, for others wait for them; figures
+// of the newest model before its training, or the slowest member would never get to them.
 func (s *session) tasks(w *pb.Wanted) []task {
 	var all []task
 	for _, i := range w.Invitations {
 		all = append(all, task{"consent/" + i.Run, func(ctx context.Context) error { return s.consent(ctx, i) }})
 	}
+	for _, e := range w.Evaluate {
+		key := fmt.Sprintf("evaluate/%s/%d", e.Run, e.Round)
+		all = append(all, task{key, func(ctx context.Context) error { return s.evaluate(ctx, e) }})
+	}
 	for _, t := range w.Train {
 		// What was accepted before a crash of the coordinator is another task than what has not been offered yet.
 		key := fmt.Sprintf("train/%s/%d/%d/%x", t.Run, t.Round, t.Try, t.Accepted)
 		all = append(all, task{key, func(ctx context.Context) error { return s.train(ctx, t) }})
-	}
-	for _, e := range w.Evaluate {
-		key := fmt.Sprintf("evaluate/%s/%d", e.Run, e.Round)
-		all = append(all, task{key, func(ctx context.Context) error { return s.evaluate(ctx, e) }})
 	}
 	return all
 }

@@ -1,0 +1,60 @@
+// Coordinator is the control plane and the aggregator of a federation. It belongs inside an enclave that no operator can
+// look into. See docs/operating.md for its configuration, and "coordinator --help" for its flags.
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"consilium.dev/cmd/internal/setup"
+	"consilium.dev/internal/coordinator"
+	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/entry"
+)
+
+// config is coordinator.yaml. A limit that is left out has its default, see coordinator.Limits.
+type config struct {
+	setup.Enclave `yaml:",inline"`
+
+	Listen string `yaml:"listen"` // host:port
+	Limits struct {
+		Uploads     int64          `yaml:"uploads"`     // bytes of updates in memory at once
+		Connections int            `yaml:"connections"` // open connections
+		Streams     uint32         `yaml:"streams"`     // open calls on one connection
+		Progress    entry.Duration `yaml:"progress"`    // most that an upload may stand still
+		OpenRuns    int            `yaml:"open_runs"`   // runs that have not ended
+	} `yaml:"limits"`
+}
+
+func main() {
+	var c config
+	os.Exit(daemon.Main("coordinator", &c, func(ctx context.Context, env daemon.Env) error { return run(ctx, env, c) }))
+}
+
+func run(ctx context.Context, env daemon.Env, c config) error {
+	parts, err := c.Open(env, "")
+	if err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
+	defer parts.Close() //nolint:errcheck // nothing is written by closing
+	lis, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return &daemon.ConfigError{Err: fmt.Errorf("%w (is another coordinator running? \"listen\" names the address)", err)}
+	}
+	defer lis.Close()
+	server, err := coordinator.New(coordinator.Options{
+		Name: c.Name, Manifest: parts.Manifest, Identity: parts.Identity, Attester: parts.Attester, Verifiers: parts.Verifiers,
+		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
+		Limits: coordinator.Limits{
+			Uploads: c.Limits.Uploads, Connections: c.Limits.Connections, Streams: c.Limits.Streams,
+			Progress: time.Duration(c.Limits.Progress), OpenRuns: c.Limits.OpenRuns,
+		},
+	})
+	if err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
+	return server.Run(ctx, lis)
+}

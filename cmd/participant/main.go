@@ -1,0 +1,51 @@
+// Participant is a member's daemon, inside the member's own enclave and beside its data. It dials out only. See
+// docs/operating.md for its configuration, and "participant --help" for its flags.
+package main
+
+import (
+	"context"
+	"os"
+
+	"consilium.dev/cmd/internal/setup"
+	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/participant"
+)
+
+// config is participant.yaml.
+type config struct {
+	setup.Enclave `yaml:",inline"`
+
+	Coordinator struct {
+		Name    string `yaml:"name"`    // in the manifest
+		Address string `yaml:"address"` // host:port
+	} `yaml:"coordinator"`
+	Data   participant.Data   `yaml:"data"`
+	Policy participant.Policy `yaml:"policy"`
+}
+
+func main() {
+	var c config
+	os.Exit(daemon.Main("participant", &c, func(ctx context.Context, env daemon.Env) error { return run(ctx, env, c) }))
+}
+
+func run(ctx context.Context, env daemon.Env, c config) error {
+	// A first manifest counts only with the signature of the member's own governance key.
+	parts, err := c.Open(env, c.Name)
+	if err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
+	defer parts.Close() //nolint:errcheck // nothing is written by closing
+	data := participant.Data{Records: env.Path(c.Data.Records), Split: env.Path(c.Data.Split)}
+	if err := data.Check(); err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
+	p, err := participant.New(participant.Options{
+		Name: c.Name, Manifest: parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address,
+		Identity: parts.Identity, Attester: parts.Attester, Verifiers: parts.Verifiers, Objects: parts.Objects, KEK: parts.KEK,
+		Data: data, Policy: c.Policy, Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
+	})
+	if err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
+	return p.Run(ctx)
+}

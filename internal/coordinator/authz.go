@@ -1,0 +1,140 @@
+package coordinator
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// may says who may call a method: one office and, for people, what the manifest must allow them. The zero value lets
+// nobody in.
+type may struct {
+	office attest.Office
+	right  string // "lead" or "audit"; any of rights for people
+}
+
+// methods is the one table of who may call what. A method without a row is refused, and a test fails for it.
+var methods = map[string][]may{
+	pb.Rounds_Follow_FullMethodName:     {{office: attest.Participant}},
+	pb.Rounds_Consent_FullMethodName:    {{office: attest.Participant}},
+	pb.Rounds_Query_FullMethodName:      {{office: attest.Participant}},
+	pb.Rounds_Offer_FullMethodName:      {{office: attest.Participant}},
+	pb.Rounds_Report_FullMethodName:     {{office: attest.Participant}},
+	pb.Blobs_Fetch_FullMethodName:       {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Runs_Start_FullMethodName:        {{attest.Person, "lead"}},
+	pb.Runs_List_FullMethodName:         {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Runs_Show_FullMethodName:         {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Runs_Watch_FullMethodName:        {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Models_ListModels_FullMethodName: {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Models_ShowModel_FullMethodName:  {{attest.Person, "lead"}, {attest.Person, "audit"}},
+}
+
+// guard admits calls by the method table and by what the channel says of the caller, never by the caller's words.
+type guard struct {
+	manifest *manifest.Manifest
+	now      func() time.Time
+}
+
+// check returns the caller if it may call the method now.
+func (g *guard) check(ctx context.Context, method string) (transport.Peer, error) {
+	peer, ok := transport.FromContext(ctx)
+	if !ok {
+		return transport.Peer{}, status.Error(codes.Unauthenticated, "no attested channel")
+	}
+	if err := g.alive(peer); err != nil {
+		return transport.Peer{}, err
+	}
+	for _, m := range methods[method] {
+		if m.office == peer.Office && (m.right == "" || g.has(peer.Name, m.right)) {
+			return peer, nil
+		}
+	}
+	return transport.Peer{}, status.Errorf(codes.PermissionDenied, "%s is not for a %s with these rights", method, peer.Office)
+}
+
+// alive refuses a peer whose appraisal has expired or was made under another manifest.
+func (g *guard) alive(peer transport.Peer) error {
+	switch {
+	case peer.Epoch != g.manifest.Epoch() || peer.Manifest != g.manifest.Digest():
+		return status.Error(codes.Unauthenticated, "appraised under another manifest: dial again")
+	case !g.now().Before(peer.Expires):
+		return status.Error(codes.Unauthenticated, "appraisal expired: dial again")
+	}
+	return nil
+}
+
+// has reports whether the manifest lets the person do that.
+func (g *guard) has(person, right string) bool {
+	p, ok := g.manifest.Person(person)
+	return ok && slices.Contains(p.May, right)
+}
+
+// peerKey is the context key under which handlers find their caller.
+type peerKey struct{}
+
+// caller returns who makes this call; guard has put it there.
+func caller(ctx context.Context) transport.Peer {
+	return ctx.Value(peerKey{}).(transport.Peer)
+}
+
+// unary guards a call of one message each way; entered sees each admitted caller first.
+func (g *guard) unary(entered func(context.Context, transport.Peer) error) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		peer, err := g.check(ctx, info.FullMethod)
+		if err != nil {
+			return nil, err
+		}
+		if err := entered(ctx, peer); err != nil {
+			return nil, err
+		}
+		return next(context.WithValue(ctx, peerKey{}, peer), req)
+	}
+}
+
+// stream guards a stream, at its start and again at each message.
+func (g *guard) stream(entered func(context.Context, transport.Peer) error) grpc.StreamServerInterceptor {
+	return func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+		peer, err := g.check(s.Context(), info.FullMethod)
+		if err != nil {
+			return err
+		}
+		if err := entered(s.Context(), peer); err != nil {
+			return err
+		}
+		ctx := context.WithValue(s.Context(), peerKey{}, peer)
+		return next(srv, &guardedStream{ServerStream: s, guard: g, peer: peer, ctx: ctx})
+	}
+}
+
+// guardedStream ends a stream at the first message after its peer's appraisal has ended.
+type guardedStream struct {
+	grpc.ServerStream
+	guard *guard
+	peer  transport.Peer
+	ctx   context.Context
+}
+
+func (s *guardedStream) Context() context.Context { return s.ctx }
+
+func (s *guardedStream) RecvMsg(m any) error {
+	if err := s.guard.alive(s.peer); err != nil {
+		return err
+	}
+	return s.ServerStream.RecvMsg(m)
+}
+
+func (s *guardedStream) SendMsg(m any) error {
+	if err := s.guard.alive(s.peer); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}

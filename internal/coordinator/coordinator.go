@@ -1,0 +1,281 @@
+// Package coordinator is the control plane and the aggregator of a federation, in one process inside one enclave. It carries
+// out what package round decides: it admits peers over the attested channel, takes their updates, combines them, and writes
+// every fact to the log before anybody sees its effect.
+//
+// One goroutine, the loop, owns the facts and everything derived from them; gRPC's handlers send it inputs and hold no rule.
+// Uploads and combinations run beside the loop, own the numbers, and come back as inputs. What a crash erases is the memory
+// of updates that were accepted; after a boot the members are asked for the same bytes again, and the sum has the same bits.
+package coordinator
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/blob"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/registry"
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/store"
+	"consilium.dev/internal/trainer"
+	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// Options is all that a coordinator needs. Everything but Limits, Now and Version is required.
+type Options struct {
+	Name      string // in the manifest
+	Manifest  *manifest.Manifest
+	Identity  crypto.Signer // the identity key that the manifest gives Name
+	Attester  attest.Attester
+	Verifiers []attest.Verifier
+	Objects   store.Objects
+	Head      store.Head
+	KEK       store.Sealer // seals blobs, entry bundles and the log's key; without it log and models are lost
+	Limits    Limits
+	Log       *zap.Logger
+	Now       func() time.Time // nil: the clock
+	Version   string           // of the program
+}
+
+// Limits bounds what peers can make the coordinator spend. A zero field has its default.
+type Limits struct {
+	Uploads     int64         // bytes of updates in memory at once; default 1 GiB
+	Connections int           // open connections; default 1024
+	Streams     uint32        // open calls on one connection; default 16
+	Progress    time.Duration // most that an upload may stand still; default 60 s
+	OpenRuns    int           // runs that have not ended; default 64
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Uploads == 0 {
+		l.Uploads = 1 << 30
+	}
+	if l.Connections == 0 {
+		l.Connections = 1024
+	}
+	if l.Streams == 0 {
+		l.Streams = 16
+	}
+	if l.Progress == 0 {
+		l.Progress = time.Minute
+	}
+	if l.OpenRuns == 0 {
+		l.OpenRuns = 64
+	}
+	return l
+}
+
+func (l Limits) check() error {
+	if l.Uploads < 0 || l.Connections < 0 || l.Progress < 0 || l.OpenRuns < 0 {
+		return errors.New("coordinator: a limit is negative")
+	}
+	return nil
+}
+
+// Coordinator serves one federation. It is made by New and runs once.
+type Coordinator struct {
+	o     Options
+	creds *transport.Credentials
+	blobs *blob.Blobs
+}
+
+// New checks the options. It reads and writes nothing.
+func New(o Options) (*Coordinator, error) {
+	switch {
+	case o.Manifest == nil || o.Identity == nil || o.Attester == nil || o.Objects == nil || o.Head == nil || o.KEK == nil || o.Log == nil:
+		return nil, errors.New("coordinator: an option is missing")
+	case len(o.Verifiers) == 0:
+		return nil, errors.New("coordinator: no verifiers")
+	}
+	if err := o.Limits.check(); err != nil {
+		return nil, err
+	}
+	o.Limits = o.Limits.withDefaults()
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	c := &Coordinator{o: o, blobs: blob.New(o.Objects, o.KEK)}
+	var err error
+	c.creds, err = transport.Server(transport.Config{
+		Office: attest.Coordinator, Name: o.Name, Federation: o.Manifest.Federation(), Epoch: o.Manifest.Epoch(),
+		Manifest: o.Manifest.Digest(), RequirePQ: o.Manifest.PQ(attest.Coordinator), Identity: o.Identity, Attester: o.Attester,
+		Verifiers: o.Verifiers, Policy: o.Manifest, Now: o.Now, Refused: c.refused,
+	})
+	return c, err
+}
+
+// refused logs a peer that did not get through the channel's handshake.
+func (c *Coordinator) refused(r transport.Refusal) {
+	by := "us"
+	if r.ByPeer {
+		by = "peer"
+	}
+	c.o.Log.Warn("peer refused", zap.String("class", r.Class.String()), zap.String("by", by), zap.String("peer", r.Peer),
+		zap.String("office", r.Office.String()), zap.String("name", r.Name), zap.Error(r.Err))
+}
+
+// Run replays the log, writes that it booted, and serves lis until ctx ends or something fails after which memory and log
+// might disagree; the next Run of a new Coordinator then goes on where this one stopped. It closes lis.
+func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
+	defer lis.Close()
+	l, self, err := c.boot(ctx)
+	if err != nil {
+		return err
+	}
+	server := c.serve(l, self)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.run(ctx) })
+	g.Go(func() error {
+		if err := server.Serve(netutil.LimitListener(lis, c.o.Limits.Connections)); err != nil {
+			return fmt.Errorf("serving: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		<-l.done // what was begun is written before connections are cut
+		server.Stop()
+		return nil
+	})
+	c.o.Log.Info("serving", zap.Stringer("address", lis.Addr()), zap.String("federation", c.o.Manifest.Federation()),
+		zap.Uint64("epoch", c.o.Manifest.Epoch()))
+	return g.Wait()
+}
+
+// boot replays the log and writes who goes on with it.
+func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error) {
+	m := c.o.Manifest
+	origin := "consilium.dev/" + m.Federation()
+	key, err := ledger.OpenKey(ctx, c.o.Objects, c.o.KEK, origin)
+	if err != nil {
+		return nil, attest.Appraisal{}, fmt.Errorf("opening the log's key: %w", err)
+	}
+	facts, err := ledger.Open(ctx, ledger.Config{Objects: c.o.Objects, Head: c.o.Head, Sealer: c.o.KEK, Key: key})
+	if err != nil {
+		return nil, attest.Appraisal{}, fmt.Errorf("opening the log: %w", err)
+	}
+	l := c.loop(facts)
+	if err := l.replay(ctx); err != nil {
+		return nil, attest.Appraisal{}, err
+	}
+	booted, self, err := c.self(ctx, key, facts)
+	if err != nil {
+		return nil, attest.Appraisal{}, err
+	}
+	adopt := round.Adopt{Fact: entry.ManifestAdopted{
+		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), Previous: m.Previous(),
+		Witnesses: m.Witnesses(),
+	}}
+	for _, in := range []round.Input{adopt, round.Boot{Fact: booted}} {
+		if err := l.take(ctx, in); err != nil {
+			return nil, attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
+		}
+	}
+	return l, self, nil
+}
+
+func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
+	l := &loop{
+		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine,
+		messages: make(chan message), done: make(chan struct{}), state: round.New(), index: registry.New(),
+		hold: newHold(c.o.Limits.Uploads), shapes: map[string]trainer.Description{}, results: make(chan combined),
+		wake: time.NewTimer(time.Hour),
+	}
+	for _, name := range c.o.Manifest.Members() {
+		l.members = append(l.members, entry.Member(name))
+	}
+	l.wanted.Store(&news{of: nil, changed: make(chan struct{})})
+	return l
+}
+
+// self has our own enclave make evidence over the log's key and judges it as a peer would: a coordinator whose evidence its
+// members would refuse says so at start.
+func (c *Coordinator) self(ctx context.Context, key *ledger.Key, facts *ledger.Ledger) (entry.Booted, attest.Appraisal, error) {
+	m, head := c.o.Manifest, facts.RootHash()
+	data, preimage := transport.LogKeyBinding(key.SPKI(), m.Federation(), m.Digest(), head)
+	b := attest.Binding{ReportData: data, Nonce: head, SPKI: key.SPKI()}
+	e, err := c.o.Attester.Attest(ctx, b)
+	if err != nil {
+		return entry.Booted{}, attest.Appraisal{}, fmt.Errorf("asking the own enclave for evidence: %w", err)
+	}
+	a, err := c.appraise(ctx, e, b)
+	if err != nil {
+		return entry.Booted{}, attest.Appraisal{}, fmt.Errorf("the own enclave does not pass the manifest, every member would refuse it: %w", err)
+	}
+	kept, err := keep(ctx, c.blobs, keptEvidence{
+		Evidence: keptOf([]attest.Evidence{e}), Preimage: preimage, ReportData: data[:], Nonce: head[:], SPKI: key.SPKI(),
+		Sets: a.Sets, Any: a.Any,
+	})
+	if err != nil {
+		return entry.Booted{}, attest.Appraisal{}, fmt.Errorf("keeping the boot's evidence: %w", err)
+	}
+	return entry.Booted{
+		Coordinator: c.o.Name, Instance: c.creds.Instance(), Version: c.o.Version, Types: []string{e.Type.String()}, Sets: a.Sets,
+		Simulated: a.Simulated, LogKey: key.Verifier(), Evidence: kept,
+	}, a, nil
+}
+
+func (c *Coordinator) appraise(ctx context.Context, e attest.Evidence, b attest.Binding) (attest.Appraisal, error) {
+	for _, v := range c.o.Verifiers {
+		if v.Type() != e.Type {
+			continue
+		}
+		claims, err := v.Verify(ctx, e, b, c.o.Now(), nil)
+		if err != nil {
+			return attest.Appraisal{}, err
+		}
+		p := attest.Peer{Office: attest.Coordinator, Name: c.o.Name}
+		return c.o.Manifest.Appraise(p, []attest.Claims{claims}, c.o.Now())
+	}
+	return attest.Appraisal{}, fmt.Errorf("no verifier for %s", e.Type)
+}
+
+// serve makes the gRPC server with every service and both guards.
+func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
+	m, now := c.o.Manifest, c.o.Now
+	gate := &guard{manifest: m, now: now}
+	doorman := &admitter{loop: l, blobs: c.blobs}
+	seen := newPresence(now)
+	view := &viewer{presence: seen, now: now, simulated: self.Simulated, rollback: "no rollback protection"}
+	server := grpc.NewServer(
+		grpc.Creds(c.creds),
+		grpc.StatsHandler(connections{}),
+		grpc.UnaryInterceptor(gate.unary(doorman.entered)),
+		grpc.StreamInterceptor(gate.stream(doorman.entered)),
+		grpc.MaxConcurrentStreams(c.o.Limits.Streams),
+		grpc.MaxRecvMsgSize(4<<20), grpc.MaxSendMsgSize(4<<20),
+		grpc.ConnectionTimeout(20*time.Second),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionAge: time.Hour, MaxConnectionAgeGrace: 10 * time.Minute,
+		}),
+	)
+	models := &models{loop: l, manifest: m, blobs: c.blobs, view: view, log: c.o.Log}
+	pb.RegisterRoundsServer(server, &rounds{
+		loop: l, presence: seen, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
+	})
+	pb.RegisterRunsServer(server, &runs{
+		loop: l, manifest: m, combiner: &combiner{c.blobs}, view: view, open: c.o.Limits.OpenRuns, log: c.o.Log,
+	})
+	pb.RegisterBlobsServer(server, models)
+	pb.RegisterModelsServer(server, models)
+	return server
+}
+
+// cut closes the peer's connection.
+func (c *Coordinator) cut(p transport.Peer) {
+	c.creds.CloseWhere(func(q transport.Peer) bool { return q.Binding == p.Binding })
+}

@@ -1,0 +1,131 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/entry"
+)
+
+// blockLen is how many values a worker adds before it looks for the next range.
+const blockLen = 1 << 16
+
+// attempt names one try of one round.
+type attempt struct {
+	run        string
+	round, try int
+}
+
+// hold owns what a crash erases: the memory that uploads reserve, and the sums of open tries. An update is in memory from
+// its first chunk until it is added to the sum, and nowhere else.
+type hold struct {
+	budget *semaphore.Weighted // bytes of updates not yet added
+	limit  int64
+
+	sums map[attempt]*sum // owned by loop
+}
+
+// sum is the running sum of one try.
+type sum struct {
+	held     map[entry.Member]entry.Digest // owned by loop: whose update is in, or on its way in
+	combined bool                          // owned by loop: the mean is being taken, nothing may be added
+
+	spec aggregate.Spec // never changes
+
+	pending sync.WaitGroup // additions under way
+	mu      sync.Mutex     // guards acc: one update at a time, by many workers over disjoint ranges
+	acc     *aggregate.Sum // made with the first update: a try that gets none costs nothing
+}
+
+func newHold(limit int64) *hold {
+	return &hold{budget: semaphore.NewWeighted(limit), limit: limit, sums: map[attempt]*sum{}}
+}
+
+// update is one update in memory, whole and checked. release gives its reservation back, once.
+type update struct {
+	digest  entry.Digest
+	weight  int64
+	values  []float32
+	release func()
+}
+
+// reserve waits in line for n bytes. The caller releases them once.
+func (h *hold) reserve(ctx context.Context, n int64) (release func(), err error) {
+	if err := h.budget.Acquire(ctx, n); err != nil {
+		return nil, err
+	}
+	return sync.OnceFunc(func() { h.budget.Release(n) }), nil
+}
+
+// tryReserve is reserve without waiting.
+func (h *hold) tryReserve(n int64) (release func(), ok bool) {
+	if !h.budget.TryAcquire(n) {
+		return nil, false
+	}
+	return sync.OnceFunc(func() { h.budget.Release(n) }), true
+}
+
+// open begins to hold a try that has just been opened or that replay found open. Called by the loop.
+func (h *hold) open(a attempt, spec aggregate.Spec) {
+	h.sums[a] = &sum{held: map[entry.Member]entry.Digest{}, spec: spec}
+}
+
+// drop forgets the sum of a try that has ended. Called by the loop.
+func (h *hold) drop(a attempt) { delete(h.sums, a) }
+
+// digest returns which update of the member is held in a try.
+func (h *hold) digest(run string, round, try int, m entry.Member) (entry.Digest, bool) {
+	s := h.sums[attempt{run, round, try}]
+	if s == nil {
+		return entry.Digest{}, false
+	}
+	d, ok := s.held[m]
+	return d, ok
+}
+
+// add begins to add an accepted update to its try's sum, beside the loop, which calls it. A second copy of what is held
+// already is only released.
+func (h *hold) add(a attempt, m entry.Member, u *update) error {
+	s := h.sums[a]
+	if s == nil || s.held[m] == u.digest {
+		u.release()
+		return nil
+	}
+	if s.acc == nil {
+		acc, err := aggregate.NewSum(s.spec)
+		if err != nil {
+			return fmt.Errorf("making the sum of round %d of run %s: %w", a.round, a.run, err)
+		}
+		s.acc = acc
+	}
+	s.held[m] = u.digest
+	s.pending.Go(func() {
+		defer u.release()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		addAll(s.acc, u.values, float64(u.weight))
+	})
+	return nil
+}
+
+// addAll adds an update by as many workers as there are cores, each over its own blocks: sums are exact, so the bits do
+// not depend on how the work is shared out.
+func addAll(acc *aggregate.Sum, values []float32, weight float64) {
+	acc.AddWeight(weight)
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for lo := 0; lo < len(values); lo += blockLen {
+		part := values[lo:min(lo+blockLen, len(values))]
+		g.Go(func() error {
+			acc.Add(lo, part, weight)
+			return nil
+		})
+	}
+	g.Wait() //nolint:errcheck // the workers return no error
+}

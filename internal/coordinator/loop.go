@@ -1,0 +1,336 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/registry"
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/trainer"
+)
+
+// errStopping is what a handler gets that still waits when the coordinator stops.
+var errStopping = errors.New("the coordinator is stopping")
+
+// loop owns the facts. One goroutine decides, writes and applies; everybody else sends it messages. It holds no rule (round
+// has them) and does no arithmetic (workers do it beside the loop and come back as inputs).
+type loop struct {
+	log     *zap.Logger
+	now     func() time.Time
+	version string         // of the program
+	members []entry.Member // of the federation
+	facts   *ledger.Ledger
+	combine func(context.Context, round.Combine, *sum) (round.Combined, error)
+
+	messages chan message
+	done     chan struct{} // closed when the loop has ended
+	wanted   atomic.Pointer[news]
+
+	// Owned by the loop's goroutine.
+	state   *round.State
+	index   *registry.Index
+	hold    *hold
+	shapes  map[string]trainer.Description // by run
+	workers sync.WaitGroup
+	results chan combined
+	wake    *time.Timer
+}
+
+// message is one thing that the loop is asked to do. Either in is decided, and then, once its facts are durable and
+// applied, after runs; or, without in, after runs alone, to read.
+type message struct {
+	in    round.Input
+	first func() error // judged before in is decided, for what only memory knows
+	after func() error // its error ends the loop
+	reply chan error
+}
+
+// combined is the outcome of a combination beside the loop.
+type combined struct {
+	in  round.Combined
+	err error
+}
+
+// decide has the loop decide in and returns after its facts are durable, or with the refusal.
+func (l *loop) decide(ctx context.Context, in round.Input) error {
+	return l.send(ctx, message{in: in})
+}
+
+// read runs f in the loop, where state, index and hold may be read.
+func (l *loop) read(ctx context.Context, f func()) error {
+	return l.send(ctx, message{after: func() error { f(); return nil }})
+}
+
+func (l *loop) send(ctx context.Context, m message) error {
+	m.reply = make(chan error, 1)
+	select {
+	case l.messages <- m:
+	case <-l.done:
+		return errStopping
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-m.reply:
+		return err
+	case <-l.done:
+		return errStopping
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// replay folds the whole log into the state: the state is nothing else.
+func (l *loop) replay(ctx context.Context) error {
+	position := int64(0)
+	for text, err := range l.facts.Entries(ctx, 0) {
+		if err != nil {
+			return fmt.Errorf("reading the log: %w", err)
+		}
+		line, err := entry.Decode(text)
+		if err != nil {
+			return fmt.Errorf("log entry %d: %w", position, err)
+		}
+		if err := l.apply(position, line.At, line.Fact); err != nil {
+			return fmt.Errorf("log entry %d: %w", position, err)
+		}
+		position++
+	}
+	l.log.Info("log replayed", zap.Int64("entries", position))
+	return nil
+}
+
+// run is the loop. It ends with ctx, or with the first error after which memory and log might disagree.
+func (l *loop) run(ctx context.Context) error {
+	defer close(l.done)
+	ctx, cancel := context.WithCancel(ctx)
+	defer l.workers.Wait()
+	defer cancel()
+	for {
+		if err := l.settle(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.wake.C:
+		case c := <-l.results:
+			if err := l.finish(ctx, c); err != nil {
+				return err
+			}
+		case m := <-l.messages:
+			err := l.handle(ctx, m)
+			var refusal *refused
+			if errors.As(err, &refusal) {
+				err = refusal.err
+			}
+			m.reply <- err
+			if err != nil && refusal == nil {
+				return err
+			}
+		}
+	}
+}
+
+// refused marks an error that only the sender of a message needs to hear of.
+type refused struct{ err error }
+
+func (r *refused) Error() string { return r.err.Error() }
+
+// handle carries out one message. Only a *refused leaves the loop as it was; any other error ends it.
+func (l *loop) handle(ctx context.Context, m message) error {
+	if m.first != nil {
+		if err := m.first(); err != nil {
+			return &refused{err}
+		}
+	}
+	if m.in != nil {
+		if err := l.take(ctx, m.in); err != nil {
+			return err
+		}
+	}
+	if m.after != nil {
+		return m.after()
+	}
+	return nil
+}
+
+// take decides an input, writes its facts and applies them, in this order.
+func (l *loop) take(ctx context.Context, in round.Input) error {
+	now := l.time()
+	facts, err := l.state.Decide(now, in)
+	if err != nil {
+		return &refused{err}
+	}
+	return l.write(ctx, now, facts)
+}
+
+// time is the clock's, but never behind the newest fact: the host's clock is not trusted to go forward.
+func (l *loop) time() time.Time {
+	now := l.now().UTC().Truncate(time.Microsecond)
+	if newest := l.state.Newest(); now.Before(newest) {
+		return newest
+	}
+	return now
+}
+
+// write makes facts history and then applies them. A crash between the two is healed by replay.
+func (l *loop) write(ctx context.Context, at time.Time, facts []entry.Fact) error {
+	if len(facts) == 0 {
+		return nil
+	}
+	lines := make([][]byte, len(facts))
+	for i, f := range facts {
+		var salt [16]byte
+		if _, err := rand.Read(salt[:]); err != nil {
+			return fmt.Errorf("drawing a salt: %w", err)
+		}
+		lines[i] = entry.Encode(salt, at, f)
+	}
+	position := l.facts.Size()
+	// An append that was begun is finished: half a commit would have to be found out by a boot.
+	if err := l.facts.Append(context.WithoutCancel(ctx), lines...); err != nil {
+		return fmt.Errorf("writing to the log: %w", err)
+	}
+	for i, f := range facts {
+		if err := l.apply(position+int64(i), at, f); err != nil {
+			return fmt.Errorf("applying entry %d, which this program decided itself: %w", position+int64(i), err)
+		}
+		tell(l.log, f)
+	}
+	return nil
+}
+
+// apply folds one fact into everything that is derived from the log.
+func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
+	if err := l.state.Apply(at, f); err != nil {
+		return err
+	}
+	if err := l.index.Apply(position, at, f); err != nil {
+		return err
+	}
+	switch f := f.(type) {
+	case entry.RunCreated:
+		d, err := trainer.Describe(f.Plan)
+		if err != nil {
+			return fmt.Errorf("run %s: %w", f.Run, err)
+		}
+		l.shapes[f.Run] = d
+	case entry.RoundOpened:
+		l.hold.open(attempt{f.Run, f.Round, f.Try}, specOf(l.shapes[f.Run], f))
+	case entry.RoundFailed:
+		l.hold.drop(attempt{f.Run, f.Round, f.Try})
+	case entry.RoundClosed:
+		l.hold.drop(attempt{f.Run, f.Round, f.Try})
+	case entry.RunEnded:
+		for a := range l.hold.sums {
+			if a.run == f.Run {
+				l.hold.drop(a)
+			}
+		}
+		delete(l.shapes, f.Run)
+	}
+	return nil
+}
+
+// specOf returns how the updates of a round that was opened are summed.
+func specOf(d trainer.Description, f entry.RoundOpened) aggregate.Spec {
+	spec := aggregate.Spec{Ranges: d.Training}
+	if f.Kind == entry.Statistics {
+		spec.Ranges = d.Statistics
+	}
+	for _, s := range f.Selected {
+		spec.Weights = append(spec.Weights, s.Weight)
+	}
+	return spec
+}
+
+// settle lets time pass until nothing follows from it any more, then sees to it that what should be going on is going on.
+func (l *loop) settle(ctx context.Context) error {
+	for {
+		now := l.time()
+		facts, err := l.state.Decide(now, round.Tick{Held: l.hold.digest})
+		if err != nil {
+			return fmt.Errorf("letting time pass: %w", err)
+		}
+		if len(facts) == 0 {
+			break
+		}
+		if err := l.write(ctx, now, facts); err != nil {
+			return err
+		}
+	}
+	now := l.time()
+	l.wake.Stop()
+	actions := l.state.Todo(round.View{Now: now, Held: l.hold.digest})
+	for _, a := range actions {
+		switch a := a.(type) {
+		case round.Combine:
+			l.begin(ctx, a)
+		case round.Wake:
+			l.wake.Reset(max(a.At.Sub(now), time.Millisecond))
+		}
+	}
+	return l.publish(actions)
+}
+
+// begin starts a combination beside the loop, unless it is under way.
+func (l *loop) begin(ctx context.Context, a round.Combine) {
+	s := l.hold.sums[attempt{a.Run, a.Round, a.Try}]
+	if s.combined {
+		return
+	}
+	s.combined = true
+	l.workers.Go(func() {
+		s.pending.Wait()
+		in, err := l.combine(ctx, a, s)
+		select {
+		case l.results <- combined{in, err}:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// finish takes the outcome of a combination. A combination that failed ends the coordinator: its storage failed it, and
+// the next boot asks for the same work again.
+func (l *loop) finish(ctx context.Context, c combined) error {
+	if c.err != nil {
+		return fmt.Errorf("combining round %d of run %s: %w", c.in.Round, c.in.Run, c.err)
+	}
+	err := l.take(ctx, c.in)
+	var refusal *refused
+	if errors.As(err, &refusal) { // the run was cancelled meanwhile
+		l.log.Info("combination not needed any more", zap.String("run", c.in.Run), zap.Int("round", c.in.Round), zap.Error(refusal.err))
+		return nil
+	}
+	return err
+}
+
+// offer has the loop accept an update and, when it is history, hold it. While a try's mean is taken nothing is added.
+func (l *loop) offer(ctx context.Context, in round.Offer, u *update) error {
+	a := attempt{in.Run, in.Round, in.Try}
+	err := l.send(ctx, message{
+		in: in,
+		first: func() error {
+			if s := l.hold.sums[a]; s != nil && s.combined {
+				return round.ErrClosed
+			}
+			return nil
+		},
+		after: func() error { return l.hold.add(a, in.Member, u) },
+	})
+	if err != nil {
+		u.release()
+	}
+	return err
+}

@@ -1,0 +1,153 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/blob"
+	"consilium.dev/internal/codec"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/registry"
+	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// models answers people who inspect model versions, and streams versions to those who may read them.
+type models struct {
+	pb.UnimplementedModelsServer
+	pb.UnimplementedBlobsServer
+	loop     *loop
+	manifest *manifest.Manifest
+	blobs    *blob.Blobs
+	view     *viewer
+	log      *zap.Logger
+}
+
+func (m *models) ListModels(ctx context.Context, _ *pb.ListModelsRequest) (*pb.ListModelsReply, error) {
+	var all []registry.Version
+	if err := m.loop.read(ctx, func() { all = m.loop.index.Versions() }); err != nil {
+		return nil, answer(m.log, err)
+	}
+	out, figures := &pb.ListModelsReply{}, m.manifest.MayReadMetrics(caller(ctx).Name)
+	for i := len(all) - 1; i >= 0; i-- {
+		out.Models = append(out.Models, m.view.model(all[i], figures))
+		if proto.Size(out) > maxView { // the newest come first; older ones are shown by their ids
+			break
+		}
+	}
+	return out, nil
+}
+
+func (m *models) ShowModel(ctx context.Context, q *pb.ShowModelRequest) (*pb.ShowModelReply, error) {
+	v, err := m.resolve(ctx, q.Model)
+	if err != nil {
+		return nil, answer(m.log, err)
+	}
+	return &pb.ShowModelReply{Model: m.view.model(v, m.manifest.MayReadMetrics(caller(ctx).Name))}, nil
+}
+
+func (m *models) resolve(ctx context.Context, text string) (v registry.Version, err error) {
+	if e := m.loop.read(ctx, func() { v, err = m.loop.index.Resolve(text) }); e != nil {
+		return v, e
+	}
+	return v, err
+}
+
+// Fetch streams a model's safetensors from an offset, so that a broken download goes on where it broke.
+func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.Chunk]) error {
+	ctx := stream.Context()
+	d, err := digest(q.Model)
+	if err != nil {
+		return err
+	}
+	v, err := m.resolve(ctx, d.String())
+	if err != nil {
+		return answer(m.log, err)
+	}
+	if err := m.mayRead(ctx, caller(ctx), d); err != nil {
+		return answer(m.log, err)
+	}
+	if q.Offset < 0 || q.Offset > v.Blob.Size {
+		return status.Errorf(codes.OutOfRange, "offset %d in a model of %d bytes", q.Offset, v.Blob.Size)
+	}
+	r, err := m.blobs.Open(ctx, v.Blob)
+	if err != nil {
+		return answer(m.log, err)
+	}
+	defer r.Close()
+	if _, err := io.CopyN(io.Discard, r, q.Offset); err != nil {
+		return answer(m.log, err)
+	}
+	if err := sendChunks(stream, r, q.Offset); err != nil {
+		return answer(m.log, err)
+	}
+	return nil
+}
+
+// sendChunks streams r, whose first byte is at the offset, in chunks.
+func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at int64) error {
+	buf := make([]byte, codec.MaxChunk)
+	for {
+		n, err := io.ReadFull(r, buf)
+		if n > 0 {
+			// A message that was sent may still be read by gRPC: each has its own bytes.
+			scheme, data := codec.Encode(make([]byte, 0, n), buf[:n])
+			c := &pb.Chunk{Offset: at, Scheme: uint32(scheme), Size: uint32(n), Data: data}
+			if err := stream.Send(c); err != nil {
+				return err
+			}
+			at += int64(n)
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// mayRead lets a participant fetch the models of runs that it takes part in, and a person what the manifest says.
+func (m *models) mayRead(ctx context.Context, p transport.Peer, d entry.Digest) error {
+	allowed := false
+	if p.Office == attest.Person {
+		allowed = m.manifest.MayReadModels(p.Name)
+	} else if err := m.loop.read(ctx, func() { allowed = m.takesPart(entry.Member(p.Name), d) }); err != nil {
+		return err
+	}
+	if !allowed {
+		return status.Error(codes.PermissionDenied, "the manifest lets you read no models, or this model's run is not yours")
+	}
+	return nil
+}
+
+// takesPart reports whether a run that the member consented to began with the model or made it. Called by the loop.
+func (m *models) takesPart(who entry.Member, d entry.Digest) bool {
+	for _, run := range m.loop.state.Runs() {
+		in := false
+		for _, x := range run.Members {
+			in = in || x.Member == who && x.State == "consented"
+		}
+		if !in {
+			continue
+		}
+		if run.Fact.Model == d {
+			return true
+		}
+		for _, x := range run.Rounds {
+			if x.Model == d {
+				return true
+			}
+		}
+	}
+	return false
+}

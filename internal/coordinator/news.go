@@ -1,0 +1,102 @@
+package coordinator
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/round"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// news is what is wanted of each member at one moment. Nothing is told once: who missed it reads the newest.
+type news struct {
+	of      map[entry.Member]*pb.Wanted
+	changed chan struct{} // closed when there is newer news
+}
+
+// publish makes the actions the newest news. Called by the loop.
+func (l *loop) publish(actions []round.Action) error {
+	next := &news{of: map[entry.Member]*pb.Wanted{}, changed: make(chan struct{})}
+	of := func(m entry.Member) *pb.Wanted {
+		w := next.of[m]
+		if w == nil {
+			w = &pb.Wanted{Version: l.version}
+			next.of[m] = w
+		}
+		return w
+	}
+	for _, m := range l.members {
+		w := of(m)
+		for _, p := range l.state.Progress(m) {
+			w.Progress = append(w.Progress, &pb.Progress{Run: p.Run, Closed: number(p.Closed)})
+		}
+	}
+	plans := map[string][]byte{}
+	for _, a := range actions {
+		switch a := a.(type) {
+		case round.Invite:
+			plan, err := planText(plans, a.Run, a.Plan)
+			if err != nil {
+				return err
+			}
+			w := of(a.Member)
+			w.Invitations = append(w.Invitations, &pb.Invitation{Run: a.Run, Lead: a.Lead, Plan: plan})
+		case round.Ask:
+			plan, err := planText(plans, a.Run, a.Plan)
+			if err != nil {
+				return err
+			}
+			w := of(a.Member)
+			w.Train = append(w.Train, train(a, plan))
+		case round.Evaluate:
+			plan, err := planText(plans, a.Run, a.Plan)
+			if err != nil {
+				return err
+			}
+			w := of(a.Member)
+			w.Evaluate = append(w.Evaluate, &pb.Evaluate{
+				Run: a.Run, Lead: a.Lead, Round: number(a.Round), Model: a.Model[:], Size: a.Blob.Size, Plan: plan,
+			})
+		}
+	}
+	if last := l.wanted.Swap(next); last != nil {
+		close(last.changed)
+	}
+	return nil
+}
+
+func train(a round.Ask, plan []byte) *pb.Train {
+	t := &pb.Train{
+		Run: a.Run, Lead: a.Lead, Round: number(a.Round), Try: number(a.Try), Kind: string(a.Kind), Weight: a.Weight, Plan: plan,
+	}
+	if a.Base != nil {
+		t.Model, t.BaseSize = a.Model[:], a.Base.Size
+	}
+	if !a.Accepted.IsZero() {
+		t.Accepted = a.Accepted[:]
+	}
+	return t
+}
+
+// planText returns the run's plan as JSON, encoded once for all members.
+func planText(known map[string][]byte, run string, p entry.Plan) ([]byte, error) {
+	if text, ok := known[run]; ok {
+		return text, nil
+	}
+	text, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the plan of run %s: %w", run, err)
+	}
+	known[run] = text
+	return text, nil
+}
+
+// number returns a round or try as the wire has it. Plans bound both far below.
+func number(n int) int32 {
+	if n < math.MinInt32 || n > math.MaxInt32 {
+		panic("coordinator: a round or try beyond what plans allow")
+	}
+	return int32(n)
+}

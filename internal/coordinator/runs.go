@@ -1,0 +1,231 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/trainer"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// maxPlan is the most bytes of a plan as JSON.
+const maxPlan = 256 << 10
+
+// watchEvery is how often a watched run is looked at for what no fact tells: who is connected.
+const watchEvery = 5 * time.Second
+
+// runs answers research leads.
+type runs struct {
+	pb.UnimplementedRunsServer
+	loop     *loop
+	manifest *manifest.Manifest
+	combiner *combiner
+	view     *viewer
+	open     int // most runs that may be open
+	log      *zap.Logger
+}
+
+func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, error) {
+	lead := caller(ctx).Name
+	if q.Request == "" || len(q.Request) > 64 || clip(q.Request, 64) != q.Request {
+		return nil, status.Error(codes.InvalidArgument, "request: want an id of 1 to 64 printable characters")
+	}
+	plan, err := parsePlan(q.Plan)
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "plan: %v", err)
+	}
+	f := entry.RunCreated{
+		Run: newRun(), Request: q.Request, Lead: lead, Manifest: r.manifest.Digest(), Members: r.invited(plan), Plan: plan,
+	}
+	// The same request again may come while the first is under way: the loop decides which of both is the run.
+	if known, err := r.known(ctx, lead, q.Request); err != nil {
+		return nil, answer(r.log, err)
+	} else if known == "" {
+		if err := r.first(ctx, &f); err != nil {
+			return nil, answer(r.log, err)
+		}
+	}
+	if err := r.loop.decide(ctx, round.Create{Fact: f, Limits: r.limits()}); err != nil {
+		return nil, answer(r.log, err)
+	}
+	run, err := r.known(ctx, lead, q.Request)
+	if err != nil {
+		return nil, answer(r.log, err)
+	}
+	return &pb.StartReply{Run: run}, nil
+}
+
+// parsePlan reads a plan as it came over the wire and judges what needs no federation to judge.
+func parsePlan(text []byte) (entry.Plan, error) {
+	var p entry.Plan
+	if len(text) > maxPlan {
+		return p, fmt.Errorf("more than %d bytes", maxPlan)
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return p, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return p, errors.New("something follows the plan")
+	}
+	return p, trainer.CheckPlan(p)
+}
+
+// invited returns whom the plan asks, ascending: all members where it names none.
+func (r *runs) invited(p entry.Plan) []entry.Member {
+	members := slices.Clone(p.Members)
+	if len(members) == 0 {
+		for _, m := range r.manifest.Members() {
+			members = append(members, entry.Member(m))
+		}
+	}
+	slices.Sort(members)
+	return slices.Compact(members)
+}
+
+// first stores the initial model of a run that begins without a statistics round.
+func (r *runs) first(ctx context.Context, f *entry.RunCreated) error {
+	if f.Plan.Standardize != nil {
+		return nil
+	}
+	m, err := trainer.Initial(f.Plan, nil, 0)
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "plan: %v", err)
+	}
+	ref, err := r.combiner.putModel(ctx, m)
+	if err != nil {
+		return err
+	}
+	f.Initial, f.Model = &ref, m.Digest()
+	return nil
+}
+
+// known returns the run that the request has started, "" if none.
+func (r *runs) known(ctx context.Context, lead, request string) (run string, err error) {
+	err = r.loop.read(ctx, func() { run, _ = r.loop.state.RunOf(lead, request) })
+	return run, err
+}
+
+func (r *runs) limits() round.Limits {
+	m := r.manifest.Limits()
+	l := round.Limits{
+		Strategies: m.Strategies, Trainers: m.Trainers, LeastParticipants: m.LeastParticipants, MaxAbs: m.MaxAbs,
+		RoundsMax: m.RoundsMax, OpenRuns: r.open,
+	}
+	for _, name := range r.manifest.Members() {
+		l.Members = append(l.Members, entry.Member(name))
+	}
+	return l
+}
+
+// newRun draws a run's id.
+func newRun() string {
+	var id [8]byte
+	rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
+	return hex.EncodeToString(id[:])
+}
+
+func (r *runs) List(ctx context.Context, _ *pb.ListRequest) (*pb.ListReply, error) {
+	var all []round.Run
+	if err := r.loop.read(ctx, func() { all = r.loop.state.Runs() }); err != nil {
+		return nil, answer(r.log, err)
+	}
+	out := &pb.ListReply{}
+	for _, run := range slices.Backward(all) {
+		out.Runs = append(out.Runs, summary(run))
+	}
+	return out, nil
+}
+
+func (r *runs) Show(ctx context.Context, q *pb.ShowRequest) (*pb.ShowReply, error) {
+	out, err := r.show(ctx, q.Run)
+	if err != nil {
+		return nil, answer(r.log, err)
+	}
+	return out, nil
+}
+
+func (r *runs) Watch(q *pb.ShowRequest, stream grpc.ServerStreamingServer[pb.ShowReply]) error {
+	look := time.NewTicker(watchEvery)
+	defer look.Stop()
+	var last *pb.ShowReply
+	for {
+		n := r.loop.wanted.Load()
+		v, err := r.show(stream.Context(), q.Run)
+		if err != nil {
+			return answer(r.log, err)
+		}
+		if last == nil || changed(last, v) {
+			if err := stream.Send(v); err != nil {
+				return err
+			}
+			last = v
+		}
+		if ended(v.Summary.State) {
+			return nil
+		}
+		select {
+		case <-n.changed:
+		case <-look.C:
+		case <-r.loop.done:
+			return status.Error(codes.Unavailable, errStopping.Error())
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
+
+// show returns the view of the run that text names: by id, by a unique prefix of it, or by a name that one run has.
+func (r *runs) show(ctx context.Context, text string) (*pb.ShowReply, error) {
+	var found []round.Run
+	err := r.loop.read(ctx, func() {
+		if run, ok := r.loop.state.Run(text); ok {
+			found = []round.Run{run}
+			return
+		}
+		for _, run := range r.loop.state.Runs() {
+			if len(text) >= 4 && strings.HasPrefix(run.Fact.Run, text) || text != "" && run.Fact.Plan.Name == text {
+				found = append(found, run)
+			}
+		}
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(found) == 0:
+		return nil, status.Errorf(codes.NotFound, "no run %q", clip(text, 64))
+	case len(found) > 1:
+		return nil, status.Errorf(codes.InvalidArgument, "%d runs are called %q: use an id", len(found), clip(text, 64))
+	}
+	return r.view.run(found[0], r.manifest.MayReadMetrics(caller(ctx).Name)), nil
+}
+
+// changed reports whether b says something that a did not, but for the time.
+func changed(a, b *pb.ShowReply) bool {
+	c := proto.CloneOf(b)
+	c.NowUs = a.NowUs
+	return !proto.Equal(a, c)
+}
+
+func ended(state string) bool {
+	return state == "completed" || state == "failed" || state == "cancelled"
+}
