@@ -35,6 +35,12 @@ func (c *Credentials) Held() int {
 	return n
 }
 
+// JudgeState judges what TLS says of a session.
+func JudgeState(s tls.ConnectionState, pq bool) error {
+	x := exchange{c: &Credentials{cfg: Config{RequirePQ: pq}}, state: s}
+	return x.judgeState()
+}
+
 // ReencodeHello parses a hello and encodes it again.
 func ReencodeHello(b []byte) ([]byte, error) {
 	h, err := parseHello(b)
@@ -106,8 +112,10 @@ func (g Given) of(s uint8) (me, peer End, all []attest.Evidence) {
 // Hello returns the body of a side's hello.
 func (g Given) Hello(s uint8) []byte {
 	me, peer, _ := g.of(s)
-	return hello{side: side(s), office: me.Office, nonce: me.Nonce, federation: g.Federation, manifest: g.Manifest,
-		epoch: g.Epoch, own: me.Name, peer: peer.Name, types: me.Types}.encode()
+	return hello{
+		side: side(s), office: me.Office, nonce: me.Nonce, federation: g.Federation, manifest: g.Manifest,
+		epoch: g.Epoch, own: me.Name, peer: peer.Name, types: me.Types,
+	}.encode()
 }
 
 // Preimage returns what a side's report data is the digest of, and Report the report data.

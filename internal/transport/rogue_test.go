@@ -41,7 +41,7 @@ type rogue struct {
 	conn                                 *tls.Conn
 	th                                   [32]byte
 	helloC, helloS, evidenceC, evidenceS []byte
-	finished                             bool         // it has seen the victim's FINISHED, and that was right
+	finished                             bool         // the exchange came to its end, rightly
 	told                                 attest.Class // by an ALERT
 	err                                  error
 }
@@ -117,7 +117,23 @@ func (g *rogue) run() result {
 	if g.err != nil {
 		_ = near.Close()
 	}
+	read := make(chan struct{})
+	if g.err == nil && g.side == serverSide {
+		go func() { // its part is over, but an ALERT may be on the way
+			defer close(read)
+			g.receive(0)
+		}()
+	} else {
+		close(read)
+	}
 	v := <-done
+	if v.err == nil {
+		_ = near.Close()
+	}
+	<-read
+	if v.err == nil && g.side == serverSide {
+		g.err, g.finished = nil, true
+	}
 	_ = near.Close()
 	v.close()
 	return result{g.told, g.err, g.finished, v, refused.list()}
