@@ -149,8 +149,8 @@ func (s *session) next() (*pb.Wanted, task, bool) {
 }
 
 // do runs a task until it is done or not wanted any more. Its error ends the session.
-func (s *session) do(ctx context.Context, t task) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *session) do(session context.Context, t task) error {
+	ctx, cancel := context.WithCancel(session)
 	defer cancel()
 	s.mu.Lock()
 	s.current, s.cancel = t.key, cancel
@@ -160,6 +160,9 @@ func (s *session) do(ctx context.Context, t task) error {
 	unwanted := ctx.Err() != nil
 	s.current, s.cancel = "", nil
 	s.mu.Unlock()
+	if err != nil && session.Err() != nil {
+		return session.Err() // it is all over, not only this task
+	}
 	if err != nil && unwanted {
 		s.p.log.Info("stopped, not wanted any more", zap.String("task", t.key))
 		return nil

@@ -92,20 +92,21 @@ func (p *process) lines() []logLine {
 // grace is how long a program may take to end.
 const grace = 10 * time.Second
 
-// stopAll ends whatever is running, the coordinator last, and waits for it.
+// stopAll ends whatever is running and waits for it. A program that does not end in time is killed.
 func (d *demo) stopAll() {
 	for _, p := range slices.Backward(d.running) {
 		p.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
 	}
-	late := time.After(grace)
+	patience, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
 	for _, p := range slices.Backward(d.running) {
 		select {
 		case <-p.done:
-			continue
-		case <-late:
+		case <-patience.Done():
+			fmt.Fprintf(os.Stderr, "hospitals: %s did not end within %s and is killed\n", p.name, grace)
+			p.cmd.Process.Kill() //nolint:errcheck // it may have ended
+			<-p.done
 		}
-		p.cmd.Process.Kill() //nolint:errcheck // it may have ended
-		<-p.done
 	}
 	d.running = nil
 }
