@@ -29,7 +29,7 @@ func seeded(who string) ed25519.PrivateKey {
 type policy struct {
 	known   map[attest.Peer]bool
 	types   map[attest.Office][][]attest.Type
-	refuse  *attest.Error
+	refuse  error
 	ttl     time.Duration
 	renamed map[string]string // names whose key is another's
 }
