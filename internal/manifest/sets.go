@@ -159,8 +159,10 @@ func readTCB(c cursor, lines []string) attest.TCB {
 	}
 	f := c.fields(names...)
 	read := func(name string) uint8 { return uint8(f[name].whole(0, math.MaxUint8)) }
-	return attest.TCB{FMC: read("fmc"), Bootloader: read("bootloader"), TEE: read("tee"), SNP: read("snp"),
-		Microcode: read("microcode")}
+	return attest.TCB{
+		FMC: read("fmc"), Bootloader: read("bootloader"), TEE: read("tee"), SNP: read("snp"),
+		Microcode: read("microcode"),
+	}
 }
 
 func (s *set) readNitro(c cursor) {

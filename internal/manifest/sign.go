@@ -19,8 +19,9 @@ import (
 const payloadType = "application/vnd.consilium.manifest+json"
 
 // maxTrials bounds how many signatures are tried on keys: DSSE's key ids are hints that anybody can write, so a signature
-// is tried on key after key. Signatures in the order of [Sign] need less than two trials a member.
-const maxTrials = 16384
+// is tried on key after key. Signatures in the order of [Sign] need less than two trials a member, those of 64 members in any
+// order at most this many; a stranger's envelope costs a quarter of a second at most.
+const maxTrials = 4096
 
 // Anchor is what a program knows of its manifest before it loads it.
 type Anchor struct {

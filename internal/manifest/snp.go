@@ -147,8 +147,11 @@ func (s *set) belowFloor(name string, got attest.TCB, line string) *attest.Error
 		name       string
 		got, least uint8
 	}{
-		{"fmc", got.FMC, least.FMC}, {"bootloader", got.Bootloader, least.Bootloader}, {"tee", got.TEE, least.TEE},
-		{"snp", got.SNP, least.SNP}, {"microcode", got.Microcode, least.Microcode},
+		{"fmc", got.FMC, least.FMC},
+		{"bootloader", got.Bootloader, least.Bootloader},
+		{"tee", got.TEE, least.TEE},
+		{"snp", got.SNP, least.SNP},
+		{"microcode", got.Microcode, least.Microcode},
 	} {
 		if part.got < part.least {
 			return attest.Refuse(attest.ClassTCB, "%s TCB: %s is %d, want %d at least", name, part.name, part.got, part.least)
