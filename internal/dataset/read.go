@@ -1,6 +1,8 @@
 package dataset
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -18,14 +20,18 @@ const (
 	maxSplit = 1 << 26 // lines of a split
 )
 
-// Read reads a file of records under a schema. name is the file's, for errors, which say file, line and column but never what
-// stands there. It reads until r ends; the caller limits r.
+// Read reads a file of records under a schema: comma-separated values (RFC 4180, either line ending) in UTF-8, with or without a
+// byte order mark; empty lines do not count as records. name is the file's, for errors, which say file, line and column but
+// never what stands there. It reads until r ends; the caller limits r.
 func Read(r io.Reader, name string, s Schema) (*Set, error) {
 	if len(s.columns) == 0 {
 		return nil, fmt.Errorf("%s: no schema", name)
 	}
 	set := &Set{Names: s.features, name: name}
-	lines := newLines(r)
+	lines, err := newLines(r)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
 	first := s.spec.Header
 	for {
 		fields, err := lines.Read()
@@ -36,19 +42,15 @@ func Read(r io.Reader, name string, s Schema) (*Set, error) {
 			return nil, place(name, err)
 		}
 		line, _ := lines.FieldPos(0)
-		if len(fields) != len(s.columns) {
-			return nil, s.wrongWidth(name, line, len(fields))
-		}
 		if first {
-			first = false
-			if err := s.checkHeader(fields); err != nil {
-				return nil, fmt.Errorf("%s: line %d: %w", name, line, err)
-			}
-			continue
+			err = s.checkHeader(fields)
+		} else {
+			err = set.add(s, fields, line)
 		}
-		if err := set.add(s, fields, line); err != nil {
+		if err != nil {
 			return nil, fmt.Errorf("%s: line %d: %w", name, line, err)
 		}
+		first = false
 	}
 	if set.Rows() == 0 {
 		return nil, fmt.Errorf("%s: has no record that the schema lets in", name)
@@ -56,48 +58,62 @@ func Read(r io.Reader, name string, s Schema) (*Set, error) {
 	return set, nil
 }
 
-// newLines returns a reader of comma-separated values (RFC 4180; either line ending) that checks no widths by itself.
-func newLines(r io.Reader) *csv.Reader {
-	c := csv.NewReader(r)
+// newLines returns a reader of comma-separated values that checks no widths by itself and begins behind a byte order mark.
+func newLines(r io.Reader) (*csv.Reader, error) {
+	b := bufio.NewReader(r)
+	mark, _ := b.Peek(3) // what goes wrong here does so again when lines are read
+	switch {
+	case string(mark) == "\ufeff":
+		_, _ = b.Discard(3)
+	case bytes.HasPrefix(mark, []byte("\xff\xfe")), bytes.HasPrefix(mark, []byte("\xfe\xff")):
+		return nil, errors.New("is UTF-16 text: save it as UTF-8")
+	}
+	c := csv.NewReader(b)
 	c.FieldsPerRecord = -1
 	c.ReuseRecord = true
-	return c
+	return c, nil
 }
 
 // place puts the file's name and the place before a fault of the file's syntax, which encoding/csv words without the text.
 func place(name string, err error) error {
 	var p *csv.ParseError
 	if errors.As(err, &p) {
-		return fmt.Errorf("%s: line %d, column %d: %w", name, p.Line, p.Column, p.Err)
+		return fmt.Errorf("%s: line %d, byte %d of the line: %w", name, p.Line, p.Column, p.Err)
 	}
 	return fmt.Errorf("%s: %w", name, err)
 }
 
-// wrongWidth says which column a row has too few or too many.
-func (s Schema) wrongWidth(name string, line, n int) error {
+// checkWidth says which column a row has too few or too many.
+func (s Schema) checkWidth(n int) error {
 	if n < len(s.columns) {
-		return fmt.Errorf("%s: line %d: %d columns, want %d: column %d (%s) is missing", name, line, n, len(s.columns), n+1, s.columns[n].name)
+		return fmt.Errorf("%d columns, want %d: column %d (%s) is missing", n, len(s.columns), n+1, s.columns[n].name)
 	}
-	return fmt.Errorf("%s: line %d: %d columns, want %d", name, line, n, len(s.columns))
-}
-
-// checkHeader compares the first line with the schema's names.
-func (s Schema) checkHeader(fields []string) error {
-	for i, f := range fields {
-		if strings.TrimSpace(f) != s.columns[i].name {
-			return fmt.Errorf("column %d of the header is not %s", i+1, s.columns[i].name)
-		}
+	if n > len(s.columns) {
+		return fmt.Errorf("%d columns, want %d: the schema knows none behind %s", n, len(s.columns), s.columns[len(s.columns)-1].name)
 	}
 	return nil
 }
 
+// checkHeader compares the first line with the schema's names.
+func (s Schema) checkHeader(fields []string) error {
+	for i, f := range fields[:min(len(fields), len(s.columns))] {
+		if strings.TrimSpace(f) != s.columns[i].name {
+			return fmt.Errorf("column %d of the header is not %s, as the schema has it", i+1, s.columns[i].name)
+		}
+	}
+	return s.checkWidth(len(fields))
+}
+
 // add appends a row, unless it misses a value and the schema drops such rows.
 func (set *Set) add(s Schema, fields []string, line int) error {
+	if err := s.checkWidth(len(fields)); err != nil {
+		return err
+	}
 	if i := s.missing(fields); i >= 0 {
 		if s.spec.MissingRows == "drop" {
 			return nil
 		}
-		return fmt.Errorf("column %d (%s): value is missing", i+1, s.columns[i].name)
+		return fmt.Errorf("column %d (%s): value is missing: fill it in, or let the schema drop such rows", i+1, s.columns[i].name)
 	}
 	d := len(s.features)
 	if set.Rows() == MaxRows || len(set.Features) > maxCells-d {
@@ -112,7 +128,7 @@ func (set *Set) add(s Schema, fields []string, line int) error {
 		}
 		v, ok := parseNumber(strings.TrimSpace(f))
 		if !ok {
-			return fmt.Errorf("column %d (%s): not a number", i+1, c.name)
+			return fmt.Errorf("column %d (%s): not a number: want digits, with a point if need be", i+1, c.name)
 		}
 		switch c.use {
 		case useNumber:
@@ -153,7 +169,10 @@ func (s Schema) missing(fields []string) int {
 // "line,set", lines counted from 1, sets "train" and "test", no line twice. name is the split's file, for errors.
 func ReadSplit(r io.Reader, name string) (Split, error) {
 	s := Split{name: name, parts: map[int]part{}}
-	lines := newLines(r)
+	lines, err := newLines(r)
+	if err != nil {
+		return Split{}, fmt.Errorf("%s: %w", name, err)
+	}
 	for first := true; ; first = false {
 		fields, err := lines.Read()
 		if err == io.EOF {

@@ -2,12 +2,15 @@ package dataset
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -61,8 +64,8 @@ const (
 	useIgnore   = "ignore"
 )
 
-// ParseSchema reads a schema, a JSON object of at most 1 MiB. Unknown fields, and fields that do not go with a column's use,
-// are errors.
+// ParseSchema reads a schema, a JSON object of at most 1 MiB. Unknown and doubled fields, and fields that do not go with a
+// column's use, are errors.
 //
 //	header        whether the first line holds the columns' names, which must be those of the schema then; default false
 //	missing       what stands for a missing value, beside the empty text, e.g. "?"; default none
@@ -84,15 +87,62 @@ func ParseSchema(text []byte) (Schema, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&s.spec); err != nil {
-		return Schema{}, fmt.Errorf("schema: %w", err)
+		return Schema{}, fmt.Errorf("schema: %w", plainly(err))
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return Schema{}, errors.New("schema: goes on behind its end")
+	}
+	if err := checkKeys(json.NewDecoder(bytes.NewReader(text)), "header", "missing", "missing_rows", "columns"); err != nil {
+		return Schema{}, fmt.Errorf("schema: %w", err)
 	}
 	if err := s.compile(); err != nil {
 		return Schema{}, fmt.Errorf("schema: %w", err)
 	}
 	return s, nil
+}
+
+// plainly words a value of the wrong kind without Go's types, which are not the reader's business.
+func plainly(err error) error {
+	var e *json.UnmarshalTypeError
+	if !errors.As(err, &e) {
+		return err
+	}
+	want := map[reflect.Kind]string{
+		reflect.Bool: "true or false", reflect.String: "text, as in \"1\"", reflect.Int: "a whole number", reflect.Float64: "a number",
+		reflect.Slice: "a list", reflect.Struct: "an object",
+	}[e.Type.Kind()]
+	return fmt.Errorf("%s: want %s, not a JSON %s", cmp.Or(e.Field, "all of it"), want, strings.Fields(e.Value)[0])
+}
+
+// checkKeys refuses what encoding/json lets pass: keys that stand twice, and keys that differ from a field's in case only. known
+// are the keys of the next value, if it is an object; objects within it are columns. The text has been decoded before, which
+// bounds its depth.
+func checkKeys(d *json.Decoder, known ...string) error {
+	open, err := d.Token()
+	if err != nil || open != json.Delim('{') && open != json.Delim('[') {
+		return err
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		next := known
+		if open == json.Delim('{') {
+			key, err := d.Token()
+			if err != nil {
+				return err
+			}
+			name, _ := key.(string)
+			if !slices.Contains(known, name) || seen[name] {
+				return fmt.Errorf("key %.64q is unknown or stands twice", name)
+			}
+			seen[name] = true
+			next = []string{"name", "use", "count", "levels", "above"}
+		}
+		if err := checkKeys(d, next...); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token() // the end of the object or the list
+	return err
 }
 
 // Features returns the names of the features in their order. The caller does not change them.
@@ -249,6 +299,9 @@ func checkText(t string) error {
 	if t == "" || len(t) > maxText || !utf8.ValidString(t) {
 		return fmt.Errorf("want 1 to %d bytes of text", maxText)
 	}
+	if strings.TrimSpace(t) != t {
+		return errors.New("space around it: values are compared without")
+	}
 	for _, r := range t {
 		if !unicode.IsPrint(r) || r == ',' || r == '"' {
 			return fmt.Errorf("character %q is not allowed in it", r)
@@ -267,5 +320,5 @@ func parseNumber(t string) (float64, bool) {
 		}
 	}
 	v, err := strconv.ParseFloat(t, 64)
-	return v, err == nil && !math.IsInf(v, 0)
+	return v, err == nil // it is one also for numbers beyond float64
 }
