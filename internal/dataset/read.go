@@ -105,24 +105,24 @@ func (s Schema) checkHeader(fields []string) error {
 }
 
 // add appends a row, unless it misses a value and the schema drops such rows.
-func (set *Set) add(s Schema, fields []string, line int) error {
-	if err := s.checkWidth(len(fields)); err != nil {
+func (s *Set) add(schema Schema, fields []string, line int) error {
+	if err := schema.checkWidth(len(fields)); err != nil {
 		return err
 	}
-	if i := s.missing(fields); i >= 0 {
-		if s.spec.MissingRows == "drop" {
+	if i := schema.missing(fields); i >= 0 {
+		if schema.spec.MissingRows == "drop" {
 			return nil
 		}
-		return fmt.Errorf("column %d (%s): value is missing: fill it in, or let the schema drop such rows", i+1, s.columns[i].name)
+		return fmt.Errorf("column %d (%s): value is missing: fill it in, or let the schema drop such rows", i+1, schema.columns[i].name)
 	}
-	d := len(s.features)
-	if set.Rows() == MaxRows || len(set.Features) > maxCells-d {
+	d := len(schema.features)
+	if s.Rows() == MaxRows || len(s.Features) > maxCells-d {
 		return fmt.Errorf("more than %d records or %d numbers", MaxRows, maxCells)
 	}
-	set.Features = append(set.Features, make([]float64, d)...)
-	row, label := set.Features[len(set.Features)-d:], 0.0
+	s.Features = append(s.Features, make([]float64, d)...)
+	row, label := s.Features[len(s.Features)-d:], 0.0
 	for i, f := range fields {
-		c := &s.columns[i]
+		c := &schema.columns[i]
 		if c.use == useIgnore {
 			continue
 		}
@@ -147,8 +147,8 @@ func (set *Set) add(s Schema, fields []string, line int) error {
 			}
 		}
 	}
-	set.Labels = append(set.Labels, label)
-	set.Lines = append(set.Lines, line)
+	s.Labels = append(s.Labels, label)
+	s.Lines = append(s.Lines, line)
 	return nil
 }
 

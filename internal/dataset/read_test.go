@@ -46,7 +46,8 @@ func TestRead(t *testing.T) {
 	}{
 		{
 			"every use", ward, wardHeader + "50,1,x,0.5,-1,0\n61.5,2,,.25,+2e1,1\n7,3.5,y,0,-0.0,0.6\n",
-			[]float64{50, .5, -1, 0, 0, 61.5, .25, 20, 1, 0, 7, 0, 0, 0, 1}, []float64{0, 1, 1},
+			[]float64{50, .5, -1, 0, 0, 61.5, .25, 20, 1, 0, 7, 0, 0, 0, 1},
+			[]float64{0, 1, 1},
 			[]int{2, 3, 4},
 		},
 		{"label at the threshold", ward, wardHeader + "1,1,x,0,0,0.5\n", []float64{1, 0, 0, 0, 0}, []float64{0}, []int{2}},
@@ -61,7 +62,8 @@ func TestRead(t *testing.T) {
 		{"quoted header", ward, `"age","site","note",gene_1,gene_2,"ill"` + "\n1,1,x,2,3,1\n", []float64{1, 2, 3, 0, 0}, []float64{1}, []int{2}},
 		{
 			"rows dropped", dropping(), "1,1,x,2,3,1\n?,1,x,2,3,1\n1,?,x,2,3,1\n1,1,x,2,,1\n1,1,x,2,3, ? \n2,1,?,2,3,0\n",
-			[]float64{1, 2, 3, 0, 0, 2, 2, 3, 0, 0}, []float64{1, 0},
+			[]float64{1, 2, 3, 0, 0, 2, 2, 3, 0, 0},
+			[]float64{1, 0},
 			[]int{1, 6},
 		},
 	} {
