@@ -36,6 +36,7 @@ type rogue struct {
 	hello   func(body []byte) []byte               // the body that it sends as its hello
 	twist   func(frame string, sent []byte) []byte // the bytes that it sends in place of "hello", "evidence", "finished"
 	verdict byte
+	script  func(*rogue) // what it does after TLS, in place of the exchange
 
 	line                                 net.Conn
 	conn                                 *tls.Conn
@@ -142,6 +143,10 @@ func (g *rogue) run() result {
 // play is the exchange, step by step until one fails.
 func (g *rogue) play(line net.Conn) {
 	g.handshake(line)
+	if g.script != nil {
+		g.script(g)
+		return
+	}
 	if g.side == clientSide {
 		g.sendHello()
 		g.receive(2)
