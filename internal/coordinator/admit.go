@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"sync"
 
@@ -52,9 +51,10 @@ func (a *admitter) entered(ctx context.Context, p transport.Peer) error {
 	if c.done {
 		return nil
 	}
-	kept, err := keep(ctx, a.blobs, keptEvidence{
-		Evidence: keptOf(p.Evidence), Preimage: p.Preimage, ReportData: p.Binding[:], Sets: p.Appraisal.Sets, Any: p.Appraisal.Any,
-	})
+	kept, err := a.blobs.Put(ctx, bytes.NewReader(entry.Kept{
+		Evidence: keptOf(p.Evidence), Preimage: p.Preimage, ReportData: p.Binding[:],
+		SPKI: p.State.PeerCertificates[0].RawSubjectPublicKeyInfo, Sets: p.Appraisal.Sets, Any: p.Appraisal.Any,
+	}.Encode()))
 	if err != nil {
 		return answer(a.loop.log, fmt.Errorf("keeping the evidence of %s %s: %w", p.Office, p.Name, err))
 	}
@@ -75,46 +75,15 @@ func (a *admitter) entered(ctx context.Context, p transport.Peer) error {
 	return nil
 }
 
-// keptEvidence is what is kept of an admission or a boot, as JSON in a sealed blob. Fields are added, never changed.
-type keptEvidence struct {
-	Schema     string     `json:"schema"` // "consilium.evidence/1"
-	Evidence   []keptItem `json:"evidence"`
-	Preimage   []byte     `json:"preimage"`    // what was hashed into the report data
-	ReportData []byte     `json:"report_data"` // 64 bytes
-	Nonce      []byte     `json:"nonce,omitempty"`
-	SPKI       []byte     `json:"spki,omitempty"`
-	Sets       []string   `json:"sets"`
-	Any        []string   `json:"any,omitempty"`
-}
-
-type keptItem struct {
-	Type       string           `json:"type"`
-	Body       []byte           `json:"body"`
-	Collateral []keptCollateral `json:"collateral,omitempty"`
-}
-
-type keptCollateral struct {
-	Kind  attest.Kind `json:"kind"`
-	Bytes []byte      `json:"bytes"`
-}
-
-func keptOf(all []attest.Evidence) []keptItem {
-	var out []keptItem
+// keptOf returns evidence in the form in which it is kept.
+func keptOf(all []attest.Evidence) []entry.KeptEvidence {
+	var out []entry.KeptEvidence
 	for _, e := range all {
-		k := keptItem{Type: e.Type.String(), Body: e.Body}
+		k := entry.KeptEvidence{Type: e.Type.String(), Body: e.Body}
 		for _, c := range e.Collateral {
-			k.Collateral = append(k.Collateral, keptCollateral{c.Kind, c.Bytes})
+			k.Collateral = append(k.Collateral, entry.KeptCollateral{Kind: uint8(c.Kind), Bytes: c.Bytes})
 		}
 		out = append(out, k)
 	}
 	return out
-}
-
-func keep(ctx context.Context, blobs *blob.Blobs, k keptEvidence) (entry.Blob, error) {
-	k.Schema = "consilium.evidence/1"
-	text, err := json.Marshal(k)
-	if err != nil {
-		return entry.Blob{}, err
-	}
-	return blobs.Put(ctx, bytes.NewReader(text))
 }

@@ -25,7 +25,7 @@ func answer(log *zap.Logger, err error) error {
 		return status.FromContextError(err).Err()
 	case errors.Is(err, round.ErrUnknownRun), errors.Is(err, registry.ErrUnknown):
 		return status.Error(codes.NotFound, err.Error())
-	case errors.Is(err, registry.ErrAmbiguous):
+	case errors.Is(err, registry.ErrAmbiguous), errors.Is(err, errUnwritable):
 		return status.Error(codes.InvalidArgument, err.Error())
 	case round.Reason(err) != "":
 		return status.Error(codes.FailedPrecondition, err.Error())

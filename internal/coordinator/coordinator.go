@@ -8,6 +8,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -215,10 +216,10 @@ func (c *Coordinator) self(ctx context.Context, key *ledger.Key, facts *ledger.L
 	if err != nil {
 		return entry.Booted{}, attest.Appraisal{}, fmt.Errorf("the own enclave does not pass the manifest, every member would refuse it: %w", err)
 	}
-	kept, err := keep(ctx, c.blobs, keptEvidence{
+	kept, err := c.blobs.Put(ctx, bytes.NewReader(entry.Kept{
 		Evidence: keptOf([]attest.Evidence{e}), Preimage: preimage, ReportData: data[:], Nonce: head[:], SPKI: key.SPKI(),
 		Sets: a.Sets, Any: a.Any,
-	})
+	}.Encode()))
 	if err != nil {
 		return entry.Booted{}, attest.Appraisal{}, fmt.Errorf("keeping the boot's evidence: %w", err)
 	}

@@ -22,6 +22,9 @@ import (
 // errStopping is what a handler gets that still waits when the coordinator stops.
 var errStopping = errors.New("the coordinator is stopping")
 
+// errUnwritable is what a peer gets whose words cannot be written down.
+var errUnwritable = errors.New("this cannot stand in the log")
+
 // loop owns the facts. One goroutine decides, writes and applies; everybody else sends it messages. It holds no rule (round
 // has them) and does no arithmetic (workers do it beside the loop and come back as inputs).
 type loop struct {
@@ -171,6 +174,11 @@ func (l *loop) take(ctx context.Context, in round.Input) error {
 	facts, err := l.state.Decide(now, in)
 	if err != nil {
 		return &refused{err}
+	}
+	for _, f := range facts { // what peers sent may be in it, and not every text can stand in a line
+		if err := entry.Check(f); err != nil {
+			return &refused{fmt.Errorf("%w: %w", errUnwritable, err)}
+		}
 	}
 	return l.write(ctx, now, facts)
 }
