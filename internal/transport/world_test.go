@@ -193,6 +193,15 @@ func (w *witness) list() []transport.Refusal {
 	return append([]transport.Refusal(nil), w.all...)
 }
 
+// take is list, and forgets.
+func (w *witness) take() []transport.Refusal {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.all
+	w.all = nil
+	return all
+}
+
 // one returns the only refusal there was.
 func (w *witness) one(t *testing.T) transport.Refusal {
 	t.Helper()
