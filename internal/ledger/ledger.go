@@ -39,7 +39,6 @@ package ledger
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -184,46 +183,7 @@ func (s *state) add(lines [][]byte) error {
 	return err
 }
 
-// Entries yields the lines of the log in order, the first of them line number from, counted from 0, to the log's end. Each is
-// yielded only after it was found to be in the tree. The caller does not change them. An error ends it.
+// Entries yields the lines of the log in order, as [View.Entries] does.
 func (l *Ledger) Entries(ctx context.Context, from int64) iter.Seq2[[]byte, error] {
-	return func(yield func([]byte, error) bool) {
-		if from < 0 || from > l.tree.size {
-			yield(nil, fmt.Errorf("reading from line %d of a log of %d", from, l.tree.size))
-			return
-		}
-		for at := from; at < l.tree.size; {
-			lines, err := l.bundle(ctx, at/tileWidth)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, line := range lines[at%tileWidth:] {
-				if !yield(line, nil) {
-					return
-				}
-				at++
-			}
-		}
-	}
-}
-
-// bundle returns the lines of the bundle with the given number, checked against the tree.
-func (l *Ledger) bundle(ctx context.Context, n int64) ([][]byte, error) {
-	if n == int64(len(l.full)) {
-		return l.tail, nil
-	}
-	at := tlog.Tile{H: tileHeight, L: -1, N: n, W: tileWidth}
-	lines, err := l.c.readBundle(ctx, at)
-	if err != nil {
-		return nil, err
-	}
-	t, _, err := newTree().grow(leaves(lines))
-	if err == nil && t.root != l.full[n] {
-		err = errors.New("its lines are not those in the tree")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("object %s: %w", path(at), err)
-	}
-	return lines, nil
+	return l.View().Entries(ctx, from)
 }

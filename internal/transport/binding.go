@@ -103,8 +103,8 @@ func deviceSeed(ekm []byte, verifierNonce [32]byte) []byte {
 	return appendLP(appendLP(nil, ekm), verifierNonce[:])
 }
 
-// personInput returns what a person signs in place of evidence: lp("consilium person v1") lp(B).
-func personInput(b [64]byte) []byte {
+// PersonInput returns what a person signs in place of evidence, lp("consilium person v1") lp(b); b is the report data of the session.
+func PersonInput(b [64]byte) []byte {
 	return appendLP(appendLP(nil, []byte(labelPerson)), b[:])
 }
 

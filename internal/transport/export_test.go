@@ -140,7 +140,6 @@ func (g Given) Seed(s uint8) []byte {
 var (
 	Transcript     = transcript
 	EncodeEvidence = encodeEvidence
-	PersonInput    = personInput
 )
 
 // Finished returns the body of FINISHED.
@@ -185,7 +184,7 @@ func Derive(g Given) Derived {
 	d.PreimageC, d.PreimageS = g.Preimage(1, d.TH), g.Preimage(2, d.TH)
 	d.BC, d.BS = g.Report(1, d.TH), g.Report(2, d.TH)
 	d.SeedC, d.SeedS = g.Seed(1), g.Seed(2)
-	d.PersonC = personInput(d.BC)
+	d.PersonC = PersonInput(d.BC)
 	d.EvidenceC, d.EvidenceS = encodeEvidence(g.EvidenceC), encodeEvidence(g.EvidenceS)
 	d.FinishedC = Finished(g.EKMF, 1, d.TH, d.EvidenceS, d.EvidenceC, verdictAccept)
 	d.FinishedS = Finished(g.EKMF, 2, d.TH, d.EvidenceS, d.EvidenceC, verdictAccept)

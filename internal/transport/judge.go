@@ -75,7 +75,7 @@ func (x *exchange) judgePerson(e attest.Evidence, b [64]byte) error {
 	if !ok || len(key) != ed25519.PublicKeySize {
 		return attest.Refuse(attest.ClassManifest, "the manifest has no key for the person %q", x.claimed.name)
 	}
-	if !ed25519.Verify(key, personInput(b), e.Body) {
+	if !ed25519.Verify(key, PersonInput(b), e.Body) {
 		return attest.Refuse(attest.ClassBind, "the signature of %q is not over this session", x.claimed.name)
 	}
 	return nil
@@ -202,7 +202,7 @@ func only(c attest.Collateral, bound bool) attest.Collateral {
 // sign returns a person's EVIDENCE body.
 func (x *exchange) sign() ([]byte, error) {
 	b := sha512.Sum512(x.reportInput(x.side, nil).preimage())
-	sig, err := x.c.cfg.Identity.Sign(x.c.cfg.Rand, personInput(b), crypto.Hash(0))
+	sig, err := x.c.cfg.Identity.Sign(x.c.cfg.Rand, PersonInput(b), crypto.Hash(0))
 	if err != nil {
 		return nil, attest.Refuse(attest.ClassSig, "our own identity key: %w", err)
 	}

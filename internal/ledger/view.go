@@ -1,0 +1,145 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// View is a log as it was at one commit. It reads storage only, stays what it is while the log grows, and is safe for
+// concurrent use.
+type View struct {
+	c Config
+	state
+}
+
+// View returns the log as it is now.
+func (l *Ledger) View() View { return View{l.c, l.state} }
+
+// Size returns the number of lines.
+func (v View) Size() int64 { return v.tree.size }
+
+// RootHash returns the Merkle tree hash, that of RFC 6962.
+func (v View) RootHash() [32]byte { return v.tree.root }
+
+// Checkpoint returns the signed checkpoint.
+func (v View) Checkpoint() []byte { return bytes.Clone(v.checkpoint) }
+
+// Verifier returns the verifier key of the log's checkpoints, as C2SP signed-note spells it.
+func (v View) Verifier() string { return v.c.Key.Verifier() }
+
+// Entries yields the lines in order, the first of them line number from, counted from 0. Each is yielded only after it was
+// found to be in the tree. The caller does not change them. An error ends it.
+func (v View) Entries(ctx context.Context, from int64) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		if from < 0 || from > v.tree.size {
+			yield(nil, fmt.Errorf("reading from line %d of a log of %d", from, v.tree.size))
+			return
+		}
+		for at := from; at < v.tree.size; {
+			lines, err := v.bundle(ctx, at/tileWidth)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, line := range lines[at%tileWidth:] {
+				if !yield(line, nil) {
+					return
+				}
+				at++
+			}
+		}
+	}
+}
+
+// bundle returns the lines of the bundle with the given number, checked against the tree.
+func (v View) bundle(ctx context.Context, n int64) ([][]byte, error) {
+	if n == int64(len(v.full)) {
+		return v.tail, nil
+	}
+	at := tlog.Tile{H: tileHeight, L: -1, N: n, W: tileWidth}
+	lines, err := v.c.readBundle(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	t, _, err := newTree().grow(leaves(lines))
+	if err == nil && t.root != v.full[n] {
+		err = errors.New("its lines are not those in the tree")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("object %s: %w", path(at), err)
+	}
+	return lines, nil
+}
+
+// tiles reads hash tiles for proofs: those of the right edge from memory, since a growing log deletes them, others from
+// storage.
+type tiles struct {
+	ctx context.Context
+	v   View
+}
+
+func (tiles) Height() int { return tileHeight }
+
+func (t tiles) ReadTiles(wanted []tlog.Tile) ([][]byte, error) {
+	data := make([][]byte, len(wanted))
+	for i, at := range wanted {
+		if e, ok := t.v.tree.edge[at.L]; ok && e.N == at.N && e.W >= at.W {
+			data[i] = e.data[:at.W*tlog.HashSize]
+			continue
+		}
+		text, err := readObject(t.ctx, t.v.c.Objects, path(tlog.Tile{H: at.H, L: at.L, N: at.N, W: tileWidth}))
+		if err != nil {
+			return nil, err
+		}
+		if len(text) != tileWidth*tlog.HashSize {
+			return nil, fmt.Errorf("object %s has %d bytes", path(at), len(text))
+		}
+		data[i] = text[:at.W*tlog.HashSize]
+	}
+	return data, nil
+}
+
+func (tiles) SaveTiles([]tlog.Tile, [][]byte) {}
+
+// reader returns the tree's stored hashes, each checked against the root hash.
+func (v View) reader(ctx context.Context) tlog.HashReader {
+	return tlog.TileHashReader(tlog.Tree{N: v.tree.size, Hash: v.tree.root}, tiles{ctx, v})
+}
+
+// Inclusion returns the proof that line number n is in the log of this size, after RFC 6962, section 2.1.1.
+func (v View) Inclusion(ctx context.Context, n int64) ([][32]byte, error) {
+	if n < 0 || n >= v.tree.size {
+		return nil, fmt.Errorf("there is no line %d in a log of %d", n, v.tree.size)
+	}
+	p, err := tlog.ProveRecord(v.tree.size, n, v.reader(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("proving line %d: %w", n, err)
+	}
+	return arrays(p), nil
+}
+
+// Consistency returns the proof that the log of this size begins with what the log of the given smaller size was, after RFC
+// 6962, section 2.1.2.
+func (v View) Consistency(ctx context.Context, old int64) ([][32]byte, error) {
+	if old < 1 || old > v.tree.size {
+		return nil, fmt.Errorf("a log of %d lines was never one of %d", v.tree.size, old)
+	}
+	p, err := tlog.ProveTree(v.tree.size, old, v.reader(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("proving the log of %d lines consistent with that of %d: %w", v.tree.size, old, err)
+	}
+	return arrays(p), nil
+}
+
+func arrays(hashes []tlog.Hash) [][32]byte {
+	out := make([][32]byte, len(hashes))
+	for i, h := range hashes {
+		out[i] = h
+	}
+	return out
+}
