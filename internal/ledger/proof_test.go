@@ -23,7 +23,7 @@ func checkpoint(t testing.TB, v ledger.View) ledger.Checkpoint {
 // TestProofs takes views of a growing log and proves every line of each in it, and each one's beginning in every later one,
 // also after the log has grown past them and their partial tiles are gone.
 func TestProofs(t *testing.T) {
-	m := storetest.NewMemory()
+	m := storetest.New()
 	l := open(t, m, newSealer(t))
 	var views []ledger.View
 	for _, n := range []int{1, 1, 1, 5, 248, 1, 3, 252, 90} {
@@ -106,7 +106,7 @@ func refusesConsistency(t *testing.T, c, old ledger.Checkpoint, proof [][32]byte
 
 // TestViewStays reads a view while the log grows over it.
 func TestViewStays(t *testing.T) {
-	m := storetest.NewMemory()
+	m := storetest.New()
 	l := open(t, m, newSealer(t))
 	appendTo(t, l, numbered(0, 300))
 	v := l.View()
@@ -125,7 +125,7 @@ func TestViewStays(t *testing.T) {
 
 // TestTree builds the tree of a log from its lines alone.
 func TestTree(t *testing.T) {
-	m := storetest.NewMemory()
+	m := storetest.New()
 	l := open(t, m, newSealer(t))
 	var tree ledger.Tree
 	if tree.RootHash() != l.RootHash() || tree.Size() != 0 {
@@ -143,7 +143,7 @@ func TestTree(t *testing.T) {
 }
 
 func TestOpenCheckpointRefuses(t *testing.T) {
-	m := storetest.NewMemory()
+	m := storetest.New()
 	l := open(t, m, newSealer(t))
 	appendTo(t, l, numbered(0, 3))
 	signed, key := l.Checkpoint(), l.View().Verifier()
