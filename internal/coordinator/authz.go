@@ -36,6 +36,12 @@ var methods = map[string][]may{
 	pb.Runs_Watch_FullMethodName:        {{attest.Person, "lead"}, {attest.Person, "audit"}},
 	pb.Models_ListModels_FullMethodName: {{attest.Person, "lead"}, {attest.Person, "audit"}},
 	pb.Models_ShowModel_FullMethodName:  {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Checkpoint_FullMethodName:    {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Tile_FullMethodName:          {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Prove_FullMethodName:         {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Extends_FullMethodName:       {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Entries_FullMethodName:       {{attest.Person, "audit"}},
+	pb.Log_Kept_FullMethodName:          {{attest.Person, "audit"}},
 }
 
 // guard admits calls by the method table and by what the channel says of the caller, never by the caller's words.

@@ -273,6 +273,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	})
 	pb.RegisterBlobsServer(server, models)
 	pb.RegisterModelsServer(server, models)
+	pb.RegisterLogServer(server, &history{loop: l, blobs: c.blobs, log: c.o.Log})
 	return server
 }
 

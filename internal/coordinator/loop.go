@@ -38,6 +38,7 @@ type loop struct {
 	messages chan message
 	done     chan struct{} // closed when the loop has ended
 	wanted   atomic.Pointer[news]
+	view     atomic.Pointer[ledger.View] // of the log, for readers
 
 	// Owned by the loop's goroutine.
 	state   *round.State
@@ -210,6 +211,7 @@ func (l *loop) write(ctx context.Context, at time.Time, facts []entry.Fact) erro
 	if err := l.facts.Append(context.WithoutCancel(ctx), lines...); err != nil {
 		return fmt.Errorf("writing to the log: %w", err)
 	}
+	l.show()
 	for i, f := range facts {
 		if err := l.apply(position+int64(i), at, f); err != nil {
 			return fmt.Errorf("applying entry %d, which this program decided itself: %w", position+int64(i), err)
@@ -217,6 +219,12 @@ func (l *loop) write(ctx context.Context, at time.Time, facts []entry.Fact) erro
 		tell(l.log, f)
 	}
 	return nil
+}
+
+// show lets readers see the log as it is now.
+func (l *loop) show() {
+	v := l.facts.View()
+	l.view.Store(&v)
 }
 
 // apply folds one fact into everything that is derived from the log.

@@ -2,12 +2,14 @@ package ledger_test
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"testing"
 
 	"golang.org/x/mod/sumdb/note"
 
 	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/store"
 	"consilium.dev/internal/store/storetest"
 )
 
@@ -36,7 +38,12 @@ func TestProofs(t *testing.T) {
 			t.Fatalf("checkpoint says %+v of a log of %d", c, v.Size())
 		}
 		for n := int64(0); n < v.Size(); n += 1 + v.Size()/37 {
-			proof, err := v.Inclusion(t.Context(), n)
+			if n%5 == 0 { // the view's own, and for the others one that has grown since
+				if _, err := v.Inclusion(t.Context(), n, v.Size()); err != nil {
+					t.Errorf("Inclusion(%d) in %d: %v", n, v.Size(), err)
+				}
+			}
+			proof, err := views[len(views)-1].Inclusion(t.Context(), n, v.Size())
 			if err != nil {
 				t.Fatalf("Inclusion(%d) in %d: %v", n, v.Size(), err)
 			}
@@ -50,7 +57,7 @@ func TestProofs(t *testing.T) {
 			if old.Size() > v.Size() {
 				continue
 			}
-			proof, err := v.Consistency(t.Context(), old.Size())
+			proof, err := views[len(views)-1].Consistency(t.Context(), old.Size(), v.Size())
 			if err != nil {
 				t.Fatalf("Consistency(%d) of %d: %v", old.Size(), v.Size(), err)
 			}
@@ -101,6 +108,30 @@ func refusesConsistency(t *testing.T, c, old ledger.Checkpoint, proof [][32]byte
 	}
 	if len(proof) > 0 && c.CheckExtends(old, proof[:len(proof)-1]) == nil {
 		t.Errorf("half a proof of %d in %d passes", old.Size, c.Size)
+	}
+}
+
+func TestViewRange(t *testing.T) {
+	l := open(t, storetest.New(), newSealer(t))
+	appendTo(t, l, numbered(0, 3))
+	v := l.View()
+	for _, n := range [][2]int64{{-1, 3}, {3, 3}, {0, 4}, {0, 0}, {2, 1}} {
+		if _, err := v.Inclusion(t.Context(), n[0], n[1]); !errors.Is(err, ledger.ErrRange) {
+			t.Errorf("Inclusion(%d, %d) = %v, want ErrRange", n[0], n[1], err)
+		}
+	}
+	for _, n := range [][2]int64{{0, 3}, {3, 2}, {1, 4}, {-1, 1}} {
+		if _, err := v.Consistency(t.Context(), n[0], n[1]); !errors.Is(err, ledger.ErrRange) {
+			t.Errorf("Consistency(%d, %d) = %v, want ErrRange", n[0], n[1], err)
+		}
+	}
+	for path, want := range map[string]error{
+		"log.key": ledger.ErrRange, "tile/../log.key": ledger.ErrRange, "stage/x": ledger.ErrRange, "": ledger.ErrRange,
+		"tile/0/000": store.ErrNotExist, "tile/0/000.p/2": store.ErrNotExist, "tile/0/000.p/3": nil, "tile/entries/000.p/3": nil,
+	} {
+		if text, err := v.Tile(t.Context(), path); !errors.Is(err, want) || err == nil && len(text) == 0 {
+			t.Errorf("Tile(%q) = %d bytes, %v, want %v", path, len(text), err, want)
+		}
 	}
 }
 

@@ -6,9 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"consilium.dev/internal/store"
 )
+
+// ErrRange is what is wrapped by an error of a view that was asked for what it does not have.
+var ErrRange = errors.New("beyond the log")
 
 // View is a log as it was at one commit. It reads storage only, stays what it is while the log grows, and is safe for
 // concurrent use.
@@ -37,7 +43,7 @@ func (v View) Verifier() string { return v.c.Key.Verifier() }
 func (v View) Entries(ctx context.Context, from int64) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		if from < 0 || from > v.tree.size {
-			yield(nil, fmt.Errorf("reading from line %d of a log of %d", from, v.tree.size))
+			yield(nil, fmt.Errorf("%w: line %d of a log of %d", ErrRange, from, v.tree.size))
 			return
 		}
 		for at := from; at < v.tree.size; {
@@ -111,29 +117,39 @@ func (v View) reader(ctx context.Context) tlog.HashReader {
 	return tlog.TileHashReader(tlog.Tree{N: v.tree.size, Hash: v.tree.root}, tiles{ctx, v})
 }
 
-// Inclusion returns the proof that line number n is in the log of this size, after RFC 6962, section 2.1.1.
-func (v View) Inclusion(ctx context.Context, n int64) ([][32]byte, error) {
-	if n < 0 || n >= v.tree.size {
-		return nil, fmt.Errorf("there is no line %d in a log of %d", n, v.tree.size)
+// Inclusion returns the proof that line number n is in the log of that size, at most this view's, after RFC 6962, section
+// 2.1.1.
+func (v View) Inclusion(ctx context.Context, n, size int64) ([][32]byte, error) {
+	if n < 0 || n >= size || size > v.tree.size {
+		return nil, fmt.Errorf("%w: line %d in a log of %d, of which %d lines are there", ErrRange, n, size, v.tree.size)
 	}
-	p, err := tlog.ProveRecord(v.tree.size, n, v.reader(ctx))
+	p, err := tlog.ProveRecord(size, n, v.reader(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("proving line %d: %w", n, err)
 	}
 	return arrays(p), nil
 }
 
-// Consistency returns the proof that the log of this size begins with what the log of the given smaller size was, after RFC
-// 6962, section 2.1.2.
-func (v View) Consistency(ctx context.Context, old int64) ([][32]byte, error) {
-	if old < 1 || old > v.tree.size {
-		return nil, fmt.Errorf("a log of %d lines was never one of %d", v.tree.size, old)
+// Consistency returns the proof that the log of that size, at most this view's, begins with what the log of the given smaller
+// size was, after RFC 6962, section 2.1.2.
+func (v View) Consistency(ctx context.Context, old, size int64) ([][32]byte, error) {
+	if old < 1 || old > size || size > v.tree.size {
+		return nil, fmt.Errorf("%w: from %d to %d lines, of which %d are there", ErrRange, old, size, v.tree.size)
 	}
-	p, err := tlog.ProveTree(v.tree.size, old, v.reader(ctx))
+	p, err := tlog.ProveTree(size, old, v.reader(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("proving the log of %d lines consistent with that of %d: %w", v.tree.size, old, err)
+		return nil, fmt.Errorf("proving the log of %d lines consistent with that of %d: %w", size, old, err)
 	}
 	return arrays(p), nil
+}
+
+// Tile returns the object at a path of C2SP tlog-tiles: hashes, or a sealed bundle. ErrRange if path is none, and
+// [store.ErrNotExist] for one that is not there, or not any more, because a wider one is.
+func (v View) Tile(ctx context.Context, path string) ([]byte, error) {
+	if !strings.HasPrefix(path, "tile/") || store.CheckName(path) != nil {
+		return nil, fmt.Errorf("%w: %.64q is no path of a tile", ErrRange, path)
+	}
+	return readObject(ctx, v.c.Objects, path)
 }
 
 func arrays(hashes []tlog.Hash) [][32]byte {

@@ -2381,6 +2381,470 @@ func (x *ModelView) GetMetrics() []*MemberMetrics {
 	return nil
 }
 
+type CheckpointRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointRequest) Reset() {
+	*x = CheckpointRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointRequest) ProtoMessage() {}
+
+func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
+func (*CheckpointRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
+}
+
+type CheckpointReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // signed note
+	Verifier      string                 `protobuf:"bytes,2,opt,name=verifier,proto3" json:"verifier,omitempty"`     // verifier key, believed only as far as a boot's evidence binds it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointReply) Reset() {
+	*x = CheckpointReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointReply) ProtoMessage() {}
+
+func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointReply.ProtoReflect.Descriptor instead.
+func (*CheckpointReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *CheckpointReply) GetCheckpoint() []byte {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *CheckpointReply) GetVerifier() string {
+	if x != nil {
+		return x.Verifier
+	}
+	return ""
+}
+
+type TileRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // "tile/0/000", "tile/entries/001.p/17"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TileRequest) Reset() {
+	*x = TileRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TileRequest) ProtoMessage() {}
+
+func (x *TileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TileRequest.ProtoReflect.Descriptor instead.
+func (*TileRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *TileRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type ProveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          int64                  `protobuf:"varint,1,opt,name=line,proto3" json:"line,omitempty"` // from 0
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"` // of the log that is proven in; at most the newest checkpoint's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveRequest) Reset() {
+	*x = ProveRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveRequest) ProtoMessage() {}
+
+func (x *ProveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
+func (*ProveRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ProveRequest) GetLine() int64 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *ProveRequest) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type ProveReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hashes        [][]byte               `protobuf:"bytes,1,rep,name=hashes,proto3" json:"hashes,omitempty"` // 32 bytes each, RFC 6962, section 2.1.1
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveReply) Reset() {
+	*x = ProveReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveReply) ProtoMessage() {}
+
+func (x *ProveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveReply.ProtoReflect.Descriptor instead.
+func (*ProveReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ProveReply) GetHashes() [][]byte {
+	if x != nil {
+		return x.Hashes
+	}
+	return nil
+}
+
+type ExtendsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Old           int64                  `protobuf:"varint,1,opt,name=old,proto3" json:"old,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendsRequest) Reset() {
+	*x = ExtendsRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendsRequest) ProtoMessage() {}
+
+func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendsRequest.ProtoReflect.Descriptor instead.
+func (*ExtendsRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ExtendsRequest) GetOld() int64 {
+	if x != nil {
+		return x.Old
+	}
+	return 0
+}
+
+func (x *ExtendsRequest) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type ExtendsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hashes        [][]byte               `protobuf:"bytes,1,rep,name=hashes,proto3" json:"hashes,omitempty"` // 32 bytes each, RFC 6962, section 2.1.2
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendsReply) Reset() {
+	*x = ExtendsReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendsReply) ProtoMessage() {}
+
+func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendsReply.ProtoReflect.Descriptor instead.
+func (*ExtendsReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ExtendsReply) GetHashes() [][]byte {
+	if x != nil {
+		return x.Hashes
+	}
+	return nil
+}
+
+type EntriesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"` // number of the first line
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"` // number of the line after the last
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EntriesRequest) Reset() {
+	*x = EntriesRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntriesRequest) ProtoMessage() {}
+
+func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
+func (*EntriesRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *EntriesRequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *EntriesRequest) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type EntriesReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lines         [][]byte               `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"` // without newlines; a message has at least one and at most about 1 MiB of them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EntriesReply) Reset() {
+	*x = EntriesReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntriesReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntriesReply) ProtoMessage() {}
+
+func (x *EntriesReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntriesReply.ProtoReflect.Descriptor instead.
+func (*EntriesReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *EntriesReply) GetLines() [][]byte {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+type KeptRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          int64                  `protobuf:"varint,1,opt,name=line,proto3" json:"line,omitempty"` // of an entry that keeps evidence
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptRequest) Reset() {
+	*x = KeptRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptRequest) ProtoMessage() {}
+
+func (x *KeptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptRequest.ProtoReflect.Descriptor instead.
+func (*KeptRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *KeptRequest) GetLine() int64 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
 var File_consilium_v1_consilium_proto protoreflect.FileDescriptor
 
 const file_consilium_v1_consilium_proto_rawDesc = "" +
@@ -2576,7 +3040,33 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\brollback\x18\x0f \x01(\tR\brollback\x12\x12\n" +
 	"\x04tags\x18\x10 \x03(\tR\x04tags\x12\"\n" +
 	"\fmeasurements\x18\x11 \x03(\tR\fmeasurements\x125\n" +
-	"\ametrics\x18\x12 \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics2\xd0\x02\n" +
+	"\ametrics\x18\x12 \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\"\x13\n" +
+	"\x11CheckpointRequest\"M\n" +
+	"\x0fCheckpointReply\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\fR\n" +
+	"checkpoint\x12\x1a\n" +
+	"\bverifier\x18\x02 \x01(\tR\bverifier\"!\n" +
+	"\vTileRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"6\n" +
+	"\fProveRequest\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\x03R\x04line\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\"$\n" +
+	"\n" +
+	"ProveReply\x12\x16\n" +
+	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"6\n" +
+	"\x0eExtendsRequest\x12\x10\n" +
+	"\x03old\x18\x01 \x01(\x03R\x03old\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\"&\n" +
+	"\fExtendsReply\x12\x16\n" +
+	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"8\n" +
+	"\x0eEntriesRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\"$\n" +
+	"\fEntriesReply\x12\x14\n" +
+	"\x05lines\x18\x01 \x03(\fR\x05lines\"!\n" +
+	"\vKeptRequest\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\x03R\x04line2\xd0\x02\n" +
 	"\x06Rounds\x12=\n" +
 	"\x06Follow\x12\x1b.consilium.v1.FollowRequest\x1a\x14.consilium.v1.Wanted0\x01\x12C\n" +
 	"\aConsent\x12\x1c.consilium.v1.ConsentRequest\x1a\x1a.consilium.v1.ConsentReply\x12=\n" +
@@ -2593,7 +3083,15 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x06Models\x12L\n" +
 	"\n" +
 	"ListModels\x12\x1f.consilium.v1.ListModelsRequest\x1a\x1d.consilium.v1.ListModelsReply\x12I\n" +
-	"\tShowModel\x12\x1e.consilium.v1.ShowModelRequest\x1a\x1c.consilium.v1.ShowModelReplyB.Z,consilium.dev/proto/consilium/v1;consiliumv1b\x06proto3"
+	"\tShowModel\x12\x1e.consilium.v1.ShowModelRequest\x1a\x1c.consilium.v1.ShowModelReply2\x92\x03\n" +
+	"\x03Log\x12L\n" +
+	"\n" +
+	"Checkpoint\x12\x1f.consilium.v1.CheckpointRequest\x1a\x1d.consilium.v1.CheckpointReply\x128\n" +
+	"\x04Tile\x12\x19.consilium.v1.TileRequest\x1a\x13.consilium.v1.Chunk0\x01\x12=\n" +
+	"\x05Prove\x12\x1a.consilium.v1.ProveRequest\x1a\x18.consilium.v1.ProveReply\x12C\n" +
+	"\aExtends\x12\x1c.consilium.v1.ExtendsRequest\x1a\x1a.consilium.v1.ExtendsReply\x12E\n" +
+	"\aEntries\x12\x1c.consilium.v1.EntriesRequest\x1a\x1a.consilium.v1.EntriesReply0\x01\x128\n" +
+	"\x04Kept\x12\x19.consilium.v1.KeptRequest\x1a\x13.consilium.v1.Chunk0\x01B.Z,consilium.dev/proto/consilium/v1;consiliumv1b\x06proto3"
 
 var (
 	file_consilium_v1_consilium_proto_rawDescOnce sync.Once
@@ -2608,7 +3106,7 @@ func file_consilium_v1_consilium_proto_rawDescGZIP() []byte {
 }
 
 var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_consilium_v1_consilium_proto_goTypes = []any{
 	(QueryReply_State)(0),     // 0: consilium.v1.QueryReply.State
 	(OfferReply_State)(0),     // 1: consilium.v1.OfferReply.State
@@ -2645,6 +3143,16 @@ var file_consilium_v1_consilium_proto_goTypes = []any{
 	(*ShowModelRequest)(nil),  // 32: consilium.v1.ShowModelRequest
 	(*ShowModelReply)(nil),    // 33: consilium.v1.ShowModelReply
 	(*ModelView)(nil),         // 34: consilium.v1.ModelView
+	(*CheckpointRequest)(nil), // 35: consilium.v1.CheckpointRequest
+	(*CheckpointReply)(nil),   // 36: consilium.v1.CheckpointReply
+	(*TileRequest)(nil),       // 37: consilium.v1.TileRequest
+	(*ProveRequest)(nil),      // 38: consilium.v1.ProveRequest
+	(*ProveReply)(nil),        // 39: consilium.v1.ProveReply
+	(*ExtendsRequest)(nil),    // 40: consilium.v1.ExtendsRequest
+	(*ExtendsReply)(nil),      // 41: consilium.v1.ExtendsReply
+	(*EntriesRequest)(nil),    // 42: consilium.v1.EntriesRequest
+	(*EntriesReply)(nil),      // 43: consilium.v1.EntriesReply
+	(*KeptRequest)(nil),       // 44: consilium.v1.KeptRequest
 }
 var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	4,  // 0: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
@@ -2677,20 +3185,32 @@ var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	25, // 27: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
 	30, // 28: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
 	32, // 29: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
-	3,  // 30: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
-	9,  // 31: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
-	11, // 32: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
-	15, // 33: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
-	18, // 34: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
-	14, // 35: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
-	21, // 36: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
-	23, // 37: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
-	26, // 38: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
-	26, // 39: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
-	31, // 40: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
-	33, // 41: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
-	30, // [30:42] is the sub-list for method output_type
-	18, // [18:30] is the sub-list for method input_type
+	35, // 30: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
+	37, // 31: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
+	38, // 32: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
+	40, // 33: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
+	42, // 34: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
+	44, // 35: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
+	3,  // 36: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
+	9,  // 37: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
+	11, // 38: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
+	15, // 39: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
+	18, // 40: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
+	14, // 41: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
+	21, // 42: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
+	23, // 43: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
+	26, // 44: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
+	26, // 45: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
+	31, // 46: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
+	33, // 47: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
+	36, // 48: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
+	14, // 49: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
+	39, // 50: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
+	41, // 51: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
+	43, // 52: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
+	14, // 53: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
+	36, // [36:54] is the sub-list for method output_type
+	18, // [18:36] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -2711,9 +3231,9 @@ func file_consilium_v1_consilium_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_consilium_v1_consilium_proto_rawDesc), len(file_consilium_v1_consilium_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   43,
 			NumExtensions: 0,
-			NumServices:   4,
+			NumServices:   5,
 		},
 		GoTypes:           file_consilium_v1_consilium_proto_goTypes,
 		DependencyIndexes: file_consilium_v1_consilium_proto_depIdxs,

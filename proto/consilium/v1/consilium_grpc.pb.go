@@ -774,3 +774,323 @@ var Models_ServiceDesc = grpc.ServiceDesc{
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "consilium/v1/consilium.proto",
 }
+
+const (
+	Log_Checkpoint_FullMethodName = "/consilium.v1.Log/Checkpoint"
+	Log_Tile_FullMethodName       = "/consilium.v1.Log/Tile"
+	Log_Prove_FullMethodName      = "/consilium.v1.Log/Prove"
+	Log_Extends_FullMethodName    = "/consilium.v1.Log/Extends"
+	Log_Entries_FullMethodName    = "/consilium.v1.Log/Entries"
+	Log_Kept_FullMethodName       = "/consilium.v1.Log/Kept"
+)
+
+// LogClient is the client API for Log service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Log is what members and auditors read the federation's history with. What it says is worth what its signatures and proofs
+// are worth, and a copy of it can be judged without a coordinator.
+type LogClient interface {
+	// Checkpoint returns the newest signed checkpoint. Members and people.
+	Checkpoint(ctx context.Context, in *CheckpointRequest, opts ...grpc.CallOption) (*CheckpointReply, error)
+	// Tile streams a hash tile, or a bundle of entries as it rests, sealed, by its path of C2SP tlog-tiles. Members and people.
+	Tile(ctx context.Context, in *TileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error)
+	// Prove returns the proof that a line is in the log of a size. Members and people.
+	Prove(ctx context.Context, in *ProveRequest, opts ...grpc.CallOption) (*ProveReply, error)
+	// Extends returns the proof that the log of a size begins with that of a smaller one. Members and people.
+	Extends(ctx context.Context, in *ExtendsRequest, opts ...grpc.CallOption) (*ExtendsReply, error)
+	// Entries streams lines in order. Auditors.
+	Entries(ctx context.Context, in *EntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EntriesReply], error)
+	// Kept streams what was kept of the admission or boot at a position of the log (entry.Kept as JSON). Auditors.
+	Kept(ctx context.Context, in *KeptRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error)
+}
+
+type logClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewLogClient(cc grpc.ClientConnInterface) LogClient {
+	return &logClient{cc}
+}
+
+func (c *logClient) Checkpoint(ctx context.Context, in *CheckpointRequest, opts ...grpc.CallOption) (*CheckpointReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckpointReply)
+	err := c.cc.Invoke(ctx, Log_Checkpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logClient) Tile(ctx context.Context, in *TileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Log_ServiceDesc.Streams[0], Log_Tile_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TileRequest, Chunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Log_TileClient = grpc.ServerStreamingClient[Chunk]
+
+func (c *logClient) Prove(ctx context.Context, in *ProveRequest, opts ...grpc.CallOption) (*ProveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProveReply)
+	err := c.cc.Invoke(ctx, Log_Prove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logClient) Extends(ctx context.Context, in *ExtendsRequest, opts ...grpc.CallOption) (*ExtendsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExtendsReply)
+	err := c.cc.Invoke(ctx, Log_Extends_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logClient) Entries(ctx context.Context, in *EntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EntriesReply], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Log_ServiceDesc.Streams[1], Log_Entries_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[EntriesRequest, EntriesReply]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Log_EntriesClient = grpc.ServerStreamingClient[EntriesReply]
+
+func (c *logClient) Kept(ctx context.Context, in *KeptRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Log_ServiceDesc.Streams[2], Log_Kept_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[KeptRequest, Chunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Log_KeptClient = grpc.ServerStreamingClient[Chunk]
+
+// LogServer is the server API for Log service.
+// All implementations must embed UnimplementedLogServer
+// for forward compatibility.
+//
+// Log is what members and auditors read the federation's history with. What it says is worth what its signatures and proofs
+// are worth, and a copy of it can be judged without a coordinator.
+type LogServer interface {
+	// Checkpoint returns the newest signed checkpoint. Members and people.
+	Checkpoint(context.Context, *CheckpointRequest) (*CheckpointReply, error)
+	// Tile streams a hash tile, or a bundle of entries as it rests, sealed, by its path of C2SP tlog-tiles. Members and people.
+	Tile(*TileRequest, grpc.ServerStreamingServer[Chunk]) error
+	// Prove returns the proof that a line is in the log of a size. Members and people.
+	Prove(context.Context, *ProveRequest) (*ProveReply, error)
+	// Extends returns the proof that the log of a size begins with that of a smaller one. Members and people.
+	Extends(context.Context, *ExtendsRequest) (*ExtendsReply, error)
+	// Entries streams lines in order. Auditors.
+	Entries(*EntriesRequest, grpc.ServerStreamingServer[EntriesReply]) error
+	// Kept streams what was kept of the admission or boot at a position of the log (entry.Kept as JSON). Auditors.
+	Kept(*KeptRequest, grpc.ServerStreamingServer[Chunk]) error
+	mustEmbedUnimplementedLogServer()
+}
+
+// UnimplementedLogServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedLogServer struct{}
+
+func (UnimplementedLogServer) Checkpoint(context.Context, *CheckpointRequest) (*CheckpointReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Checkpoint not implemented")
+}
+func (UnimplementedLogServer) Tile(*TileRequest, grpc.ServerStreamingServer[Chunk]) error {
+	return status.Error(codes.Unimplemented, "method Tile not implemented")
+}
+func (UnimplementedLogServer) Prove(context.Context, *ProveRequest) (*ProveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Prove not implemented")
+}
+func (UnimplementedLogServer) Extends(context.Context, *ExtendsRequest) (*ExtendsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Extends not implemented")
+}
+func (UnimplementedLogServer) Entries(*EntriesRequest, grpc.ServerStreamingServer[EntriesReply]) error {
+	return status.Error(codes.Unimplemented, "method Entries not implemented")
+}
+func (UnimplementedLogServer) Kept(*KeptRequest, grpc.ServerStreamingServer[Chunk]) error {
+	return status.Error(codes.Unimplemented, "method Kept not implemented")
+}
+func (UnimplementedLogServer) mustEmbedUnimplementedLogServer() {}
+func (UnimplementedLogServer) testEmbeddedByValue()             {}
+
+// UnsafeLogServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to LogServer will
+// result in compilation errors.
+type UnsafeLogServer interface {
+	mustEmbedUnimplementedLogServer()
+}
+
+func RegisterLogServer(s grpc.ServiceRegistrar, srv LogServer) {
+	// If the following call panics, it indicates UnimplementedLogServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Log_ServiceDesc, srv)
+}
+
+func _Log_Checkpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogServer).Checkpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Log_Checkpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogServer).Checkpoint(ctx, req.(*CheckpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Log_Tile_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(TileRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LogServer).Tile(m, &grpc.GenericServerStream[TileRequest, Chunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Log_TileServer = grpc.ServerStreamingServer[Chunk]
+
+func _Log_Prove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogServer).Prove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Log_Prove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogServer).Prove(ctx, req.(*ProveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Log_Extends_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExtendsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogServer).Extends(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Log_Extends_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogServer).Extends(ctx, req.(*ExtendsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Log_Entries_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(EntriesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LogServer).Entries(m, &grpc.GenericServerStream[EntriesRequest, EntriesReply]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Log_EntriesServer = grpc.ServerStreamingServer[EntriesReply]
+
+func _Log_Kept_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(KeptRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LogServer).Kept(m, &grpc.GenericServerStream[KeptRequest, Chunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Log_KeptServer = grpc.ServerStreamingServer[Chunk]
+
+// Log_ServiceDesc is the grpc.ServiceDesc for Log service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Log_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "consilium.v1.Log",
+	HandlerType: (*LogServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Checkpoint",
+			Handler:    _Log_Checkpoint_Handler,
+		},
+		{
+			MethodName: "Prove",
+			Handler:    _Log_Prove_Handler,
+		},
+		{
+			MethodName: "Extends",
+			Handler:    _Log_Extends_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Tile",
+			Handler:       _Log_Tile_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Entries",
+			Handler:       _Log_Entries_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Kept",
+			Handler:       _Log_Kept_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "consilium/v1/consilium.proto",
+}

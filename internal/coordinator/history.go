@@ -1,0 +1,146 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"consilium.dev/internal/blob"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/store"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// maxLines is about how many bytes of lines go into one message.
+const maxLines = 1 << 20
+
+// history shows the log to members and auditors. It reads views of it, so the loop never waits for a reader.
+type history struct {
+	pb.UnimplementedLogServer
+	loop  *loop
+	blobs *blob.Blobs
+	log   *zap.Logger
+}
+
+func (h *history) Checkpoint(context.Context, *pb.CheckpointRequest) (*pb.CheckpointReply, error) {
+	v := h.loop.view.Load()
+	return &pb.CheckpointReply{Checkpoint: v.Checkpoint(), Verifier: v.Verifier()}, nil
+}
+
+func (h *history) Tile(q *pb.TileRequest, stream grpc.ServerStreamingServer[pb.Chunk]) error {
+	text, err := h.loop.view.Load().Tile(stream.Context(), q.Path)
+	if err != nil {
+		return h.answer(err)
+	}
+	return sendChunks(stream, bytes.NewReader(text), 0)
+}
+
+func (h *history) Prove(ctx context.Context, q *pb.ProveRequest) (*pb.ProveReply, error) {
+	proof, err := h.loop.view.Load().Inclusion(ctx, q.Line, q.Size)
+	if err != nil {
+		return nil, h.answer(err)
+	}
+	return &pb.ProveReply{Hashes: slicesOf(proof)}, nil
+}
+
+func (h *history) Extends(ctx context.Context, q *pb.ExtendsRequest) (*pb.ExtendsReply, error) {
+	proof, err := h.loop.view.Load().Consistency(ctx, q.Old, q.Size)
+	if err != nil {
+		return nil, h.answer(err)
+	}
+	return &pb.ExtendsReply{Hashes: slicesOf(proof)}, nil
+}
+
+func slicesOf(proof [][32]byte) [][]byte {
+	out := make([][]byte, len(proof))
+	for i := range proof {
+		out[i] = proof[i][:]
+	}
+	return out
+}
+
+func (h *history) Entries(q *pb.EntriesRequest, stream grpc.ServerStreamingServer[pb.EntriesReply]) error {
+	v := h.loop.view.Load()
+	if q.From < 0 || q.From > q.Size || q.Size > v.Size() {
+		return status.Errorf(codes.OutOfRange, "lines %d to %d of a log of %d", q.From, q.Size, v.Size())
+	}
+	reply, size, at := &pb.EntriesReply{}, 0, q.From
+	for line, err := range v.Entries(stream.Context(), q.From) {
+		if err != nil {
+			return h.answer(err)
+		}
+		if at == q.Size {
+			break
+		}
+		if len(reply.Lines) > 0 && size+len(line) > maxLines {
+			if err := stream.Send(reply); err != nil {
+				return err
+			}
+			reply, size = &pb.EntriesReply{}, 0
+		}
+		reply.Lines = append(reply.Lines, line)
+		size += len(line)
+		at++
+	}
+	if len(reply.Lines) == 0 {
+		return nil
+	}
+	return stream.Send(reply)
+}
+
+func (h *history) Kept(q *pb.KeptRequest, stream grpc.ServerStreamingServer[pb.Chunk]) error {
+	ctx := stream.Context()
+	ref, err := h.kept(ctx, q.Line)
+	if err != nil {
+		return h.answer(err)
+	}
+	r, err := h.blobs.Open(ctx, ref)
+	if err != nil {
+		return h.answer(err)
+	}
+	defer r.Close()
+	// The whole of it first: a blob is believed at its end only.
+	text, err := io.ReadAll(io.LimitReader(r, entry.MaxKept))
+	if err != nil {
+		return h.answer(err)
+	}
+	return sendChunks(stream, bytes.NewReader(text), 0)
+}
+
+// kept returns where the evidence of a line's admission or boot is kept.
+func (h *history) kept(ctx context.Context, n int64) (entry.Blob, error) {
+	for text, err := range h.loop.view.Load().Entries(ctx, n) {
+		if err != nil {
+			return entry.Blob{}, err
+		}
+		line, err := entry.Decode(text)
+		if err != nil {
+			return entry.Blob{}, err
+		}
+		switch f := line.Fact.(type) {
+		case entry.Admitted:
+			return f.Kept, nil
+		case entry.Booted:
+			return f.Evidence, nil
+		}
+		break
+	}
+	return entry.Blob{}, status.Errorf(codes.NotFound, "line %d of the log keeps no evidence", n)
+}
+
+func (h *history) answer(err error) error {
+	switch {
+	case errors.Is(err, ledger.ErrRange):
+		return status.Error(codes.OutOfRange, err.Error())
+	case errors.Is(err, store.ErrNotExist):
+		return status.Error(codes.NotFound, "not there (any more)")
+	}
+	return answer(h.log, err)
+}
