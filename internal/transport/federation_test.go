@@ -35,24 +35,25 @@ func clock() func() time.Time {
 	return func() time.Time { return begin.Add(time.Since(since)) }
 }
 
-// TestUpdateRoots writes the simulated roots anew. Their RSA keys take seconds to make, so they are kept.
-func TestUpdateRoots(t *testing.T) {
-	if !*update {
-		t.Skip("writes the roots in testdata anew: give -update")
-	}
-	for _, file := range []string{"root", "lookalike"} {
+// rootIn returns the simulated root in a file of testdata. Its RSA keys take seconds to make, so they are kept.
+func rootIn(file string) (*simulated.Root, error) {
+	file = filepath.Join("testdata", file)
+	if *update {
 		root, err := simulated.NewRoot("demo", "Genoa", begin)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		text, err := root.Marshal()
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
-		if err := os.WriteFile(filepath.Join("testdata", file+".json"), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		return root, os.WriteFile(file, text, 0o600)
 	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return simulated.ParseRoot(text)
 }
 
 // realm is what machines are made of: the root that manifests name, another one of the same name, and machines under each.
@@ -70,14 +71,12 @@ type realm struct {
 
 var theRealm = sync.OnceValues(func() (*realm, error) {
 	r := &realm{}
-	for file, root := range map[string]**simulated.Root{"root": &r.root, "lookalike": &r.lookalike} {
-		text, err := os.ReadFile(filepath.Join("testdata", file+".json"))
-		if err != nil {
-			return nil, err
-		}
-		if *root, err = simulated.ParseRoot(text); err != nil {
-			return nil, err
-		}
+	var err error
+	if r.root, err = rootIn("root.json"); err != nil {
+		return nil, err
+	}
+	if r.lookalike, err = rootIn("lookalike.json"); err != nil {
+		return nil, err
 	}
 	zero, one := make([]byte, 48), bytes.Repeat([]byte{1}, 48)
 	for _, m := range []struct {
@@ -96,7 +95,6 @@ var theRealm = sync.OnceValues(func() (*realm, error) {
 		{&r.nitroForeign, r.lookalike, nil, &simulated.NitroSpec{}},
 		{&r.old, r.root, &simulated.SNPSpec{Reported: &attest.TCB{Bootloader: 9, SNP: 22, Microcode: 72}}, nil},
 	} {
-		var err error
 		if m.snp != nil {
 			*m.machine, err = m.root.SNP(*m.snp)
 		} else {
