@@ -1,6 +1,7 @@
 package nitro
 
 import (
+	"crypto/sha256"
 	"time"
 
 	"consilium.dev/internal/attest"
@@ -43,4 +44,26 @@ func PublicKey(raw []byte) []byte {
 		return nil
 	}
 	return doc.PublicKey
+}
+
+// Genuine judges everything but the binding.
+func (v *Verifier) Genuine(raw []byte, now time.Time) (attest.Claims, error) {
+	claims, _, err := v.genuine(raw, now)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	return claims, nil
+}
+
+// Made returns when a document says it was made, and the digest of its payload, without judging it.
+func Made(raw []byte) (time.Time, [32]byte, error) {
+	env, err := open(raw)
+	if err != nil {
+		return time.Time{}, [32]byte{}, err
+	}
+	doc, err := parse(env.Payload)
+	if err != nil {
+		return time.Time{}, [32]byte{}, err
+	}
+	return doc.made(), sha256.Sum256(env.Payload), nil
 }
