@@ -158,4 +158,3 @@ func TestRootsApart(t *testing.T) {
 		t.Errorf("Type = %s", got)
 	}
 }
-

@@ -153,7 +153,7 @@ type scene struct {
 	payload     func(pairs []field) []byte // how the document is encoded; nil for a plain map
 	protected   []byte
 	unprotected []byte
-	signature   func(sig []byte) []byte               // after signing
+	signature   func(sig []byte) []byte                // after signing
 	envelope    func(p, u, payload, sig []byte) []byte // nil for a plain list of four
 	binding     attest.Binding
 	now         time.Time

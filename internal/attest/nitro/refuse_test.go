@@ -224,7 +224,9 @@ func chainRefusals() []refusal {
 			s.leaf.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}},
 		{"D100 the certificate's name constraints shut it out", attest.ClassChain, func(s *scene) {
-			under(func(c *x509.Certificate) { c.PermittedDNSDomains, c.PermittedDNSDomainsCritical = []string{"example.org"}, true })(s)
+			under(func(c *x509.Certificate) {
+				c.PermittedDNSDomains, c.PermittedDNSDomainsCritical = []string{"example.org"}, true
+			})(s)
 			s.leaf.DNSNames = []string{"example.com"}
 		}},
 		{"D100 certificate absent", attest.ClassChain, without("certificate")},
@@ -252,11 +254,15 @@ func sent(f func(p, u, payload, sig []byte) []byte) func(*scene) {
 
 // tagged returns a spoiler that puts bytes before the envelope.
 func tagged(tag ...byte) func(*scene) {
-	return sent(func(p, u, payload, sig []byte) []byte { return append(tag, list(bstr(p), u, bstr(payload), bstr(sig))...) })
+	return sent(func(p, u, payload, sig []byte) []byte {
+		return append(tag, list(bstr(p), u, bstr(payload), bstr(sig))...)
+	})
 }
 
 func coseRefusals() []refusal {
-	alg := func(value []byte) func(*scene) { return func(s *scene) { s.protected = mapOf(field{number(1), value}) } }
+	alg := func(value []byte) func(*scene) {
+		return func(s *scene) { s.protected = mapOf(field{number(1), value}) }
+	}
 	unprotected := func(b []byte) func(*scene) { return func(s *scene) { s.unprotected = b } }
 	return []refusal{
 		{"D101 ES256", attest.ClassSig, alg(head(1, 6))},
@@ -285,7 +291,7 @@ func coseRefusals() []refusal {
 		{"D102 unprotected header as bytes", attest.ClassParse, unprotected(bstr(mapOf()))},
 		{"D103 payload nil", attest.ClassParse, sent(func(p, u, _, sig []byte) []byte { return list(bstr(p), u, null, bstr(sig)) })},
 		{"D103 payload empty", attest.ClassParse, func(s *scene) { s.payload = func([]field) []byte { return nil } }},
-		{"D103 payload of 16385 bytes", attest.ClassParse, func(s *scene) { s.payload = func([]field) []byte { return make([]byte, 16385) } }},
+		{"D103 payload above 16384 bytes, by its user_data", attest.ClassParse, with("user_data", zeroBytes(13_500))},
 		{"D103 payload not in bytes", attest.ClassParse, sent(func(p, u, payload, sig []byte) []byte { return list(bstr(p), u, payload, bstr(sig)) })},
 		{"D103 payload as text", attest.ClassParse, sent(func(p, u, payload, sig []byte) []byte {
 			return list(bstr(p), u, tstr(string(payload)), bstr(sig))

@@ -1,12 +1,10 @@
 package sevsnp_test
 
 import (
-	"crypto"
+	"bytes"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -151,8 +149,8 @@ func parsePEM(t *testing.T, raw []byte) *x509.Certificate {
 // withoutNextUpdate takes nextUpdate out of a revocation list, which the standard library cannot be asked for, and signs
 // it again.
 func withoutNextUpdate(item attest.Item, key *rsa.PrivateKey) attest.Item {
-	var list struct {
-		TBS struct {
+	edit := func(der []byte) []byte {
+		var list struct {
 			Version    int
 			Algorithm  asn1.RawValue
 			Issuer     asn1.RawValue
@@ -160,24 +158,25 @@ func withoutNextUpdate(item attest.Item, key *rsa.PrivateKey) attest.Item {
 			NextUpdate time.Time
 			Extensions asn1.RawValue
 		}
-		Algorithm asn1.RawValue
-		Signature asn1.BitString
+		if _, err := asn1.Unmarshal(der, &list); err != nil {
+			return der // the algorithm
+		}
+		return must(asn1.Marshal(struct {
+			Version    int
+			Algorithm  asn1.RawValue
+			Issuer     asn1.RawValue
+			ThisUpdate time.Time
+			Extensions asn1.RawValue
+		}{list.Version, list.Algorithm, list.Issuer, list.ThisUpdate, list.Extensions}))
 	}
-	if rest, err := asn1.Unmarshal(item.Bytes, &list); err != nil || len(rest) != 0 {
-		panic(err)
+	return attest.Item{Kind: attest.KindCRL, Bytes: resigned(item.Bytes, key, rsa.PSSSaltLengthEqualsHash, edit)}
+}
+
+// withoutNumber takes the number out of a revocation list, likewise.
+func withoutNumber(item attest.Item, key *rsa.PrivateKey) attest.Item {
+	edit := func(der []byte) []byte {
+		// The extension keeps its place and its length under a name that nobody knows.
+		return bytes.Replace(der, []byte{6, 3, 0x55, 0x1d, 20}, []byte{6, 3, 0x55, 0x1d, 99}, 1)
 	}
-	tbs := must(asn1.Marshal(struct {
-		Version    int
-		Algorithm  asn1.RawValue
-		Issuer     asn1.RawValue
-		ThisUpdate time.Time
-		Extensions asn1.RawValue
-	}{list.TBS.Version, list.TBS.Algorithm, list.TBS.Issuer, list.TBS.ThisUpdate, list.TBS.Extensions}))
-	digest := sha512.Sum384(tbs)
-	signed := must(rsa.SignPSS(rand.Reader, key, crypto.SHA384, digest[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}))
-	return attest.Item{Kind: attest.KindCRL, Bytes: must(asn1.Marshal(struct {
-		TBS       asn1.RawValue
-		Algorithm asn1.RawValue
-		Signature asn1.BitString
-	}{asn1.RawValue{FullBytes: tbs}, list.Algorithm, asn1.BitString{Bytes: signed, BitLength: 8 * len(signed)}}))}
+	return attest.Item{Kind: attest.KindCRL, Bytes: resigned(item.Bytes, key, rsa.PSSSaltLengthEqualsHash, edit)}
 }

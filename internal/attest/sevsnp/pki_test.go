@@ -89,6 +89,7 @@ type scene struct {
 	certKey  crypto.PublicKey  // what the leaf says its key is; nil for key's
 	issuer   *x509.Certificate
 	by       crypto.Signer
+	made     func(der []byte) []byte    // the leaf, after signing
 	sent     func(report []byte) []byte // after signing
 	more     attest.Collateral          // beside the leaf
 	table    bool                       // the leaf comes in a certificate table
@@ -117,7 +118,8 @@ func newScene() *scene {
 	s.oids = []pkix.Extension{
 		extension(oid(1), 0), extension(oid(2), ia5("Genoa")), extension(oid(3, 1), 9), extension(oid(3, 2), 0),
 		extension(oid(3, 4), 0), extension(oid(3, 5), 0), extension(oid(3, 6), 0), extension(oid(3, 7), 0),
-		extension(oid(3, 3), 23), extension(oid(3, 8), 72), {Id: oid(4), Value: chip},
+		extension(oid(3, 3), 23), extension(oid(3, 8), 72),
+		{Id: oid(4), Value: chip},
 	}
 	for i := range s.binding.ReportData {
 		s.binding.ReportData[i] = byte(i + 1)
@@ -173,7 +175,35 @@ func (s *scene) leafDER() []byte {
 	if key == nil {
 		key = &s.key.PublicKey
 	}
-	return must(x509.CreateCertificate(rand.Reader, s.leaf, s.issuer, key, s.by))
+	der := must(x509.CreateCertificate(rand.Reader, s.leaf, s.issuer, key, s.by))
+	if s.made != nil {
+		der = s.made(der)
+	}
+	return der
+}
+
+// signed is what certificates and revocation lists have in common.
+type signed struct {
+	Body      asn1.RawValue
+	Algorithm asn1.RawValue
+	Signature asn1.BitString
+}
+
+// resigned returns a certificate or list with its body and algorithm edited, signed again by RSA-PSS with SHA-384 and a salt
+// of so many bytes: the standard library cannot be asked for such things, and would not sign them.
+func resigned(der []byte, key *rsa.PrivateKey, salt int, edit func([]byte) []byte) []byte {
+	var s signed
+	if rest, err := asn1.Unmarshal(der, &s); err != nil || len(rest) != 0 {
+		panic(err)
+	}
+	body := edit(slices.Clone(s.Body.FullBytes))
+	digest := sha512.Sum384(body)
+	signature := must(rsa.SignPSS(rand.Reader, key, crypto.SHA384, digest[:], &rsa.PSSOptions{SaltLength: salt}))
+	return must(asn1.Marshal(signed{
+		asn1.RawValue{FullBytes: body},
+		asn1.RawValue{FullBytes: edit(slices.Clone(s.Algorithm.FullBytes))},
+		asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)},
+	}))
 }
 
 // evidence signs what the scene has become.

@@ -1,13 +1,12 @@
 package sevsnp_test
 
 import (
-	"crypto"
+	"bytes"
 	"crypto/elliptic"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/binary"
-	"io"
 	"math/big"
 	"slices"
 	"testing"
@@ -138,7 +137,23 @@ var chainRefusals = []refusal{
 	}},
 	{"A35 RSA-PSS with SHA-256", attest.ClassChain, func(s *scene) { s.leaf.SignatureAlgorithm = x509.SHA256WithRSAPSS }},
 	{"A35 RSA PKCS #1", attest.ClassChain, func(s *scene) { s.leaf.SignatureAlgorithm = x509.SHA384WithRSA }},
-	{"A35 RSA-PSS with a salt of 20", attest.ClassChain, func(s *scene) { s.by = shortSalt{pkis()["genoa"].askKey} }},
+	{"A35 RSA-PSS with a salt of 20", attest.ClassChain, func(s *scene) {
+		s.made = func(der []byte) []byte { return resigned(der, pkis()["genoa"].askKey, 20, as) }
+	}},
+	{"A35 RSA-PSS with a mask by SHA-256", attest.ClassChain, func(s *scene) {
+		s.made = func(der []byte) []byte { return resigned(der, pkis()["genoa"].askKey, 48, maskedBySHA256) }
+	}},
+	{"A35 a byte behind the VCEK", attest.ClassChain, func(s *scene) {
+		s.made = func(der []byte) []byte { return append(der, 0) }
+	}},
+	{"A30 VLEK without the name of its cloud provider", attest.ClassChain, func(s *scene) { s.vlek(); s.without(oid(5)) }},
+	{"A30 VLEK with a hardware id", attest.ClassChain, func(s *scene) {
+		s.vlek()
+		s.with(pkix.Extension{Id: oid(4), Value: bytes.Repeat([]byte{0xc5}, 64)})
+	}},
+	{"A30 VCEK with the name of a cloud provider", attest.ClassChain, func(s *scene) { s.with(extension(oid(5), ia5("CN=cloud.example"))) }},
+	{"A18 VLEK of another TCB", attest.ClassChain, func(s *scene) { s.vlek(); s.with(extension(oid(3, 1), 8)) }},
+	{"A27 VLEK by the ASK", attest.ClassChain, func(s *scene) { s.vlek(); s.issuer, s.by = pkis()["genoa"].ask, pkis()["genoa"].askKey }},
 	{"A35 extension twice", attest.ClassChain, func(s *scene) { s.oids = append(s.oids, extension(oid(3, 1), 9)) }},
 	{"A35 no product name", attest.ClassChain, func(s *scene) { s.without(oid(2)) }},
 	{"A35 no hardware id", attest.ClassChain, func(s *scene) { s.without(oid(4)) }},
@@ -164,11 +179,14 @@ var chainRefusals = []refusal{
 	}},
 }
 
-// shortSalt signs with RSA-PSS and a salt of 20 bytes, whatever it is asked for.
-type shortSalt struct{ *rsa.PrivateKey }
+// as leaves bytes as they are.
+func as(b []byte) []byte { return b }
 
-func (k shortSalt) Sign(chance io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
-	return rsa.SignPSS(chance, k.PrivateKey, o.HashFunc(), digest, &rsa.PSSOptions{SaltLength: 20, Hash: o.HashFunc()})
+// maskedBySHA256 has RSA-PSS's parameters say that its mask is made with SHA-256: the second of the two hashes in them.
+func maskedBySHA256(der []byte) []byte {
+	hash := []byte{6, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2} // SHA-384
+	first := bytes.Index(der, hash) + len(hash)
+	return append(der[:first:first], bytes.Replace(der[first:], hash, append(hash[:10:10], 1), 1)...)
 }
 
 var signatureRefusals = []refusal{
@@ -225,6 +243,8 @@ func tableRefusals() []refusal {
 		{"overlap", attest.ClassParse, slices.Concat(tableEntry(guidVCEK, 72, 50), tableEntry(vlek, 121, 20), end, hundred)},
 		{"17 entries", attest.ClassParse, slices.Concat(slices.Repeat(tableEntry(other, 432, 0), 17), end, hundred)},
 		{"certificate of zeros", attest.ClassChain, slices.Concat(tableEntry(guidVCEK, 48, 100), end, hundred)},
+		{"PEM with something behind it", attest.ClassChain, certTable([]byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\nx"))},
+		{"PEM of a key", attest.ClassChain, certTable([]byte("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n"))},
 		{"too long", attest.ClassParse, append(certTable(nil), make([]byte, 64<<10)...)},
 	} {
 		list = append(list, refusal{"A41 table: " + table.name, table.class, func(s *scene) {
@@ -234,6 +254,13 @@ func tableRefusals() []refusal {
 	return append(list, refusal{"A41 17 pieces of collateral", attest.ClassParse, func(s *scene) {
 		s.more = slices.Repeat(attest.Collateral{{Kind: attest.KindEventLog}}, 17)
 	}})
+}
+
+// listing returns the certificate of by as one that signs revocation lists under the name of another.
+func listing(by, as *x509.Certificate) *x509.Certificate {
+	c := *by
+	c.RawSubject, c.Subject, c.KeyUsage = as.RawSubject, as.Subject, x509.KeyUsageCRLSign
+	return &c
 }
 
 // listRefusals are revocation lists. Each is tried as sent by the peer and as held here.
@@ -250,6 +277,10 @@ func listRefusals() []refusal {
 		{"A32 list by another key", crl(stranger.ark, stranger.arkKey)},
 		{"A32 expired list", crl(p.ark, p.arkKey, func(l *x509.RevocationList) { l.NextUpdate = now.Add(-time.Minute) })},
 		{"A32 list from the future", crl(p.ark, p.arkKey, func(l *x509.RevocationList) { l.ThisUpdate = now.Add(time.Minute) })},
+		{"A32 list with a critical extension", crl(p.ark, p.arkKey, func(l *x509.RevocationList) {
+			l.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 4}}} // a delta
+		})},
+		{"A32 list signed by the ASK", crl(listing(p.ask, p.ark), p.askKey)},
 		{"A32 list without nextUpdate", withoutNextUpdate(crl(p.ark, p.arkKey), p.arkKey)},
 		{"list that does not parse", attest.Item{Kind: attest.KindCRL, Bytes: []byte{0x30, 0}}},
 		{"list of 65537 bytes", attest.Item{Kind: attest.KindCRL, Bytes: make([]byte, 65537)}},
@@ -258,7 +289,16 @@ func listRefusals() []refusal {
 			refusal{one.name + ", sent", attest.ClassRevoked, func(s *scene) { s.more = attest.Collateral{one.crl} }},
 			refusal{one.name + ", held", attest.ClassRevoked, func(s *scene) { s.ours = attest.Collateral{one.crl} }})
 	}
+	vlekListed := func(serial int64) func(*scene) {
+		return func(s *scene) { s.vlek(); s.more = attest.Collateral{crl(p.ark, p.arkKey, revoking(serial))} }
+	}
 	return append(list,
+		refusal{"A31 VLEK on the list", attest.ClassRevoked, vlekListed(77)},
+		refusal{"A31 ASVK on the list", attest.ClassRevoked, vlekListed(3)},
+		refusal{"A32 list without a number where one is held", attest.ClassRevoked, func(s *scene) {
+			s.more = attest.Collateral{withoutNumber(crl(p.ark, p.arkKey), p.arkKey)}
+			s.ours = attest.Collateral{crl(p.ark, p.arkKey)}
+		}},
 		refusal{"A32 list of another product line, sent", attest.ClassRevoked, func(s *scene) {
 			s.more = attest.Collateral{crl(pkis()["milan"].ark, pkis()["milan"].arkKey)}
 		}},

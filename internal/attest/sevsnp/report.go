@@ -96,8 +96,10 @@ func (r *report) strict() *attest.Error {
 		name string
 		kds.TCBVersion
 	}{
-		{"CURRENT_TCB", kds.TCBVersion(r.CurrentTcb)}, {"REPORTED_TCB", kds.TCBVersion(r.ReportedTcb)},
-		{"COMMITTED_TCB", kds.TCBVersion(r.CommittedTcb)}, {"LAUNCH_TCB", kds.TCBVersion(r.LaunchTcb)},
+		{"CURRENT_TCB", kds.TCBVersion(r.CurrentTcb)},
+		{"REPORTED_TCB", kds.TCBVersion(r.ReportedTcb)},
+		{"COMMITTED_TCB", kds.TCBVersion(r.CommittedTcb)},
+		{"LAUNCH_TCB", kds.TCBVersion(r.LaunchTcb)},
 	} {
 		if p := kds.DecomposeTCBVersion(tcb.TCBVersion); p.Spl4|p.Spl5|p.Spl6|p.Spl7 != 0 {
 			return attest.Refuse(attest.ClassParse, "%s is %#016x: reserved components are not zero", tcb.name, uint64(tcb.TCBVersion))

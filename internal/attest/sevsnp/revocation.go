@@ -56,6 +56,13 @@ func (i *issuer) current(list *x509.RevocationList, now time.Time) *attest.Error
 	if err := list.CheckSignatureFrom(i.ark); err != nil {
 		return attest.Refuse(attest.ClassRevoked, "the revocation list of %s: %v", i.ark.Subject.CommonName, err)
 	}
+	// RFC 5280, section 5.2: with an extension that must be understood, a list may be of some certificates only, or of changes.
+	for _, e := range list.Extensions {
+		if e.Critical {
+			return attest.Refuse(attest.ClassRevoked, "the revocation list of %s has the critical extension %s, which is unknown here",
+				i.ark.Subject.CommonName, e.Id)
+		}
+	}
 	if list.NextUpdate.IsZero() {
 		return attest.Refuse(attest.ClassRevoked, "the revocation list of %s does not say how long it holds", i.ark.Subject.CommonName)
 	}
