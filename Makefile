@@ -29,9 +29,10 @@ check:
 generate:
 	go run -modfile=.ci/tools.mod ./.ci/protogen
 
-# Each fuzz target for 30 seconds.
+# Each fuzz target for a while: make fuzz FUZZTIME=10m
+FUZZTIME = 30s
 fuzz:
-	sh .ci/fuzz 30s
+	sh .ci/fuzz $(FUZZTIME)
 
 # What is too slow, or needs too much, for every change: more linters, the proto style, known vulnerabilities.
 lint-more:
