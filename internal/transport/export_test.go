@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"crypto/sha512"
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"time"
 
 	"consilium.dev/internal/attest"
 )
@@ -70,6 +73,23 @@ func ReencodeChain(b []byte) ([]byte, error) {
 		out = appendLP(out, e)
 	}
 	return out, nil
+}
+
+// AlertClass returns the class of an ALERT that was read, and false where err is none.
+func AlertClass(err error) (attest.Class, bool) {
+	var alert alertError
+	told := errors.As(err, &alert)
+	return alert.class, told
+}
+
+// ReadLeaf reads a certificate and, where it is one, judges it as a leaf and returns its name.
+func ReadLeaf(der []byte, now time.Time) (string, *x509.Certificate, error) {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return "", nil, err
+	}
+	id, err := readLeaf(cert, now)
+	return id.uri().String(), cert, err
 }
 
 // ReadFrame reads one frame from b and encodes it again.

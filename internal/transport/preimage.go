@@ -22,34 +22,33 @@ type Session struct {
 	Nonce      [32]byte // the verifier's
 }
 
-// ParsePreimage reads the preimage of a session's report data. It accepts only what this version of the channel hashes.
+// ParsePreimage reads the preimage of a session's report data. It accepts only what this version of the channel hashes: a
+// side, an office and names that there are, the sequence number 0, and nothing beyond the last field.
 func ParsePreimage(b []byte) (Session, error) {
-	var s Session
-	fields := make([][]byte, 0, 13)
-	for len(b) > 0 {
-		if len(b) < 4 || uint64(len(b)-4) < uint64(binary.BigEndian.Uint32(b)) || len(fields) == cap(fields) {
-			return s, errors.New("preimage of the report data does not divide into its fields")
-		}
-		n := binary.BigEndian.Uint32(b)
-		fields = append(fields, b[4:4+n])
-		b = b[4+n:]
+	c := cursor{rest: b}
+	label, who := c.lp(), c.fixed(18)
+	c.fixed(32) // exporter value
+	c.fixed(32) // transcript
+	s := Session{SPKI: [32]byte(c.fixed(32))}
+	c.fixed(32) // the verifier's key
+	s.Nonce = [32]byte(c.fixed(32))
+	c.fixed(32) // the attester's nonce
+	s.Federation, s.Attester, s.Verifier = string(c.lp()), string(c.lp()), string(c.lp())
+	s.Manifest = [32]byte(c.fixed(32))
+	c.fixed(48) // devices
+	from := side(who[0])
+	s.Dialled, s.Office, s.Epoch = from == clientSide, attest.Office(who[1]), binary.BigEndian.Uint64(who[2:])
+	switch {
+	case string(label) != labelReport:
+		return Session{}, errors.New("transport: not the preimage of a session's report data: its label is another")
+	case c.short || len(c.rest) != 0:
+		return Session{}, errors.New("transport: preimage of report data: a field is cut off, of the wrong width, or too many")
+	case from != clientSide && from != serverSide, s.Office < attest.Coordinator, s.Office > attest.Person:
+		return Session{}, fmt.Errorf("transport: preimage of report data: there is no side %d, or no %v", from, s.Office)
+	case binary.BigEndian.Uint64(who[10:]) != 0:
+		return Session{}, errors.New("transport: preimage of report data: sequence number is not 0")
+	case !validName(s.Federation) || !validName(s.Attester) || !validName(s.Verifier):
+		return Session{}, errors.New("transport: preimage of report data: a name is not 1 to 63 of a-z, 0-9 and -")
 	}
-	sizes := [...]int{len(labelReport), 18, 32, 32, 32, 32, 32, 32, -1, -1, -1, 32, 48}
-	if len(fields) != len(sizes) {
-		return s, fmt.Errorf("preimage of the report data has %d fields, want %d", len(fields), len(sizes))
-	}
-	for i, want := range sizes {
-		if want >= 0 && len(fields[i]) != want {
-			return s, fmt.Errorf("field %d of the report data's preimage has %d bytes, want %d", i, len(fields[i]), want)
-		}
-	}
-	if string(fields[0]) != labelReport {
-		return s, errors.New("preimage is not that of a session's report data")
-	}
-	who := fields[1]
-	s.Dialled, s.Office, s.Epoch = side(who[0]) == clientSide, attest.Office(who[1]), binary.BigEndian.Uint64(who[2:])
-	s.SPKI, s.Nonce = [32]byte(fields[4]), [32]byte(fields[6])
-	s.Federation, s.Attester, s.Verifier = string(fields[8]), string(fields[9]), string(fields[10])
-	s.Manifest = [32]byte(fields[11])
 	return s, nil
 }
