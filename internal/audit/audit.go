@@ -1,0 +1,203 @@
+// Package audit judges a federation's history as somebody who was not there: with a copy of the log, what was kept of each
+// admission, the signed manifest and its anchor, and nothing else; no coordinator, no network, no clock.
+//
+//	err := audit.Export(ctx, source, manifest, folder)          // an auditor makes the copy
+//	report, err := audit.Verify(ctx, folder, audit.Options{...}) // anybody judges it, years later
+//
+// # What a good report says
+//
+// The lines are exactly those that the log's key has signed for. That key is the one over which the coordinator's enclave made
+// evidence at each boot, and that evidence, judged at its logged instant, passed the manifest. So did the evidence of every
+// participant and the signature of every person that was admitted, bound to the session that the log names. Every fact follows
+// from those before it by the rules of package round: nobody's update counts twice, every model is made from updates that were
+// accepted, each by a member that had been admitted, and by no fewer than the plan and the manifest ask for.
+//
+// # What it does not say
+//
+// That there is no other history: without witnesses, a log that was rolled back and continued is as well signed as the one
+// that was lost. That a mean is the mean: updates are forgotten, and only the enclave that is named in the log has seen them.
+//
+// # The copy
+//
+//	manifest.dsse.json     the signed manifest
+//	checkpoint             the log's signed checkpoint (C2SP tlog-checkpoint)
+//	log.jsonl              its lines, each as it was hashed
+//	kept/N.json            what was kept of the admission or boot at line N, counted from 0
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/manifest"
+)
+
+const (
+	manifestFile   = "manifest.dsse.json"
+	checkpointFile = "checkpoint"
+	linesFile      = "log.jsonl"
+	keptFolder     = "kept"
+
+	maxManifest   = 1 << 20
+	maxCheckpoint = 64 << 10
+)
+
+// Source is what a copy is made from: a coordinator, over the attested channel.
+type Source interface {
+	// Entries yields the lines from number from up to and without number size.
+	Entries(ctx context.Context, from, size int64) iter.Seq2[[]byte, error]
+	// Kept returns what was kept of the admission or boot at a line.
+	Kept(ctx context.Context, line int64) ([]byte, error)
+}
+
+// Export writes a copy of the log that the signed checkpoint speaks of into folder, which must not exist or be empty. What it
+// writes it has compared with the checkpoint's root hash; a copy that does not fit is an error and stays unfinished, without
+// its checkpoint. seen, if not nil, is told of each line.
+func Export(ctx context.Context, from Source, m *manifest.Manifest, signed []byte, c ledger.Checkpoint, folder string, seen func(int64)) error {
+	if err := os.MkdirAll(filepath.Join(folder, keptFolder), 0o700); err != nil {
+		return err
+	}
+	if there, err := os.ReadDir(folder); err != nil {
+		return err
+	} else if len(there) > 1 {
+		return fmt.Errorf("%s is not empty: %w", folder, fs.ErrExist)
+	}
+	if err := write(filepath.Join(folder, manifestFile), m.Envelope()); err != nil {
+		return err
+	}
+	if err := exportLines(ctx, from, c, folder, seen); err != nil {
+		return err
+	}
+	return write(filepath.Join(folder, checkpointFile), signed) // last: a copy with a checkpoint is whole
+}
+
+func exportLines(ctx context.Context, from Source, c ledger.Checkpoint, folder string, seen func(int64)) (err error) {
+	f, err := os.OpenFile(filepath.Join(folder, linesFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w := bufio.NewWriter(f)
+	var tree ledger.Tree
+	for line, err := range from.Entries(ctx, 0, c.Size) {
+		if err != nil {
+			return err
+		}
+		n := tree.Size()
+		if err := tree.Add(line); err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+		if _, err := w.Write(append(bytes.Clone(line), '\n')); err != nil {
+			return err
+		}
+		if err := exportKept(ctx, from, line, n, folder); err != nil {
+			return err
+		}
+		if seen != nil {
+			seen(n)
+		}
+	}
+	if tree.Size() != c.Size || tree.RootHash() != c.Root {
+		return fmt.Errorf("the %d lines that came are not the %d that the checkpoint signs for", tree.Size(), c.Size)
+	}
+	return errors.Join(w.Flush(), f.Sync())
+}
+
+func exportKept(ctx context.Context, from Source, line []byte, n int64, folder string) error {
+	l, err := entry.Decode(line)
+	if err != nil {
+		return fmt.Errorf("line %d: %w", n, err)
+	}
+	if _, ok := keptBy(l.Fact); !ok {
+		return nil
+	}
+	text, err := from.Kept(ctx, n)
+	if err != nil {
+		return err
+	}
+	return write(keptPath(folder, n), text)
+}
+
+// keptBy returns where a fact says that its evidence is kept.
+func keptBy(f entry.Fact) (entry.Blob, bool) {
+	switch f := f.(type) {
+	case entry.Admitted:
+		return f.Kept, true
+	case entry.Booted:
+		return f.Evidence, true
+	}
+	return entry.Blob{}, false
+}
+
+func keptPath(folder string, n int64) string {
+	return filepath.Join(folder, keptFolder, strconv.FormatInt(n, 10)+".json")
+}
+
+// write makes a new file with that content, synced.
+func write(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// read returns the content of a file of at most so many bytes.
+func read(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(text)) > most {
+		err = fmt.Errorf("%s has more than %d bytes", path, most)
+	}
+	return text, err
+}
+
+// lines yields the lines of a copy with their numbers.
+func lines(folder string) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		f, err := os.Open(filepath.Join(folder, linesFile))
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer f.Close()
+		s := bufio.NewScanner(f)
+		s.Buffer(make([]byte, 64<<10), entry.MaxLine+1)
+		s.Split(wholeLines)
+		for s.Scan() {
+			if !yield(s.Bytes(), nil) {
+				return
+			}
+		}
+		if err := s.Err(); err != nil {
+			yield(nil, fmt.Errorf("%s: %w", linesFile, err))
+		}
+	}
+}
+
+// wholeLines splits at newlines and nothing else; a last line without one was cut off.
+func wholeLines(data []byte, end bool) (advance int, token []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	if end && len(data) > 0 {
+		return 0, nil, errors.New("the last line is cut off")
+	}
+	return 0, nil, nil
+}

@@ -1,0 +1,278 @@
+package audit
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/registry"
+	"consilium.dev/internal/round"
+)
+
+// maxFindings ends an audit: what is wrong with a log that has more of them is clear.
+const maxFindings = 100
+
+// Options is what an auditor brings along.
+type Options struct {
+	// Anchor is the manifest's digest, from somebody whom the auditor believes.
+	Anchor [32]byte
+	// Verifiers returns the verifiers under a manifest, with its simulated roots.
+	Verifiers func(*manifest.Manifest) ([]attest.Verifier, error)
+}
+
+// Finding is something that is not as agreed.
+type Finding struct {
+	Line int64  `json:"line"` // of the log, from 0; -1 for the log as a whole
+	What string `json:"what"`
+}
+
+// Report is what an audit found. The history is as agreed if and only if Findings is empty. Its JSON names are stable.
+type Report struct {
+	Federation string         `json:"federation"`
+	Epoch      uint64         `json:"epoch"`
+	Manifest   entry.Digest   `json:"manifest"`
+	LogKey     string         `json:"log_key"`
+	Root       entry.Digest   `json:"root"`
+	Lines      int64          `json:"lines"`
+	From       time.Time      `json:"from,omitzero"`
+	To         time.Time      `json:"to,omitzero"`
+	Boots      int            `json:"boots"`
+	Admissions map[string]int `json:"admissions"` // by "OFFICE NAME"
+	Evidence   int            `json:"evidence"`   // pieces judged again, signatures of people included
+	Runs       int            `json:"runs"`
+	Rounds     int            `json:"rounds"`  // closed
+	Updates    int            `json:"updates"` // that closed rounds are made of
+	Models     []Model        `json:"models"`
+	Epsilon    float64        `json:"epsilon"` // spent in all
+	Simulated  []string       `json:"simulated,omitempty"`
+	Rollback   string         `json:"rollback,omitempty"`
+	NotJudged  []string       `json:"not_judged,omitempty"` // fields of reference sets that the manifest leaves open, with reasons
+	Findings   []Finding      `json:"findings"`
+}
+
+// Model is a model version in a report.
+type Model struct {
+	ID      entry.Digest `json:"id"`
+	Base    entry.Digest `json:"base,omitzero"`
+	Run     string       `json:"run"`
+	RunName string       `json:"run_name"`
+	Round   int          `json:"round"`
+	Members []string     `json:"members"`
+	Line    int64        `json:"line"` // of its commit
+	At      time.Time    `json:"at"`
+}
+
+// Good reports whether everything is as agreed.
+func (r *Report) Good() bool { return len(r.Findings) == 0 }
+
+// Verify judges the copy in folder. Its error says why the copy cannot be judged at all; what was found to be wrong with a
+// history that can be stands in the report.
+func Verify(ctx context.Context, folder string, o Options) (*Report, error) {
+	a := &auditor{
+		folder: folder, state: round.New(), index: registry.New(), admitted: map[entry.Member]time.Time{}, open: map[string]bool{},
+		simulated: map[string]bool{}, report: &Report{Admissions: map[string]int{}, Models: []Model{}, Findings: []Finding{}},
+	}
+	if err := a.begin(o); err != nil {
+		return nil, err
+	}
+	for line, err := range lines(folder) {
+		switch {
+		case err != nil:
+			a.find(a.tree.Size(), "%v", err)
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		default:
+			a.line(ctx, line)
+		}
+		if len(a.report.Findings) >= maxFindings {
+			break
+		}
+	}
+	a.end()
+	return a.report, nil
+}
+
+// auditor reads a history once, from its beginning.
+type auditor struct {
+	folder    string
+	manifest  *manifest.Manifest
+	verifiers []attest.Verifier
+	signed    ledger.Checkpoint
+	spki      []byte // of the log's key
+	report    *Report
+
+	tree   ledger.Tree
+	before [2][32]byte // root hashes one and two lines ago
+	state  *round.State
+	index  *registry.Index
+	broken bool // a fact did not follow: what comes after cannot be replayed
+
+	admitted  map[entry.Member]time.Time // until when, since the last boot
+	open      map[string]bool            // fields not judged
+	simulated map[string]bool
+}
+
+// begin loads what everything else is judged by.
+func (a *auditor) begin(o Options) error {
+	text, err := read(filepath.Join(a.folder, manifestFile), maxManifest)
+	if err != nil {
+		return err
+	}
+	if a.manifest, err = manifest.Load(text, manifest.Anchor{Digest: o.Anchor}); err != nil {
+		return fmt.Errorf("%s: %w", manifestFile, err)
+	}
+	if a.verifiers, err = o.Verifiers(a.manifest); err != nil {
+		return err
+	}
+	m := a.manifest
+	a.report.Federation, a.report.Epoch, a.report.Manifest = m.Federation(), m.Epoch(), m.Digest()
+	signed, err := read(filepath.Join(a.folder, checkpointFile), maxCheckpoint)
+	if err != nil {
+		return fmt.Errorf("without its checkpoint a copy is not whole: %w", err)
+	}
+	// The key is in every boot's fact; which of them is right the boots' evidence says.
+	key, err := a.firstKey()
+	if err != nil {
+		return err
+	}
+	if a.signed, err = ledger.OpenCheckpoint(signed, key); err != nil {
+		return fmt.Errorf("%s: %w", checkpointFile, err)
+	}
+	if want := "consilium.dev/" + m.Federation(); a.signed.Origin != want {
+		return fmt.Errorf("%s is of the log %q, want %q", checkpointFile, a.signed.Origin, want)
+	}
+	if a.spki, err = spkiOf(key); err != nil {
+		return err
+	}
+	a.report.LogKey = key
+	return nil
+}
+
+// firstKey returns the log's verifier key as the first boot names it.
+func (a *auditor) firstKey() (string, error) {
+	for text, err := range lines(a.folder) {
+		if err != nil {
+			return "", err
+		}
+		if l, err := entry.Decode(text); err != nil {
+			return "", err
+		} else if f, ok := l.Fact.(entry.Booted); ok {
+			return f.LogKey, nil
+		}
+	}
+	return "", errors.New("no coordinator has ever booted on this log")
+}
+
+// spkiOf returns the public key of a C2SP verifier key, NAME+HASH+KEY with an Ed25519 key, as PKIX DER.
+func spkiOf(verifier string) ([]byte, error) {
+	_, text, _ := strings.Cut(verifier, "+")
+	_, text, _ = strings.Cut(text, "+")
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(b) != 1+ed25519.PublicKeySize || b[0] != 1 {
+		return nil, errors.New("the log's verifier key is no Ed25519 key")
+	}
+	return x509.MarshalPKIXPublicKey(ed25519.PublicKey(b[1:]))
+}
+
+func (a *auditor) find(line int64, format string, args ...any) {
+	a.report.Findings = append(a.report.Findings, Finding{line, fmt.Sprintf(format, args...)})
+}
+
+// line judges one line after all before it.
+func (a *auditor) line(ctx context.Context, text []byte) {
+	n, root := a.tree.Size(), a.tree.RootHash()
+	if err := a.tree.Add(text); err != nil {
+		a.find(n, "%v", err)
+		return
+	}
+	defer func() { a.before = [2][32]byte{root, a.before[0]} }()
+	l, err := entry.Decode(text)
+	if err != nil {
+		a.find(n, "%v", err)
+		a.broken = true
+		return
+	}
+	if a.report.From.IsZero() {
+		a.report.From = l.At
+	}
+	a.report.To = l.At
+	a.fact(ctx, n, root, l)
+	if a.broken {
+		return
+	}
+	if err := errors.Join(a.state.Apply(l.At, l.Fact), a.index.Apply(n, l.At, l.Fact)); err != nil {
+		a.find(n, "%v; nothing after it can be replayed", err)
+		a.broken = true
+	}
+}
+
+// fact judges a fact before it is applied; root is the root hash of the lines before it.
+func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line) {
+	switch f := l.Fact.(type) {
+	case entry.ManifestAdopted:
+		if f.Manifest != a.manifest.Digest() || f.Epoch != a.manifest.Epoch() || f.Federation != a.manifest.Federation() ||
+			f.Witnesses != a.manifest.Witnesses() {
+			a.find(n, "a manifest was adopted that is not the one that this copy is judged by")
+		}
+	case entry.Booted:
+		a.booted(ctx, n, root, l.At, f)
+	case entry.Admitted:
+		a.entered(ctx, n, l.At, f)
+	case entry.RunCreated:
+		a.report.Runs++
+		a.created(n, l.At, f)
+	case entry.Consented:
+		a.present(n, l.At, f.Member)
+		a.follows(n, l.At, round.Consent{Run: f.Run, Member: f.Member, Records: f.Records}, f)
+	case entry.Declined:
+		a.present(n, l.At, f.Member)
+	case entry.RoundOpened:
+		a.ticks(n, l.At, f)
+	case entry.UpdateAccepted:
+		a.present(n, l.At, f.Member)
+		a.follows(n, l.At, round.Offer{
+			Run: f.Run, Round: f.Round, Try: f.Try, Member: f.Member, Update: f.Update, Weight: f.Weight, Bytes: f.Bytes,
+		}, f)
+	case entry.UpdateRefused:
+		a.present(n, l.At, f.Member)
+	case entry.RoundClosed:
+		a.closed(n, f)
+	case entry.Evaluated:
+		a.present(n, l.At, f.Member)
+		a.follows(n, l.At, round.Evaluation{Run: f.Run, Round: f.Round, Member: f.Member, Model: f.Model, Metrics: f.Metrics}, f)
+	}
+}
+
+// end judges the log as a whole.
+func (a *auditor) end() {
+	r := a.report
+	r.Lines, r.Root = a.tree.Size(), a.tree.RootHash()
+	if r.Lines != a.signed.Size || r.Root != a.signed.Root {
+		a.find(-1, "the %d lines are not the %d that the checkpoint signs for: some were altered, lost or added", r.Lines, a.signed.Size)
+	}
+	for _, v := range a.index.Versions() {
+		m := Model{ID: v.Model, Base: v.Base, Run: v.Run, RunName: v.RunName, Round: v.Round, Members: []string{}, Line: v.Position, At: v.Created}
+		for _, c := range v.Members {
+			m.Members = append(m.Members, string(c.Member))
+		}
+		r.Models = append(r.Models, m)
+	}
+	r.Simulated, r.NotJudged = sorted(a.simulated), sorted(a.open)
+	if strings.HasPrefix(a.manifest.Witnesses(), "none") {
+		r.Rollback = registry.NoProtection
+	}
+}
+
+// digestOf is the digest by which a fact names what was kept.
+func digestOf(text []byte) entry.Digest { return sha256.Sum256(text) }
