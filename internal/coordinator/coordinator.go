@@ -129,9 +129,11 @@ func (c *Coordinator) refused(r transport.Refusal) {
 }
 
 // Run replays the log, writes that it booted, and serves lis until ctx ends or something fails after which memory and log
-// might disagree; the next Run of a new Coordinator then goes on where this one stopped. It closes lis.
+// might disagree; the next Run of a new Coordinator then goes on where this one stopped. It closes lis, and when it returns
+// nothing that it started is left.
 func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 	defer lis.Close()
+	defer c.creds.Close() //nolint:errcheck // it cuts and forgets, and always can
 	l, self, err := c.boot(ctx)
 	if err != nil {
 		return err
@@ -140,7 +142,8 @@ func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.run(ctx) })
 	g.Go(func() error {
-		if err := server.Serve(netutil.LimitListener(lis, c.o.Limits.Connections)); err != nil {
+		err := server.Serve(netutil.LimitListener(lis, c.o.Limits.Connections))
+		if err != nil && !errors.Is(err, grpc.ErrServerStopped) { // stopped before it had begun
 			return fmt.Errorf("serving: %w", err)
 		}
 		return nil
@@ -257,6 +260,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 		grpc.UnaryInterceptor(gate.unary(doorman.entered)),
 		grpc.StreamInterceptor(gate.stream(doorman.entered)),
 		grpc.MaxConcurrentStreams(c.o.Limits.Streams),
+		grpc.WaitForHandlers(true), // Stop cuts the connections, which ends them
 		grpc.MaxRecvMsgSize(4<<20), grpc.MaxSendMsgSize(4<<20),
 		grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second}),

@@ -28,7 +28,8 @@ type hold struct {
 	budget *semaphore.Weighted // bytes of updates not yet added
 	limit  int64
 
-	sums map[attempt]*sum // owned by loop
+	sums    map[attempt]*sum // owned by loop
+	workers sync.WaitGroup   // all additions under way, of tries that have ended too
 }
 
 // sum is the running sum of one try.
@@ -105,7 +106,9 @@ func (h *hold) add(a attempt, m entry.Member, u *update) error {
 		s.acc = acc
 	}
 	s.held[m] = u.digest
-	s.pending.Go(func() {
+	s.pending.Add(1)
+	h.workers.Go(func() {
+		defer s.pending.Done()
 		defer u.release()
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -48,6 +48,7 @@ type loop struct {
 	workers sync.WaitGroup
 	results chan combined
 	wake    *time.Timer
+	stale   bool // something has changed since the loop last settled
 }
 
 // message is one thing that the loop is asked to do. Either in is decided, and then, once its facts are durable and
@@ -88,9 +89,14 @@ func (l *loop) send(ctx context.Context, m message) error {
 	case err := <-m.reply:
 		return err
 	case <-l.done:
-		return errStopping
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	select {
+	case err := <-m.reply: // the last thing that the loop did
+		return err
+	default:
+		return errStopping
 	}
 }
 
@@ -117,17 +123,26 @@ func (l *loop) replay(ctx context.Context) error {
 // run is the loop. It ends with ctx, or with the first error after which memory and log might disagree.
 func (l *loop) run(ctx context.Context) error {
 	defer close(l.done)
+	defer l.wake.Stop()
 	ctx, cancel := context.WithCancel(ctx)
+	defer l.hold.workers.Wait()
 	defer l.workers.Wait()
 	defer cancel()
+	l.stale = true
 	for {
-		if err := l.settle(ctx); err != nil {
-			return err
+		// What only reads changes nothing: settling after it would tell news that are none, and whoever reads at each news
+		// would never rest.
+		if l.stale {
+			l.stale = false
+			if err := l.settle(ctx); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-l.wake.C:
+			l.stale = true
 		case c := <-l.results:
 			if err := l.finish(ctx, c); err != nil {
 				return err
@@ -206,6 +221,7 @@ func (l *loop) write(ctx context.Context, at time.Time, facts []entry.Fact) erro
 		}
 		lines[i] = entry.Encode(salt, at, f)
 	}
+	l.stale = true
 	position := l.facts.Size()
 	// An append that was begun is finished: half a commit would have to be found out by a boot.
 	if err := l.facts.Append(context.WithoutCancel(ctx), lines...); err != nil {
@@ -216,7 +232,7 @@ func (l *loop) write(ctx context.Context, at time.Time, facts []entry.Fact) erro
 		if err := l.apply(position+int64(i), at, f); err != nil {
 			return fmt.Errorf("applying entry %d, which this program decided itself: %w", position+int64(i), err)
 		}
-		tell(l.log, f)
+		tell(l.log, at, f)
 	}
 	return nil
 }
@@ -332,10 +348,11 @@ func (l *loop) finish(ctx context.Context, c combined) error {
 	return err
 }
 
-// offer has the loop accept an update and, when it is history, hold it. While a try's mean is taken nothing is added.
+// offer has the loop accept an update and, when it is history, hold it. While a try's mean is taken nothing is added. An
+// update that is whole is offered to the end, though its sender may have hung up: it need not be sent again then.
 func (l *loop) offer(ctx context.Context, in round.Offer, u *update) error {
 	a := attempt{in.Run, in.Round, in.Try}
-	err := l.send(ctx, message{
+	err := l.send(context.WithoutCancel(ctx), message{
 		in: in,
 		first: func() error {
 			if s := l.hold.sums[a]; s != nil && s.combined {
@@ -343,7 +360,10 @@ func (l *loop) offer(ctx context.Context, in round.Offer, u *update) error {
 			}
 			return nil
 		},
-		after: func() error { return l.hold.add(a, in.Member, u) },
+		after: func() error {
+			l.stale = true // also where the update was accepted before a boot, and no fact is new
+			return l.hold.add(a, in.Member, u)
+		},
 	})
 	if err != nil {
 		u.release()

@@ -38,11 +38,10 @@ func (m *models) ListModels(ctx context.Context, _ *pb.ListModelsRequest) (*pb.L
 		return nil, answer(m.log, err)
 	}
 	out, figures := &pb.ListModelsReply{}, m.manifest.MayReadMetrics(caller(ctx).Name)
-	for i := len(all) - 1; i >= 0; i-- {
-		out.Models = append(out.Models, m.view.model(all[i], figures))
-		if proto.Size(out) > maxView { // the newest come first; older ones are shown by their ids
-			break
-		}
+	for i, size := len(all)-1, 0; i >= 0 && size < maxView; i-- { // the newest come first; older ones are shown by their ids
+		v := m.view.model(all[i], figures)
+		out.Models = append(out.Models, v)
+		size += proto.Size(v) + 8 // for the field's tag and length
 	}
 	return out, nil
 }

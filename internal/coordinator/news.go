@@ -16,6 +16,10 @@ type news struct {
 	changed chan struct{} // closed when there is newer news
 }
 
+// maxPlans is the most bytes of plans in what is wanted of one member: gRPC's messages stay below 4 MiB. What does not fit is
+// wanted when older things are done.
+const maxPlans = 3 << 20
+
 // publish makes the actions the newest news. Called by the loop.
 func (l *loop) publish(actions []round.Action) error {
 	next := &news{of: map[entry.Member]*pb.Wanted{}, changed: make(chan struct{})}
@@ -26,6 +30,11 @@ func (l *loop) publish(actions []round.Action) error {
 			next.of[m] = w
 		}
 		return w
+	}
+	size := map[entry.Member]int{}
+	fits := func(m entry.Member, plan []byte) bool {
+		size[m] += len(plan)
+		return size[m] <= maxPlans
 	}
 	for _, m := range l.members {
 		w := of(m)
@@ -41,24 +50,27 @@ func (l *loop) publish(actions []round.Action) error {
 			if err != nil {
 				return err
 			}
-			w := of(a.Member)
-			w.Invitations = append(w.Invitations, &pb.Invitation{Run: a.Run, Lead: a.Lead, Plan: plan})
+			if w := of(a.Member); fits(a.Member, plan) {
+				w.Invitations = append(w.Invitations, &pb.Invitation{Run: a.Run, Lead: a.Lead, Plan: plan})
+			}
 		case round.Ask:
 			plan, err := planText(plans, a.Run, a.Plan)
 			if err != nil {
 				return err
 			}
-			w := of(a.Member)
-			w.Train = append(w.Train, train(a, plan))
+			if w := of(a.Member); fits(a.Member, plan) {
+				w.Train = append(w.Train, train(a, plan))
+			}
 		case round.Evaluate:
 			plan, err := planText(plans, a.Run, a.Plan)
 			if err != nil {
 				return err
 			}
-			w := of(a.Member)
-			w.Evaluate = append(w.Evaluate, &pb.Evaluate{
-				Run: a.Run, Lead: a.Lead, Round: number(a.Round), Model: a.Model[:], Size: a.Blob.Size, Plan: plan,
-			})
+			if w := of(a.Member); fits(a.Member, plan) {
+				w.Evaluate = append(w.Evaluate, &pb.Evaluate{
+					Run: a.Run, Lead: a.Lead, Round: number(a.Round), Model: a.Model[:], Size: a.Blob.Size, Plan: plan,
+				})
+			}
 		}
 	}
 	if last := l.wanted.Swap(next); last != nil {

@@ -2,9 +2,7 @@ package coordinator
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
-	"io"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,10 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"consilium.dev/internal/aggregate"
-	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
-	"consilium.dev/internal/model"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/transport"
 	pb "consilium.dev/proto/consilium/v1"
@@ -24,14 +19,6 @@ import (
 
 // heartbeat is how often a follower hears of us though nothing is new.
 const heartbeat = 15 * time.Second
-
-// Reasons why an update is refused before the rules see it, beside those of round.Reason.
-const (
-	reasonSize   = "size"   // not the run's number of values
-	reasonDigest = "digest" // not what was announced
-	reasonValue  = "value"  // NaN, Inf, or beyond max_abs
-	reasonMemory = "memory" // larger than everything that uploads may take
-)
 
 // rounds answers participants.
 type rounds struct {
@@ -129,171 +116,6 @@ func (r *rounds) Report(ctx context.Context, q *pb.ReportRequest) (*pb.ReportRep
 		return nil, answer(r.log, err)
 	}
 	return &pb.ReportReply{}, nil
-}
-
-func (r *rounds) Offer(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply]) error {
-	peer := caller(stream.Context())
-	r.presence.seen(entry.Member(peer.Name))
-	first, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	o, err := newOffer(first.GetHeader(), peer)
-	if err != nil {
-		return err
-	}
-	reason, err := r.take(stream, o)
-	switch {
-	case err != nil:
-		return answer(r.log, err)
-	case reason != "":
-		return stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_REFUSED, Reason: reason})
-	}
-	return stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_ACCEPTED})
-}
-
-// offer is one upload: what its header says, judged by whose connection it came over.
-type offer struct {
-	in   round.Offer
-	salt [32]byte
-	size int64
-	peer transport.Peer
-}
-
-func newOffer(h *pb.OfferHeader, peer transport.Peer) (offer, error) {
-	if h == nil || len(h.Salt) != 32 || h.Size <= 0 || h.Size%4 != 0 {
-		return offer{}, status.Error(codes.InvalidArgument, "an offer begins with a header: salt of 32 bytes, size a multiple of 4")
-	}
-	d, err := digest(h.Update)
-	if err != nil {
-		return offer{}, err
-	}
-	return offer{
-		in: round.Offer{
-			Run: h.Run, Round: int(h.Round), Try: int(h.Try), Member: entry.Member(peer.Name), Update: d, Weight: h.Weight,
-		},
-		salt: [32]byte(h.Salt), size: h.Size, peer: peer,
-	}, nil
-}
-
-// take receives an update, checks it and has it accepted. A reason is for the participant, an error is ours or the link's.
-func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], o offer) (reason string, err error) {
-	ctx := stream.Context()
-	spec, held, err := r.asked(ctx, o)
-	switch {
-	case errors.Is(err, round.ErrWeight), errors.Is(err, round.ErrSecond): // a lie about this try is written down
-		return r.reject(ctx, o, round.Reason(err))
-	case err != nil || held:
-		return reasonOf(err)
-	}
-	if o.size != 4*int64(spec.Len()) {
-		return r.reject(ctx, o, reasonSize)
-	}
-	if o.size > r.loop.hold.limit {
-		return r.reject(ctx, o, reasonMemory)
-	}
-	release, err := r.reserve(stream, o.size)
-	if err != nil {
-		return "", err
-	}
-	u := &update{digest: o.in.Update, weight: o.in.Weight, release: release}
-	if u.values, o.in.Bytes, err = r.receive(stream, o); err != nil {
-		release()
-		return "", err
-	}
-	got := model.UpdateDigest(o.salt, u.values)
-	if subtle.ConstantTimeCompare(got[:], o.in.Update[:]) != 1 {
-		release()
-		return r.reject(ctx, o, reasonDigest)
-	}
-	if err := spec.Check(u.values); err != nil {
-		release()
-		r.log.Warn("update holds a value that is not allowed", zap.String("run", o.in.Run), zap.Int("round", o.in.Round),
-			member(o.in.Member), zap.Error(err))
-		return r.reject(ctx, o, reasonValue)
-	}
-	return reasonOf(r.loop.offer(ctx, o.in, u))
-}
-
-// asked returns how the offered update would be summed and whether it is here already, or why it is not wanted.
-func (r *rounds) asked(ctx context.Context, o offer) (spec aggregate.Spec, held bool, err error) {
-	q := round.Query{Run: o.in.Run, Round: o.in.Round, Try: o.in.Try, Member: o.in.Member, Update: o.in.Update, Weight: o.in.Weight}
-	err = r.loop.send(ctx, message{in: q, after: func() error {
-		if s := r.loop.hold.sums[attempt{o.in.Run, o.in.Round, o.in.Try}]; s != nil {
-			spec, held = s.spec, s.held[o.in.Member] == o.in.Update
-		}
-		return nil
-	}})
-	return spec, held, err
-}
-
-// reserve takes memory for an upload, and says so when it has to wait in line for it.
-func (r *rounds) reserve(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], n int64) (release func(), err error) {
-	release, ok := r.loop.hold.tryReserve(n)
-	if !ok {
-		if err := stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_WAIT}); err != nil {
-			return nil, err
-		}
-		if release, err = r.loop.hold.reserve(stream.Context(), n); err != nil {
-			return nil, err
-		}
-	}
-	if err := stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_SEND}); err != nil {
-		release()
-		return nil, err
-	}
-	return release, nil
-}
-
-// receive reads the chunks of an update, in order and complete. No time limits the whole, only standing still does: then
-// the connection is cut, since nothing else ends a blocked read.
-func (r *rounds) receive(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], o offer) ([]float32, int64, error) {
-	still := time.AfterFunc(r.progress, func() {
-		r.log.Warn("upload stands still, connection cut", zap.String("run", o.in.Run), zap.Int("round", o.in.Round), member(o.in.Member))
-		r.cut(o.peer)
-	})
-	defer still.Stop()
-	values := make([]float32, o.size/4)
-	buf := make([]byte, 0, codec.MaxChunk)
-	var at, wire int64
-	for at < o.size {
-		q, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil, 0, status.Errorf(codes.DataLoss, "upload ended at %d of %d bytes", at, o.size)
-		}
-		if err != nil {
-			return nil, 0, err
-		}
-		c := q.GetChunk()
-		if c == nil || c.Offset != at || c.Size == 0 || c.Size%4 != 0 || c.Size > codec.MaxChunk || at+int64(c.Size) > o.size {
-			return nil, 0, status.Errorf(codes.InvalidArgument, "chunk does not continue the upload at %d", at)
-		}
-		if buf, err = codec.Decode(buf[:0], codec.Scheme(c.Scheme), c.Data, int(c.Size)); err != nil {
-			return nil, 0, status.Errorf(codes.InvalidArgument, "chunk at %d: %v", at, err)
-		}
-		model.Floats(values[at/4:][:c.Size/4], buf)
-		at += int64(c.Size)
-		wire += int64(len(c.Data))
-		still.Reset(r.progress)
-	}
-	return values, wire, nil
-}
-
-// reject writes down that an update was not taken.
-func (r *rounds) reject(ctx context.Context, o offer, reason string) (string, error) {
-	in := round.Reject{Run: o.in.Run, Round: o.in.Round, Try: o.in.Try, Member: o.in.Member, Update: o.in.Update, Reason: reason}
-	if err := r.loop.decide(ctx, in); err != nil && round.Reason(err) == "" {
-		return "", err
-	}
-	return reason, nil
-}
-
-// reasonOf turns a refusal by the rules into its reason; any other error stays one.
-func reasonOf(err error) (string, error) {
-	if reason := round.Reason(err); reason != "" {
-		return reason, nil
-	}
-	return "", err
 }
 
 // digest reads 32 bytes that a peer sent.

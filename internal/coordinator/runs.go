@@ -149,9 +149,13 @@ func (r *runs) List(ctx context.Context, _ *pb.ListRequest) (*pb.ListReply, erro
 	if err := r.loop.read(ctx, func() { all = r.loop.state.Runs() }); err != nil {
 		return nil, answer(r.log, err)
 	}
-	out := &pb.ListReply{}
+	out, size := &pb.ListReply{}, 0
 	for _, run := range slices.Backward(all) {
-		out.Runs = append(out.Runs, summary(run))
+		s := summary(run)
+		if size += proto.Size(s) + 8; size > maxView { // the newest come first; older ones are shown by their ids
+			break
+		}
+		out.Runs = append(out.Runs, s)
 	}
 	return out, nil
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // tell writes a fact into the operator's log: who, what and why, never a value of a model or an update.
-func tell(log *zap.Logger, f entry.Fact) {
+func tell(log *zap.Logger, at time.Time, f entry.Fact) {
 	switch f := f.(type) {
 	case entry.ManifestAdopted:
 		log.Info("manifest adopted", zap.Uint64("epoch", f.Epoch), zap.Stringer("manifest", f.Manifest), zap.String("witnesses", f.Witnesses))
@@ -26,7 +26,7 @@ func tell(log *zap.Logger, f entry.Fact) {
 		log.Warn("declined", zap.String("run", f.Run), member(f.Member), zap.String("rule", f.Rule))
 	case entry.RoundOpened:
 		log.Info("round opened", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), zap.String("kind", string(f.Kind)),
-			zap.Int("selected", len(f.Selected)), zap.Float64("bound", f.Bound), zap.Duration("deadline_in", time.Until(f.Deadline).Round(time.Second)))
+			zap.Int("selected", len(f.Selected)), zap.Float64("bound", f.Bound), zap.Duration("deadline_in", f.Deadline.Sub(at).Round(time.Second)))
 	case entry.UpdateAccepted:
 		log.Info("update accepted", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), member(f.Member),
 			zap.String("update", f.Update.Short()), zap.Int64("bytes", f.Bytes))

@@ -73,7 +73,7 @@ func (k *keeper) get(ctx context.Context, at key) (finished, bool, error) {
 	if !k.have[at] {
 		return finished{}, false, nil
 	}
-	text, err := k.blobs.OpenNamed(ctx, at.name())
+	text, err := k.blobs.OpenNamed(context.WithoutCancel(ctx), at.name())
 	if err != nil {
 		return finished{}, false, &diskError{fmt.Errorf("opening the kept update of round %d of run %s: %w", at.round, at.run, err)}
 	}
@@ -84,9 +84,10 @@ func (k *keeper) get(ctx context.Context, at key) (finished, bool, error) {
 	return f, true, nil
 }
 
-// put makes an update durable. It is offered only afterwards.
+// put makes an update durable. It is offered only afterwards. Once begun it is finished, like drop: whether the object is there
+// is known, though nobody may want it any more.
 func (k *keeper) put(ctx context.Context, at key, f finished) error {
-	if err := k.blobs.PutNamed(ctx, at.name(), encodeFinished(f)); err != nil {
+	if err := k.blobs.PutNamed(context.WithoutCancel(ctx), at.name(), encodeFinished(f)); err != nil {
 		return &diskError{fmt.Errorf("keeping the update of round %d of run %s: %w", at.round, at.run, err)}
 	}
 	k.have[at] = true
@@ -95,7 +96,7 @@ func (k *keeper) put(ctx context.Context, at key, f finished) error {
 
 // drop forgets one update.
 func (k *keeper) drop(ctx context.Context, at key) error {
-	if err := k.blobs.DeleteNamed(ctx, at.name()); err != nil {
+	if err := k.blobs.DeleteNamed(context.WithoutCancel(ctx), at.name()); err != nil {
 		return &diskError{err}
 	}
 	delete(k.have, at)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -38,12 +39,13 @@ const (
 	refusedWait = 2 * time.Minute
 )
 
-// Options is all that a participant needs. Everything but Now and Version is required.
+// Options is all that a participant needs. Everything but Dial, Now and Version is required.
 type Options struct {
 	Name        string // of the member, in the manifest
 	Manifest    *manifest.Manifest
-	Coordinator string // its name in the manifest
-	Address     string // host:port of the coordinator
+	Coordinator string                                                      // its name in the manifest
+	Address     string                                                      // host:port of the coordinator
+	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, as the environment's proxies say
 	Identity    crypto.Signer
 	Attester    attest.Attester
 	Verifiers   []attest.Verifier
@@ -135,15 +137,23 @@ func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := grpc.NewClient("dns:///"+p.o.Address,
+	target, options := "dns:///"+p.o.Address, []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
-	)
+	}
+	if p.o.Dial != nil { // it gets the address as it is configured, and finds out itself what that means
+		target, options = "passthrough:///"+p.o.Address, append(options, grpc.WithContextDialer(p.o.Dial))
+	}
+	conn, err := grpc.NewClient(target, options...)
 	if err != nil {
+		creds.Close() //nolint:errcheck // it forgets, and always can
 		return nil, nil, fmt.Errorf("coordinator's address %q: %w", p.o.Address, err)
 	}
-	return conn, func() { conn.Close() }, nil
+	return conn, func() {
+		conn.Close()  //nolint:errcheck // whatever became of it, it is over
+		creds.Close() //nolint:errcheck // likewise
+	}, nil
 }
 
 // refused logs why a handshake failed and remembers it for the next wait.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,6 +54,8 @@ func (s *session) consent(ctx context.Context, i *pb.Invitation) error {
 		// The lead learns that the data do not fit, the owner's own log where.
 		s.p.log.Error("the data do not fit the plan's schema", zap.String("run", i.Run), zap.Error(err))
 		reply.Declined = "data: the records do not fit the plan's schema"
+	} else if r.train.Rows() == 0 {
+		reply.Declined = "data: no record to train on is left"
 	} else {
 		reply.Records = int64(r.train.Rows())
 	}
@@ -74,8 +77,7 @@ func (s *session) consent(ctx context.Context, i *pb.Invitation) error {
 // train makes, keeps and offers this member's update of a round.
 func (s *session) train(ctx context.Context, t *pb.Train) error {
 	log := s.p.log.With(zap.String("run", t.Run), zap.Int32("round", t.Round), zap.Int32("try", t.Try))
-	at := key{t.Run, int(t.Round)}
-	u, err := s.update(ctx, log, t, at)
+	u, err := s.update(ctx, log, t)
 	if errors.Is(err, errNotOurs) {
 		log.Warn("out of this round", zap.Error(err))
 		return nil
@@ -96,8 +98,12 @@ func (s *session) train(ctx context.Context, t *pb.Train) error {
 }
 
 // update returns the update that was kept for the round, or trains and keeps it.
-func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train, at key) (finished, error) {
+func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (finished, error) {
 	plan, err := s.allowed(t.Lead, t.Plan)
+	if err != nil {
+		return finished{}, err
+	}
+	at, err := keyOf(t)
 	if err != nil {
 		return finished{}, err
 	}
@@ -136,6 +142,17 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train, at k
 	}
 	rand.Read(u.salt[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
 	return u, s.p.kept.put(ctx, at, u)
+}
+
+// keyOf checks what names an update, since the names of files are made of it, and what else has a length of its own.
+func keyOf(t *pb.Train) (key, error) {
+	id, err := hex.DecodeString(t.Run)
+	digests := (len(t.Model) == 0 || len(t.Model) == len(entry.Digest{})) &&
+		(len(t.Accepted) == 0 || len(t.Accepted) == len(entry.Digest{}))
+	if err != nil || len(id) != 8 || t.Round < 0 || !digests {
+		return key{}, fmt.Errorf("%w: the coordinator's words make no sense: its version may be another one", errNotOurs)
+	}
+	return key{hex.EncodeToString(id), int(t.Round)}, nil
 }
 
 // allowed asks the owner's policy again: it may have changed since consent.

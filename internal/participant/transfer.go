@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -15,6 +16,9 @@ import (
 	pb "consilium.dev/proto/consilium/v1"
 )
 
+// errStill ends a download that makes no progress though the connection lives.
+var errStill = errors.New("the download has stood still for " + patience.String())
+
 // headroom is how many bytes of names and shapes a model's file may have beside its values.
 const headroom = 1 << 20
 
@@ -23,13 +27,17 @@ func (s *session) fetch(ctx context.Context, want model.Layout, id []byte, size 
 	if len(id) != len(entry.Digest{}) || size <= 0 || size > 4*int64(want.Len())+headroom {
 		return nil, fmt.Errorf("%w: the announced model cannot be this run's", errNotOurs)
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil) // ends the stream on every path
+	still := time.AfterFunc(patience, func() { cancel(errStill) })
+	defer still.Stop()
 	stream, err := s.blobs.Fetch(ctx, &pb.FetchRequest{Model: id})
 	if err != nil {
 		return nil, fmt.Errorf("fetching model %x: %w", id[:6], err)
 	}
-	m, err := model.Read(&chunkReader{stream: stream, size: size}, size)
+	m, err := model.Read(&chunkReader{stream: stream, size: size, next: func() { still.Reset(patience) }}, size)
 	if err != nil {
-		return nil, fmt.Errorf("fetching model %x: %w", id[:6], err)
+		return nil, fmt.Errorf("fetching model %x: %w", id[:6], errors.Join(context.Cause(ctx), err))
 	}
 	if m.Digest() != [32]byte(id) {
 		return nil, fmt.Errorf("%w: the model that came is not %x", errNotOurs, id[:6])
@@ -44,6 +52,7 @@ func (s *session) fetch(ctx context.Context, want model.Layout, id []byte, size 
 type chunkReader struct {
 	stream grpc.ServerStreamingClient[pb.Chunk]
 	size   int64
+	next   func() // called after each chunk
 	at     int64
 	buf    []byte
 	rest   bytes.Reader
@@ -69,6 +78,7 @@ func (r *chunkReader) Read(dst []byte) (int, error) {
 		}
 		r.rest.Reset(r.buf)
 		r.at += int64(c.Size)
+		r.next()
 	}
 	return r.rest.Read(dst)
 }
