@@ -186,8 +186,8 @@ func Bound(maxAbs float64, weights []int64, quorum int) float64 {
 }
 
 // Memory returns how many bytes a round needs at once, beside its models: the sums, 8 bytes a parameter once, and the updates
-// that are held whole while they are checked, 4 bytes a parameter for each of the participants that send at the same time. It
-// is the largest int64 where that is more than an int64 holds.
+// that are held whole while they are checked, 4 bytes a parameter for each of the participants that send at the same time. What
+// [Sum.Add] takes for its work, 16 KiB a worker, is not counted. It is the largest int64 where that is more than an int64 holds.
 func Memory(spec Spec, params, participants int) int64 {
 	if params < 0 || participants < 0 {
 		return 0

@@ -36,7 +36,10 @@ func NewOptimizer(name string, params map[string]float64) (Optimizer, error) {
 	switch name {
 	case "fedavg":
 		p, err := readParams(name, params, map[string]param{"learning_rate": {1, positive, maxRate}})
-		return fedAvg{p["learning_rate"]}, err
+		if err != nil {
+			return nil, err
+		}
+		return fedAvg{p["learning_rate"]}, nil
 	case "fedadam":
 		p, err := readParams(name, params, map[string]param{
 			"learning_rate": {0.1, positive, maxRate},
@@ -45,13 +48,16 @@ func NewOptimizer(name string, params map[string]float64) (Optimizer, error) {
 			"tau":           {1e-3, 1e-12, 1e12},
 			"initial_v":     {-1, 0, math.MaxFloat32},
 		})
+		if err != nil {
+			return nil, err
+		}
 		if _, given := params["initial_v"]; !given {
 			p["initial_v"] = p["tau"] * p["tau"]
 		}
 		return fedAdam{
 			rate: p["learning_rate"], tau: p["tau"], start: p["initial_v"],
 			beta1: p["beta1"], rest1: 1 - p["beta1"], beta2: p["beta2"], rest2: 1 - p["beta2"],
-		}, err
+		}, nil
 	default:
 		return nil, fmt.Errorf("strategy %q is unknown, want fedavg or fedadam", name)
 	}
@@ -75,11 +81,11 @@ func readParams(name string, given map[string]float64, known map[string]param) (
 	for _, k := range slices.Sorted(maps.Keys(given)) {
 		d, ok := known[k]
 		if !ok {
-			return p, fmt.Errorf("strategy %s has no parameter %q, only %s", name, k,
+			return nil, fmt.Errorf("strategy %s has no parameter %q, only %s", name, k,
 				strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
 		if v := given[k]; !(v >= d.min && v <= d.max) {
-			return p, fmt.Errorf("parameter %s of strategy %s is %v, want %v to %v", k, name, v, d.min, d.max)
+			return nil, fmt.Errorf("parameter %s of strategy %s is %v, want %v to %v", k, name, v, d.min, d.max)
 		}
 		p[k] = given[k]
 	}

@@ -41,8 +41,12 @@ func TestNewOptimizerRefuses(t *testing.T) {
 		{"fedadam", map[string]float64{"initial_v": -1}, "initial_v"},
 		{"fedadam", map[string]float64{"beta3": 0.5}, "no parameter"},
 	} {
-		if _, err := aggregate.NewOptimizer(c.name, c.params); err == nil || !strings.Contains(err.Error(), c.want) {
+		o, err := aggregate.NewOptimizer(c.name, c.params)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("NewOptimizer(%q, %v) = %v, want an error with %q", c.name, c.params, err, c.want)
+		}
+		if o != nil {
+			t.Errorf("NewOptimizer(%q, %v) = %v beside an error, want none", c.name, c.params, o)
 		}
 	}
 }
@@ -129,11 +133,35 @@ func TestFedAdamStateIsNeverZero(t *testing.T) {
 	}
 }
 
+// TestStepPanicsOnLengths: lengths that do not fit together are a caller's fault and name themselves.
 func TestStepPanicsOnLengths(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("no panic")
+	for name, n := range map[string][4]int{"dst": {3, 2, 2, 4}, "base": {2, 3, 2, 4}, "mean": {2, 2, 1, 4}, "short state": {2, 2, 2, 2}, "long state": {2, 2, 2, 5}} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if said, _ := recover().(string); !strings.HasPrefix(said, "aggregate: step over") {
+					t.Errorf("panic %q, want one that begins with %q", said, "aggregate: step over")
+				}
+			}()
+			optimizer(t, "fedadam", nil).Step(make([]float32, n[0]), make([]float32, n[1]), make([]float64, n[2]), make([]float64, n[3]))
+		})
+	}
+}
+
+// TestDefaults: a parameter that is left out has the value that NewOptimizer's comment gives.
+func TestDefaults(t *testing.T) {
+	for name, params := range map[string]map[string]float64{
+		"fedavg":  {"learning_rate": 1},
+		"fedadam": {"learning_rate": 0.1, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3, "initial_v": 1e-3 * 1e-3},
+	} {
+		given, left := optimizer(t, name, params), optimizer(t, name, nil)
+		x, y := []float32{1}, []float32{1}
+		sx, sy := make([]float64, given.StateLen(1)), make([]float64, left.StateLen(1))
+		for range 3 {
+			given.Step(x, x, []float64{0.003}, sx)
+			left.Step(y, y, []float64{0.003}, sy)
 		}
-	}()
-	optimizer(t, "fedadam", nil).Step(make([]float32, 2), make([]float32, 2), make([]float64, 2), make([]float64, 2))
+		if x[0] != y[0] || !slices.Equal(sx, sy) {
+			t.Errorf("%s with defaults = %v, %v, want %v, %v as with the same values given", name, y, sy, x, sx)
+		}
+	}
 }

@@ -62,13 +62,13 @@ func NewSum(spec Spec) (*Sum, error) {
 }
 
 // Add adds weight times part to the values from lo on. Each product is rounded to the grid once; then nothing rounds any more.
-// With whole weights up to MaxWeight the product itself is exact.
+// With whole weights up to MaxWeight the product itself is exact. It takes up to 16 KiB of memory while it lasts.
 func (s *Sum) Add(lo int, part []float32, weight float64) {
 	if !(weight > 0 && weight <= s.declared) {
 		panic("aggregate: the weight is not within those that were declared")
 	}
 	s.within(lo, len(part))
-	var buf [block]float64
+	buf := make([]float64, min(block, len(part)))
 	for _, g := range s.grids {
 		from, to := max(lo, g.lo), min(lo+len(part), g.hi)
 		if g.magic == 0 {

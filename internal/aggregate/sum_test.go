@@ -5,9 +5,11 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -47,31 +49,34 @@ func weights(all []party) []int64 {
 	return w
 }
 
-// combine adds the updates in the order given, each by several workers over disjoint parts, and returns the mean.
+// combine adds the updates and returns the mean. Each of the workers has its own part of the vector and goes through the
+// updates in the order given, but begins at another of them, so that no two parts are added in the same order.
 func combine(t testing.TB, spec aggregate.Spec, all []party, order []int, workers int) []float64 {
 	t.Helper()
 	sum, err := aggregate.NewSum(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := spec.Len()
 	for _, i := range order {
-		p := all[i]
-		if err := spec.Check(p.update); err != nil {
+		if err := spec.Check(all[i].update); err != nil {
 			t.Fatal(err)
 		}
-		sum.AddWeight(float64(p.weight))
-		var wg sync.WaitGroup
-		for w := range workers {
-			lo, hi := w*n/workers, (w+1)*n/workers
-			wg.Go(func() { sum.Add(lo, p.update[lo:hi], float64(p.weight)) })
-		}
-		wg.Wait()
+		sum.AddWeight(float64(all[i].weight))
 	}
+	n := spec.Len()
 	mean := make([]float64, n)
-	half := n / 2
-	sum.Mean(0, mean[:half])
-	sum.Mean(half, mean[half:])
+	var wg sync.WaitGroup
+	for w := range workers {
+		lo, hi, first := w*n/workers, (w+1)*n/workers, w*len(order)/workers
+		wg.Go(func() {
+			for k := range order {
+				p := all[order[(first+k)%len(order)]]
+				sum.Add(lo, p.update[lo:hi], float64(p.weight))
+			}
+			sum.Mean(lo, mean[lo:hi])
+		})
+	}
+	wg.Wait()
 	return mean
 }
 
@@ -103,16 +108,26 @@ func sameBits(t *testing.T, got, want []float64, what string) {
 	}
 }
 
-// TestSumExact adds the updates of up to 1,000 participants in 20 orders with 1, 2 and 4 workers. The bits never differ, and
-// the mean is as near the true one as the round promised.
+// TestSumExact adds the updates of up to 1,000 participants in 20 orders, each with 1, 2 and 4 workers. The bits never differ,
+// and the mean is as near the true one as the round promised.
 func TestSumExact(t *testing.T) {
 	for _, c := range []struct {
 		k, n      int
 		maxWeight int64
 		maxAbs    float64
 	}{
-		{1, 5000, 1 << 20, 16}, {2, 3000, 1, 1}, {7, 5000, 500, 16}, {100, 257, 1 << 20, 1 << 10},
-		{1000, 67, 1 << 20, 1 << 10}, {1000, 67, 1, 16}, {1000, 33, 1 << 20, 0x1p-30}, {3, 100, aggregate.MaxWeight, 1000},
+		{1, 5000, 1 << 20, 16},
+		{2, 3000, 1, 1},
+		{4, 2100, 199, 16},
+		{7, 5000, 500, 16},
+		{10, 999, 1 << 20, 1 << 10},
+		{100, 257, 1 << 20, 1 << 10},
+		{100, 257, 1 << 10, 1},
+		{1000, 67, 1 << 20, 1 << 10},
+		{1000, 67, 1, 1 << 10},
+		{1000, 67, 1, 16},
+		{1000, 33, 1 << 20, 0x1p-30},
+		{3, 100, aggregate.MaxWeight, 1000},
 	} {
 		t.Run(fmt.Sprintf("k=%d,w=%d,max=%g", c.k, c.maxWeight, c.maxAbs), func(t *testing.T) {
 			t.Parallel()
@@ -121,8 +136,11 @@ func TestSumExact(t *testing.T) {
 			spec := aggregate.Spec{Ranges: []aggregate.Range{{Len: c.n / 3, MaxAbs: c.maxAbs}, {Len: c.n - c.n/3, MaxAbs: c.maxAbs}}, Weights: weights(all)}
 			order := chance.Perm(c.k)
 			first := combine(t, spec, all, order, 1)
-			for i := range 20 {
-				sameBits(t, combine(t, spec, all, chance.Perm(c.k), []int{1, 2, 4}[i%3]), first, "another order")
+			for range 20 {
+				order := chance.Perm(c.k)
+				for _, workers := range []int{1, 2, 4} {
+					sameBits(t, combine(t, spec, all, order, workers), first, fmt.Sprintf("another order, %d workers", workers))
+				}
 			}
 			bound := aggregate.Bound(c.maxAbs, spec.Weights, c.k)
 			for j, v := range first {
@@ -161,6 +179,28 @@ func TestSumSubset(t *testing.T) {
 			r.Fatalf("another order gives %v, want %v", again, mean)
 		}
 	})
+}
+
+// TestBoundIsReached: updates that all lie half a grid step off, on the same side, are as far from the true mean as the bound
+// says, so that no smaller one would do.
+func TestBoundIsReached(t *testing.T) {
+	const maxAbs = 16
+	for _, c := range []struct {
+		k      int
+		weight int64
+		g      float64 // 2^(e-51), where 2^e is the first power of two from maxAbs*k*weight on
+	}{{1, 1, 0x1p-47}, {4, 1, 0x1p-45}, {4, 8, 0x1p-42}, {1000, 1, 0x1p-37}, {1000, 1 << 20, 0x1p-17}} {
+		all := make([]party, c.k)
+		for i := range all {
+			all[i] = party{c.weight, []float32{float32(c.g / 2 / float64(c.weight))}} // ties go to even, which is 0
+		}
+		spec := aggregate.Spec{Ranges: []aggregate.Range{{Len: 1, MaxAbs: maxAbs}}, Weights: weights(all)}
+		d := off(combine(t, spec, all, rand.New(rand.NewPCG(1, 1)).Perm(c.k), 1)[0], exact(all, 0))
+		bound := aggregate.Bound(maxAbs, spec.Weights, c.k)
+		if d > bound || d < bound-maxAbs*0x1p-53 {
+			t.Errorf("%d updates of weight %d: mean is off by %g, want nearly the bound %g", c.k, c.weight, d, bound)
+		}
+	}
 }
 
 // TestSumRoundsToGrid compares single values with the rounding of the grid done by hand.
@@ -224,6 +264,7 @@ func TestCheck(t *testing.T) {
 		{"empty", nil, aggregate.Shape, 0},
 		{"long", make([]float32, 6), aggregate.Shape, 6},
 		{"beyond", []float32{0, -1.0000001, 0, 0, 0}, aggregate.TooLarge, 1},
+		{"beyond twice", []float32{0, 3, 0, 0.5, 0}, aggregate.TooLarge, 1},
 		{"frozen", []float32{0, 0, 1e-45, 0, 0}, aggregate.TooLarge, 2},
 		{"limit of the own range", []float32{0, 0, 0, 0, 0.5}, aggregate.TooLarge, 4},
 		{"float32 above its limit", []float32{0, 0, 0, 0.1, 0}, aggregate.TooLarge, 3}, // 0.1 rounds up in float32
@@ -309,6 +350,53 @@ func TestMemory(t *testing.T) {
 	if got := aggregate.Memory(spec, 1, math.MaxInt); got != math.MaxInt64 {
 		t.Errorf("Memory of the most participants = %d, want the largest int64", got)
 	}
+	if a, b := aggregate.Memory(spec, -1, 1), aggregate.Memory(spec, 1, -1); a != 0 || b != 0 {
+		t.Errorf("Memory of fewer than no values or participants = %d, %d, want 0", a, b)
+	}
+}
+
+// TestMemoryHolds measures a round, from the sum's making to its mean, and holds it against what was said beforehand.
+func TestMemoryHolds(t *testing.T) {
+	const n, k = 300_000, 5
+	spec := aggregate.Spec{Ranges: []aggregate.Range{{Len: 1000, MaxAbs: 1}, {Len: n - 1000, MaxAbs: 16}}, Weights: []int64{1, 2, 3, 4, 5}}
+	block := make([]float64, 4096) // the mean is taken block by block, into memory that is the caller's
+	said := aggregate.Memory(spec, n, k)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	sum, err := aggregate.NewSum(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := make([][]float32, k)
+	for i := range held {
+		held[i] = make([]float32, n)
+		if err := spec.Check(held[i]); err != nil {
+			t.Fatal(err)
+		}
+		sum.AddWeight(float64(i + 1))
+		sum.Add(0, held[i], float64(i+1))
+	}
+	for lo := 0; lo < n; lo += len(block) {
+		sum.Mean(lo, block[:min(len(block), n-lo)])
+	}
+	runtime.ReadMemStats(&after)
+	// The allocator rounds large slices up to pages, and each Add has taken its 16 KiB.
+	const pages, adds = 8192 * (k + 2), 16384 * k
+	if took := int64(after.TotalAlloc - before.TotalAlloc); took > said+pages+adds || took < said-pages {
+		t.Errorf("the round took %d bytes, Memory said %d, and %d for additions", took, said, adds)
+	}
+}
+
+// TestSumAllocates: once a sum is made, adding to it takes nothing but the memory of one block, whatever the length.
+func TestSumAllocates(t *testing.T) {
+	sum, err := aggregate.NewSum(aggregate.Spec{Ranges: []aggregate.Range{{Len: 9000, MaxAbs: 1}}, Weights: []int64{1 << 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := make([]float32, 9000)
+	if n := testing.AllocsPerRun(100, func() { sum.AddWeight(1); sum.Add(0, update, 1) }); n > 1 {
+		t.Errorf("%v allocations for each update, want at most one", n)
+	}
 }
 
 // plain is the sum as one fenced loop: what Sum.Add must equal bit by bit.
@@ -344,27 +432,30 @@ func TestSumAgainstLoop(t *testing.T) {
 	}
 }
 
+// BenchmarkSumAdd takes turns between the sum, which goes by gonum's vector calls, and the plain loop, so that both see the same
+// machine: GB/s of float32 taken in, and how many times faster the loop is.
 func BenchmarkSumAdd(b *testing.B) {
 	const n = 1 << 20
 	update := parties(rand.New(rand.NewPCG(5, 6)), 1, n, 1, 16)[0].update
-	b.Run("sum", func(b *testing.B) {
-		sum, err := aggregate.NewSum(aggregate.Spec{Ranges: []aggregate.Range{{Len: n, MaxAbs: 16}}, Weights: []int64{199}})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.SetBytes(4 * n)
-		b.ReportAllocs()
-		for b.Loop() {
-			sum.Add(0, update, 199)
-		}
-	})
-	b.Run("loop", func(b *testing.B) {
-		dst := make([]float64, n)
-		b.SetBytes(4 * n)
-		for b.Loop() {
-			plain(dst, update, 199, 0x1p12)
-		}
-	})
+	sum, err := aggregate.NewSum(aggregate.Spec{Ranges: []aggregate.Range{{Len: n, MaxAbs: 16}}, Weights: []int64{199}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	dst := make([]float64, n)
+	var calls, loop time.Duration
+	turns := 0
+	for b.Loop() {
+		start := time.Now()
+		sum.Add(0, update, 199)
+		half := time.Now()
+		plain(dst, update, 199, 0x1p12)
+		calls, loop = calls+half.Sub(start), loop+time.Since(half)
+		turns++
+	}
+	bytes := float64(turns) * 4 * n
+	b.ReportMetric(bytes/float64(calls), "GB/s-calls")
+	b.ReportMetric(bytes/float64(loop), "GB/s-loop")
+	b.ReportMetric(float64(calls)/float64(loop), "loop/calls")
 }
 
 func BenchmarkCheck(b *testing.B) {

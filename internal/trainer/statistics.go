@@ -24,8 +24,10 @@ const (
 func statisticsRanges(n int, maxSquare float64) []aggregate.Range {
 	mean, square := float64(math.Sqrt(maxSquare)*slack), float64(maxSquare*slack)
 	return []aggregate.Range{
-		{Len: n, MaxAbs: mean}, {Len: n, MaxAbs: mean * lowPart},
-		{Len: n, MaxAbs: square}, {Len: n, MaxAbs: square * lowPart},
+		{Len: n, MaxAbs: mean},
+		{Len: n, MaxAbs: mean * lowPart},
+		{Len: n, MaxAbs: square},
+		{Len: n, MaxAbs: square * lowPart},
 	}
 }
 
