@@ -36,7 +36,8 @@ type rogue struct {
 	hello   func(body []byte) []byte               // the body that it sends as its hello
 	twist   func(frame string, sent []byte) []byte // the bytes that it sends in place of "hello", "evidence", "finished"
 	verdict byte
-	script  func(*rogue) // what it does after TLS, in place of the exchange
+	victim  *transport.Credentials // whom it meets; nil makes one of e
+	script  func(*rogue)           // what it does after TLS, in place of the exchange
 
 	line                                 net.Conn
 	conn                                 *tls.Conn
@@ -105,14 +106,16 @@ type result struct {
 func (g *rogue) run() result {
 	near, far := net.Pipe()
 	done := make(chan outcome, 1)
-	refused := &g.e.serverRefused
+	refused, victim := &g.e.serverRefused, g.victim
 	if g.side == serverSide {
 		refused = &g.e.clientRefused
 		client := makeClient(g.t, g.e.client)
 		go func() { done <- gather(client.ClientHandshake(context.Background(), "", far)) }()
 	} else {
-		server := makeServer(g.t, g.e.server)
-		go func() { done <- gather(server.ServerHandshake(far)) }()
+		if victim == nil {
+			victim = makeServer(g.t, g.e.server)
+		}
+		go func() { done <- gather(victim.ServerHandshake(far)) }()
 	}
 	g.play(near)
 	if g.err != nil {

@@ -262,7 +262,7 @@ func gather(conn net.Conn, info any, err error) outcome {
 	return outcome{conn, p, err}
 }
 
-func makeServer(t *testing.T, c transport.Config) *transport.Credentials {
+func makeServer(t testing.TB, c transport.Config) *transport.Credentials {
 	t.Helper()
 	s, err := transport.Server(c)
 	if err != nil {
@@ -271,7 +271,7 @@ func makeServer(t *testing.T, c transport.Config) *transport.Credentials {
 	return s
 }
 
-func makeClient(t *testing.T, c transport.Config) *transport.Credentials {
+func makeClient(t testing.TB, c transport.Config) *transport.Credentials {
 	t.Helper()
 	s, err := transport.Client(c)
 	if err != nil {

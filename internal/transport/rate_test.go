@@ -1,0 +1,311 @@
+package transport_test
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/transport"
+)
+
+// dialAs runs one handshake of a participant of that name with a listener.
+func dialAs(t *testing.T, server *transport.Credentials, name string, w *witness) (s, c outcome) {
+	t.Helper()
+	cfg := config(attest.Participant, name, w)
+	p := newPolicy()
+	p.know(attest.Participant, name)
+	cfg.Policy = p
+	a, b := net.Pipe()
+	return shake(server, makeClient(t, cfg), a, b)
+}
+
+// TestPace lets one name dial 32 times at once and then twice a second, and other names go on meanwhile.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		quotes := &machine{t: attest.SEVSNP}
+		e.server.Attester = quotes
+		server := makeServer(t, e.server)
+		var w witness
+		for i := range 32 {
+			s, c := dialAs(t, server, "north", &w)
+			if s.err != nil || c.err != nil {
+				t.Fatalf("dial %d: %v, %v", i, s.err, c.err)
+			}
+			s.close()
+			c.close()
+		}
+		for _, step := range []struct {
+			wait time.Duration
+			name string
+			want attest.Class
+		}{
+			{0, "north", attest.ClassRate},
+			{0, "south", 0},
+			{499 * time.Millisecond, "north", attest.ClassRate},
+			{time.Millisecond, "north", 0},
+			{0, "north", attest.ClassRate},
+			{time.Second, "north", 0},
+			{0, "north", 0},
+			{0, "north", attest.ClassRate},
+			{time.Hour, "north", 0},
+		} {
+			time.Sleep(step.wait)
+			before := quotes.made
+			s, c := dialAs(t, server, step.name, &w)
+			if classOf(s.err) != step.want || classOf(c.err) != step.want || (s.conn == nil) != (step.want != 0) {
+				t.Errorf("%s after %v: server: %v, client: %v, want %v", step.name, step.wait, s.err, c.err, step.want)
+			}
+			if (quotes.made == before) != (step.want != 0) {
+				t.Errorf("%s after %v cost %d quotes", step.name, step.wait, quotes.made-before)
+			}
+			s.close()
+			c.close()
+		}
+		if r := e.serverRefused.list()[0]; r.Class != attest.ClassRate || r.Name != "north" || r.Office != attest.Participant {
+			t.Errorf("Refused was told %+v", r)
+		}
+		if server.Held() != 0 {
+			t.Errorf("held %d", server.Held())
+		}
+	})
+}
+
+// TestSessions lets one name have 16 connections, and other names theirs.
+func TestSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		server := makeServer(t, e.server)
+		var w witness
+		var held []outcome
+		for range 16 {
+			s, c := dialAs(t, server, "north", &w)
+			if s.err != nil || c.err != nil {
+				t.Fatal(s.err, c.err)
+			}
+			held = append(held, s, c)
+		}
+		if s, c := dialAs(t, server, "north", &w); classOf(s.err) != attest.ClassRate || classOf(c.err) != attest.ClassRate {
+			t.Errorf("the 17th: server: %v, client: %v, want RATE", s.err, c.err)
+		}
+		s, c := dialAs(t, server, "south", &w)
+		if s.err != nil || c.err != nil {
+			t.Errorf("another name: %v, %v", s.err, c.err)
+		}
+		s.close()
+		c.close()
+		held[0].close()
+		if s, c = dialAs(t, server, "north", &w); s.err != nil || c.err != nil {
+			t.Errorf("after one was closed: %v, %v", s.err, c.err)
+		}
+		if n := server.CloseWhere(func(p transport.Peer) bool { return p.Name == "north" }); n != 16 {
+			t.Errorf("CloseWhere cut %d connections, want 16", n)
+		}
+		if server.Live() != 0 || server.Held() != 0 {
+			t.Errorf("live %d, held %d", server.Live(), server.Held())
+		}
+	})
+}
+
+// TestLobby fills the listener with peers that have proven nothing. Who comes after waits for a place, and no longer than a
+// handshake may take.
+func TestLobby(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		silent func(g *rogue, line net.Conn) // what a stranger does before it falls silent
+		held   time.Duration                 // how long it then holds its place
+		later  time.Duration                 // that the member comes
+		want   attest.Class
+		waited time.Duration
+	}{
+		{"a place in time", func(*rogue, net.Conn) {}, 20 * time.Second, 5 * time.Second, 0, 15 * time.Second},
+		{
+			"no place", func(g *rogue, line net.Conn) { g.handshake(line) }, 21 * time.Second, 500 * time.Millisecond,
+			attest.ClassRate, 20 * time.Second,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEnds(attest.Participant, "north")
+				e.server.Policy, e.client.Policy = withoutDevices(), withoutDevices()
+				server, client := makeServer(t, e.server), makeClient(t, e.client)
+				stranger, from := newRogue(t, e, clientSide), time.Now()
+				var strangers sync.WaitGroup
+				for range 256 {
+					near, far := net.Pipe()
+					strangers.Go(func() {
+						_, _, err := server.ServerHandshake(far)
+						if classOf(err) != attest.ClassRate || time.Since(from) != test.held {
+							t.Errorf("a silent stranger: %v after %v", err, time.Since(from))
+						}
+						_ = near.Close()
+					})
+					one := *stranger
+					test.silent(&one, near)
+				}
+				synctest.Wait()
+				if server.Held() != 256 {
+					t.Errorf("%d places held by strangers", server.Held())
+				}
+				time.Sleep(test.later)
+				came := time.Now()
+				a, b := net.Pipe()
+				s, c := shake(server, client, a, b)
+				if classOf(s.err) != test.want || (s.conn == nil) != (test.want != 0) || time.Since(came) != test.waited {
+					t.Errorf("server: %v, client: %v after %v", s.err, c.err, time.Since(came))
+				}
+				s.close()
+				c.close()
+				strangers.Wait()
+				if server.Held() != 0 {
+					t.Errorf("held %d", server.Held())
+				}
+			})
+		})
+	}
+}
+
+// TestOneQuoteAtATime has ten members dial at once a listener whose machine takes a second for a quote.
+func TestOneQuoteAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		slow := &machine{t: attest.SEVSNP, slow: time.Second}
+		p := newPolicy()
+		e.server.Attester, e.server.Policy = slow, p
+		for i := range 10 {
+			p.know(attest.Participant, fmt.Sprintf("member-%d", i))
+		}
+		server := makeServer(t, e.server)
+		from := time.Now()
+		var all sync.WaitGroup
+		for i := range 10 {
+			all.Go(func() {
+				var w witness
+				s, c := dialAs(t, server, fmt.Sprintf("member-%d", i), &w)
+				if s.err != nil || c.err != nil {
+					t.Errorf("member %d: %v, %v", i, s.err, c.err)
+				}
+				s.close()
+				c.close()
+			})
+		}
+		all.Wait()
+		if slow.most != 1 || slow.made != 10 || time.Since(from) != 10*time.Second {
+			t.Errorf("%d quotes, %d at a time, in %v", slow.made, slow.most, time.Since(from))
+		}
+	})
+}
+
+// TestQuoteTooSlow ends a handshake whose own machine does not answer in time, and whoever waits in line for it.
+func TestQuoteTooSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		e.server.Attester = &machine{t: attest.SEVSNP, slow: time.Hour}
+		e.server.Timeout = 20 * time.Second
+		server := makeServer(t, e.server)
+		var all sync.WaitGroup
+		for _, name := range []string{"north", "south"} {
+			all.Go(func() {
+				var w witness
+				s, _ := dialAs(t, server, name, &w)
+				if class := classOf(s.err); class != attest.ClassRate && class != attest.ClassPlat {
+					t.Errorf("%s: %v", name, s.err)
+				}
+			})
+		}
+		from := time.Now()
+		all.Wait()
+		if took := time.Since(from); took > 21*time.Second || server.Held() != 0 {
+			t.Errorf("it took %v, held %d", took, server.Held())
+		}
+	})
+}
+
+// counted is a line that counts what is read from it.
+type counted struct {
+	net.Conn
+	read atomic.Int64
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.read.Add(int64(n))
+	return n, err
+}
+
+// TestStrangerIsCheap has a peer that nobody endorses send a mebibyte. It costs a TLS handshake and at most 4 KiB beyond: no
+// hello is answered, no quote is made, nothing is verified.
+func TestStrangerIsCheap(t *testing.T) {
+	const record = 16<<10 + 256 // crypto/tls reads whole records
+	for _, test := range []struct {
+		name string
+		send func(g *rogue)
+	}{
+		{"after its hello", func(g *rogue) { g.sendHello() }},
+		{"a hello that is too long", func(g *rogue) { g.send("hello", transport.Frame(1, make([]byte, 4<<10+1))) }},
+		{"a newer epoch", func(g *rogue) { g.given.Epoch = 2; g.sendHello() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEnds(attest.Participant, "north")
+				quotes := &machine{t: attest.SEVSNP}
+				e.server.Attester = quotes
+				e.server.Newer = func(uint64, [][]byte) error { t.Error("a stranger's manifests were read"); return nil }
+				server := makeServer(t, e.server)
+				near, far := net.Pipe()
+				line := &counted{Conn: far}
+				done := make(chan error, 1)
+				go func() {
+					_, _, err := server.ServerHandshake(line)
+					done <- err
+				}()
+				g := newRogue(t, e, clientSide)
+				g.chain = mint{identity: seeded("stranger")}.make(t)
+				g.handshake(near)
+				handshake := line.read.Load()
+				test.send(g)
+				flood := make([]byte, 1<<20)
+				go func() { _, _ = g.conn.Write(flood) }()
+				g.receive(0)
+				if err := <-done; err == nil || g.told == 0 {
+					t.Errorf("%v, told %v", err, g.told)
+				}
+				if n := line.read.Load() - handshake; n > 4<<10+2*record {
+					t.Errorf("%d bytes were read after the TLS handshake", n)
+				}
+				if quotes.made != 0 || server.Held() != 0 {
+					t.Errorf("%d quotes, held %d", quotes.made, server.Held())
+				}
+				_ = near.Close()
+			})
+		})
+	}
+}
+
+// TestNewerIsPaced holds a member that says it is ahead to the same pace as one that wants to be admitted.
+func TestNewerIsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		asked := 0
+		e.server.Newer = func(uint64, [][]byte) error { asked++; return fmt.Errorf("not today") }
+		server := makeServer(t, e.server)
+		for range 40 {
+			g := newRogue(t, e, clientSide)
+			g.victim, g.given.Epoch = server, 2
+			g.script = sends(transport.Frame(5, transport.LP([]byte("{}"))))
+			g.run()
+		}
+		classes := map[attest.Class]int{}
+		for _, r := range e.serverRefused.list() {
+			classes[r.Class]++
+		}
+		if asked != 32 || classes[attest.ClassRate] != 8 || classes[attest.ClassManifest] != 32 || server.Held() != 0 {
+			t.Errorf("asked %d times, refused %v, held %d", asked, classes, server.Held())
+		}
+	})
+}
