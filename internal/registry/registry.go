@@ -43,19 +43,20 @@ type Version struct {
 	Position  int64 // of its commit in the log
 	Manifest  entry.Digest
 	Sets      []string // reference sets of the manifest that the coordinator's enclave matched when it made it
-	Simulated string   // private roots of simulated enclaves that had a part in it, "" where all were hardware
+	Simulated string   // private roots of simulated enclaves that had a part in it or in what it was made from, "" for none
 	Rollback  string   // NoProtection, or ""
 	Tags      []string // ascending
 	Evaluated []entry.Evaluated
 }
 
-// Index holds all versions. Its methods are not safe for concurrent use.
+// Index holds all versions. Its methods are not safe for concurrent use; what they return may be kept.
 type Index struct {
 	versions []*Version
 	newest   map[entry.Digest]*Version
 	tags     map[string]entry.Digest
 	runs     map[string]entry.RunCreated
 	rounds   map[roundOf]*Version
+	parts    map[string]map[string]bool // simulated roots that had a part in a run's models, by run
 	adopted  entry.ManifestAdopted
 	booted   entry.Booted
 	roots    map[entry.Member]string // simulated root of each participant's newest admission
@@ -70,12 +71,13 @@ type roundOf struct {
 func New() *Index {
 	return &Index{
 		newest: map[entry.Digest]*Version{}, tags: map[string]entry.Digest{}, runs: map[string]entry.RunCreated{},
-		rounds: map[roundOf]*Version{}, roots: map[entry.Member]string{},
+		rounds: map[roundOf]*Version{}, parts: map[string]map[string]bool{}, roots: map[entry.Member]string{},
 	}
 }
 
 // Apply folds the fact at that position of the log into the index. It returns an error, and leaves the index as it was, for a
-// fact that cannot follow from those before it.
+// fact about a run, a model or a tag that cannot follow from those before it. Whether a run's facts follow each other in all
+// else is for package round to judge.
 func (x *Index) Apply(position int64, at time.Time, f entry.Fact) error {
 	switch f := f.(type) {
 	case entry.ManifestAdopted:
@@ -87,17 +89,15 @@ func (x *Index) Apply(position int64, at time.Time, f entry.Fact) error {
 			x.roots[entry.Member(f.Name)] = f.Simulated
 		}
 	case entry.RunCreated:
-		x.runs[f.Run] = f
+		if _, twice := x.runs[f.Run]; twice {
+			return fmt.Errorf("run %s was created before", f.Run)
+		}
+		x.runs[f.Run], x.parts[f.Run] = f, map[string]bool{}
 		if f.Initial != nil {
 			x.add(position, at, Version{Model: f.Model, Blob: *f.Initial, Run: f.Run})
 		}
 	case entry.RoundClosed:
-		if _, ok := x.runs[f.Run]; !ok {
-			return fmt.Errorf("a round of the unknown run %s was closed", f.Run)
-		}
-		x.add(position, at, Version{
-			Model: f.Model, Blob: f.Blob, Run: f.Run, Round: f.Round, Base: f.Base, Members: f.Members, Spent: f.Spent,
-		})
+		return x.closed(position, at, f)
 	case entry.Evaluated:
 		v := x.rounds[roundOf{f.Run, f.Round}]
 		if v == nil || v.Model != f.Model {
@@ -113,12 +113,26 @@ func (x *Index) Apply(position int64, at time.Time, f entry.Fact) error {
 	return nil
 }
 
+func (x *Index) closed(position int64, at time.Time, f entry.RoundClosed) error {
+	v := Version{
+		Model: f.Model, Blob: f.Blob, Run: f.Run, Round: f.Round, Base: f.Base, Members: f.Members, Spent: f.Spent, Position: position,
+	}
+	if _, ok := x.runs[f.Run]; !ok {
+		return fmt.Errorf("a round of the unknown run %s was closed", f.Run)
+	}
+	if !f.Base.IsZero() && x.base(&v) == nil {
+		return fmt.Errorf("round %d of run %s was closed over model %s, which the run did not have", f.Round, f.Run, f.Base.Short())
+	}
+	x.add(position, at, v)
+	return nil
+}
+
 // add completes a version with what holds at this moment.
 func (x *Index) add(position int64, at time.Time, v Version) {
 	run := x.runs[v.Run]
 	v.RunName, v.Strategy = run.Plan.Name, run.Plan.Strategy.Name
 	v.Position, v.Created, v.Manifest, v.Sets = position, at, run.Manifest, x.booted.Sets
-	v.Simulated = x.simulated(v.Members)
+	v.Simulated = x.simulated(v.Run, v.Members)
 	if strings.HasPrefix(x.adopted.Witnesses, "none") {
 		v.Rollback = NoProtection
 	}
@@ -127,9 +141,11 @@ func (x *Index) add(position int64, at time.Time, v Version) {
 	x.rounds[roundOf{v.Run, v.Round}] = &v
 }
 
-// simulated names the private roots of the coordinator and of those who contributed.
-func (x *Index) simulated(members []entry.Contribution) string {
-	roots := map[string]bool{x.booted.Simulated: true}
+// simulated names the private roots of the coordinator, of those who contributed, and of those who had a part in the run's
+// models before: each is made from the one before it.
+func (x *Index) simulated(run string, members []entry.Contribution) string {
+	roots := x.parts[run]
+	roots[x.booted.Simulated] = true
 	for _, m := range members {
 		roots[x.roots[m.Member]] = true
 	}
@@ -148,6 +164,7 @@ func (x *Index) Versions() []Version {
 
 func (x *Index) view(v *Version) Version {
 	out := *v
+	out.Evaluated = slices.Clip(v.Evaluated) // later figures are appended behind it
 	for tag, d := range x.tags {
 		if d == v.Model {
 			out.Tags = append(out.Tags, tag)
@@ -157,9 +174,13 @@ func (x *Index) view(v *Version) Version {
 	return out
 }
 
-// Resolve returns the version that text names: a tag, an id, or the first four or more hex digits of one id. Its errors are
-// ErrUnknown and ErrAmbiguous.
+// Resolve returns the version that text names: an id, a tag, or the first four or more hex digits of one id. The first of these
+// that fits counts, so no tag hides a whole id. Its errors are ErrUnknown and ErrAmbiguous.
 func (x *Index) Resolve(text string) (Version, error) {
+	var id entry.Digest
+	if id.UnmarshalText([]byte(text)) == nil && x.newest[id] != nil {
+		return x.view(x.newest[id]), nil
+	}
 	if d, ok := x.tags[text]; ok {
 		return x.view(x.newest[d]), nil
 	}
@@ -186,21 +207,17 @@ func (x *Index) Resolve(text string) (Version, error) {
 // id that there is not.
 func (x *Index) Lineage(id entry.Digest) []Version {
 	var out []Version
-	position := int64(-1)
-	for v := x.newest[id]; v != nil; v = x.before(v, position) {
+	for v := x.newest[id]; v != nil; v = x.base(v) {
 		out = append(out, x.view(v))
-		position = v.Position
 	}
 	return out
 }
 
-// before returns the newest version of v's base that was there before that position.
-func (x *Index) before(v *Version, position int64) *Version {
-	if v.Base.IsZero() {
-		return nil
-	}
+// base returns what v was made from: the newest version of its base that its own run had before it. Another run may have made
+// the same model in between.
+func (x *Index) base(v *Version) *Version {
 	for _, w := range slices.Backward(x.versions) {
-		if w.Model == v.Base && w.Position < position {
+		if w.Run == v.Run && w.Model == v.Base && w.Position < v.Position {
 			return w
 		}
 	}

@@ -9,7 +9,8 @@ import (
 )
 
 // Apply folds a durable fact into the state. It returns an error, and leaves the state as it was, for a fact that cannot
-// follow from the facts before it: the log is not one that Decide wrote.
+// follow from the facts before it: the log is not one that Decide wrote. What a fact says by itself, such as its figures, is
+// not judged again, nor what was known only when it was decided: the limits, and which updates were in memory.
 func (s *State) Apply(at time.Time, f entry.Fact) error {
 	if at.Before(s.newest) {
 		return fmt.Errorf("fact %T of %s is before the newest one, of %s", f, at, s.newest)
@@ -24,6 +25,9 @@ func (s *State) Apply(at time.Time, f entry.Fact) error {
 func (s *State) fold(at time.Time, f entry.Fact) error {
 	switch f := f.(type) {
 	case entry.ManifestAdopted:
+		if err := s.succeeds(f); err != nil {
+			return err
+		}
 		s.manifest = f
 	case entry.Booted:
 		s.boot(at)
@@ -39,11 +43,7 @@ func (s *State) fold(at time.Time, f entry.Fact) error {
 	case entry.UpdateAccepted:
 		return s.accepted(f)
 	case entry.UpdateRefused:
-		t, err := s.try(f.Run, f.Round, f.Try)
-		if err == nil {
-			t.refused[f.Member]++
-		}
-		return err
+		return s.refused(f)
 	case entry.RoundFailed:
 		t, err := s.try(f.Run, f.Round, f.Try)
 		if err == nil {
@@ -55,11 +55,7 @@ func (s *State) fold(at time.Time, f entry.Fact) error {
 	case entry.Evaluated:
 		return s.evaluated(f)
 	case entry.RunEnded:
-		r, err := s.run(f.Run)
-		if err == nil {
-			r.ended, r.reason = f.Outcome, f.Reason
-		}
-		return err
+		return s.ended(at, f)
 	default:
 		return fmt.Errorf("unknown kind of fact")
 	}
@@ -69,7 +65,7 @@ func (s *State) fold(at time.Time, f entry.Fact) error {
 // boot gives every open try its whole deadline again: what the members had sent is gone.
 func (s *State) boot(at time.Time) {
 	s.booted = at
-	for _, r := range s.runs {
+	for _, r := range s.live {
 		if t := r.open(); t != nil {
 			t.deadline = at.Add(time.Duration(r.fact.Plan.Deadline))
 		}
@@ -81,14 +77,15 @@ func (s *State) created(at time.Time, f entry.RunCreated) error {
 	if s.byID[f.Run] != nil || s.requests[key] != nil {
 		return fmt.Errorf("run %s or its request exists", f.Run)
 	}
+	if err := sound(f); err != nil {
+		return fmt.Errorf("run %s: %w", f.Run, err)
+	}
 	r := &run{fact: f, created: at, closed: -1, base: f.Initial, model: f.Model, since: at}
 	for _, m := range f.Members {
 		r.members = append(r.members, Member{Member: m, State: invited})
 	}
-	if !slices.IsSortedFunc(r.members, func(a, b Member) int { return compare(a.Member, b.Member) }) {
-		return fmt.Errorf("members of run %s are not in order", f.Run)
-	}
-	s.runs, s.byID[f.Run], s.requests[key] = append(s.runs, r), r, r
+	s.runs, s.live = append(s.runs, r), append(s.live, r)
+	s.byID[f.Run], s.requests[key] = r, r
 	return nil
 }
 
@@ -110,8 +107,15 @@ func (s *State) opened(at time.Time, f entry.RoundOpened) error {
 	if err != nil {
 		return err
 	}
-	if number, attempt := r.next(); r.open() != nil || r.finished() || f.Round != number || f.Try != attempt {
-		return fmt.Errorf("round %d, try %d, is not the next of run %s", f.Round, f.Try, f.Run)
+	switch next := r.opening(at); {
+	case r.open() != nil || r.finished() || f.Round != next.Round || f.Try != next.Try || f.Kind != next.Kind:
+		return fmt.Errorf("%s round %d, try %d, is not the next of run %s", f.Kind, f.Round, f.Try, f.Run)
+	case !sameBlob(f.Base, next.Base) || f.Model != next.Model:
+		return fmt.Errorf("round %d of run %s begins with another model than the newest", f.Round, f.Run)
+	case !slices.Equal(f.Selected, next.Selected) || len(f.Selected) < r.fact.Plan.Quorum:
+		return fmt.Errorf("round %d of run %s selects others than those who consented, or fewer than a quorum", f.Round, f.Run)
+	case !f.Deadline.After(at):
+		return fmt.Errorf("round %d of run %s has no time", f.Round, f.Run)
 	}
 	r.tries = append(r.tries, &try{
 		fact: f, opened: at, deadline: f.Deadline, state: open, index: map[entry.Member]int{}, refused: map[entry.Member]int{},
@@ -119,6 +123,8 @@ func (s *State) opened(at time.Time, f entry.RoundOpened) error {
 	})
 	return nil
 }
+
+func sameBlob(a, b *entry.Blob) bool { return a == nil && b == nil || a != nil && b != nil && *a == *b }
 
 func (s *State) accepted(f entry.UpdateAccepted) error {
 	t, err := s.try(f.Run, f.Round, f.Try)
@@ -128,11 +134,23 @@ func (s *State) accepted(f entry.UpdateAccepted) error {
 	if share, ok := t.share(f.Member); !ok || share.Weight != f.Weight {
 		return fmt.Errorf("%s was not selected with weight %d", f.Member, f.Weight)
 	}
-	if _, twice := t.of(f.Member); twice {
-		return fmt.Errorf("an update of %s was accepted before", f.Member)
+	if _, twice := t.of(f.Member); twice || t.refused[f.Member] >= maxRefusals {
+		return fmt.Errorf("an update of %s was accepted before, or none is taken any more", f.Member)
 	}
 	t.index[f.Member] = len(t.accepted)
 	t.accepted = append(t.accepted, f)
+	return nil
+}
+
+func (s *State) refused(f entry.UpdateRefused) error {
+	t, err := s.try(f.Run, f.Round, f.Try)
+	if err != nil {
+		return err
+	}
+	if _, ok := t.share(f.Member); !ok || t.refused[f.Member] >= maxRefusals {
+		return fmt.Errorf("%s was not selected, or was out of the try", f.Member)
+	}
+	t.refused[f.Member]++
 	return nil
 }
 
@@ -141,13 +159,14 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range f.Members {
-		if a, ok := t.of(c.Member); !ok || a.Update != c.Update || a.Weight != c.Weight {
-			return fmt.Errorf("closed with an update of %s that was not accepted", c.Member)
-		}
+	r := s.byID[f.Run]
+	switch {
+	case f.Kind != t.fact.Kind || f.Base != t.fact.Model:
+		return fmt.Errorf("%s is closed as another kind or with another base than it was opened with", t)
+	case !t.sums(f.Members, r.fact.Plan.Quorum) || f.Model.IsZero():
+		return fmt.Errorf("%s is closed with what was not accepted, with fewer than a quorum, or without a model", t)
 	}
 	t.state, t.closedAt, t.model, t.blob = closed, at, f.Model, f.Blob
-	r := s.byID[f.Run]
 	r.base, r.model, r.state, r.closed, r.since = &f.Blob, f.Model, f.State, f.Round, at
 	return nil
 }
@@ -157,12 +176,38 @@ func (s *State) evaluated(f entry.Evaluated) error {
 	if err != nil {
 		return err
 	}
+	if m := r.member(f.Member); m == nil || m.State != consented {
+		return fmt.Errorf("%s takes no part in run %s and has figures", f.Member, f.Run)
+	}
 	t := r.closing(f.Round)
 	if t == nil || t.model != f.Model || t.reported[f.Member] {
 		return fmt.Errorf("figures of %s for round %d are of another model, or the second ones", f.Member, f.Round)
 	}
 	t.reported[f.Member] = true
 	t.figures = append(t.figures, f)
+	return nil
+}
+
+// ended ends a run, and with it the try that is open.
+func (s *State) ended(at time.Time, f entry.RunEnded) error {
+	r, err := s.run(f.Run)
+	if err != nil {
+		return err
+	}
+	switch f.Outcome {
+	case "failed", "cancelled":
+	case "completed":
+		if !r.finished() {
+			return fmt.Errorf("run %s is completed before its last round is closed", f.Run)
+		}
+	default:
+		return fmt.Errorf("run %s ends as %q, which is no outcome", f.Run, f.Outcome)
+	}
+	if t := r.open(); t != nil {
+		t.state, t.closedAt = failed, at
+	}
+	r.ended, r.reason = f.Outcome, f.Reason
+	s.live = slices.DeleteFunc(s.live, func(x *run) bool { return x == r })
 	return nil
 }
 

@@ -1,9 +1,6 @@
 package round
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -14,24 +11,11 @@ import (
 	"consilium.dev/internal/entry"
 )
 
-// Limits is what the manifest and the coordinator's configuration allow a run. A list that is empty allows nothing.
-type Limits struct {
-	Members           []entry.Member
-	Strategies        []string
-	Trainers          []string
-	LeastParticipants int
-	MaxAbs            float64
-	RoundsMax         int
-	OpenRuns          int
-}
-
 const (
 	// maxRefusals is how many updates of a member a try refuses before the member is out of it.
 	maxRefusals = 8
 	// maxMetrics is the most figures of one member for one model.
 	maxMetrics = 16
-	// defaultResolution is, in parts of max_abs, the most that a mean may be off where the plan does not say.
-	defaultResolution = 0x1p-36
 )
 
 // Decide returns the facts that follow from an input at the instant now, or why it is refused. It changes nothing: the caller
@@ -49,7 +33,7 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 	case Consent:
 		return s.consent(in)
 	case Decline:
-		if answered, err := s.invitation(in.Run, in.Member); err != nil || answered {
+		if _, answered, err := s.invitation(in.Run, in.Member); err != nil || answered {
 			return nil, err
 		}
 		return facts(entry.Declined{Run: in.Run, Member: in.Member, Rule: in.Rule}), nil
@@ -74,94 +58,48 @@ func facts(f entry.Fact) []entry.Fact { return []entry.Fact{f} }
 
 func (s *State) adopt(f entry.ManifestAdopted) ([]entry.Fact, error) {
 	old := s.manifest
-	switch {
-	case old.Manifest == f.Manifest && old.Epoch == f.Epoch && old.Federation == f.Federation:
+	if old.Epoch != 0 && old.Manifest == f.Manifest && old.Epoch == f.Epoch && old.Federation == f.Federation {
 		return nil, nil
-	case old.Epoch == 0, old.Federation == f.Federation && f.Epoch == old.Epoch+1 && f.Previous == old.Manifest:
-		return facts(f), nil
 	}
-	return nil, fmt.Errorf("%w: it is at epoch %d of %s, manifest %s, and this is epoch %d of %s, manifest %s",
+	if err := s.succeeds(f); err != nil {
+		return nil, err
+	}
+	return facts(f), nil
+}
+
+// succeeds reports why a manifest is not the one after that which the log is under. The first may be of any epoch.
+func (s *State) succeeds(f entry.ManifestAdopted) error {
+	old := s.manifest
+	if f.Epoch != 0 && (old.Epoch == 0 || old.Federation == f.Federation && f.Epoch == old.Epoch+1 && f.Previous == old.Manifest) {
+		return nil
+	}
+	return fmt.Errorf("%w: it is at epoch %d of %s, manifest %s, and this is epoch %d of %s, manifest %s",
 		ErrOtherLog, old.Epoch, old.Federation, old.Manifest.Short(), f.Epoch, f.Federation, f.Manifest.Short())
 }
 
-func (s *State) create(in Create) ([]entry.Fact, error) {
-	if known := s.requests[request{in.Fact.Lead, in.Fact.Request}]; known != nil {
-		if !samePlan(known.fact.Plan, in.Fact.Plan) {
-			return nil, fmt.Errorf("%w, run %s", ErrRequest, known.fact.Run)
-		}
-		return nil, nil
-	}
-	if err := in.Limits.allow(in.Fact); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrPlan, err)
-	}
-	n := 0
-	for _, r := range s.runs {
-		if r.ended == "" {
-			n++
-		}
-	}
-	if n >= in.Limits.OpenRuns {
-		return nil, fmt.Errorf("%w: %d, and no more than %d may be", ErrOpenRuns, n, in.Limits.OpenRuns)
-	}
-	return facts(in.Fact), nil
-}
-
-func samePlan(a, b entry.Plan) bool {
-	x, err := json.Marshal(a)
-	y, err2 := json.Marshal(b)
-	return err == nil && err2 == nil && bytes.Equal(x, y)
-}
-
-// allow compares a plan with the members' limits.
-func (l Limits) allow(f entry.RunCreated) error {
-	p := f.Plan
-	switch {
-	case !slices.Contains(l.Strategies, p.Strategy.Name):
-		return fmt.Errorf("strategy %s; allowed are %s", p.Strategy.Name, strings.Join(l.Strategies, ", "))
-	case !slices.Contains(l.Trainers, p.Trainer):
-		return fmt.Errorf("trainer %s; allowed are %s", p.Trainer, strings.Join(l.Trainers, ", "))
-	case p.Rounds < 1 || p.Rounds > l.RoundsMax:
-		return fmt.Errorf("%d rounds; allowed are 1 to %d", p.Rounds, l.RoundsMax)
-	case !(p.MaxAbs <= l.MaxAbs):
-		return fmt.Errorf("max_abs %g; allowed is %g at most", p.MaxAbs, l.MaxAbs)
-	case p.Standardize != nil && !(p.Standardize.MaxAbs <= l.MaxAbs):
-		return fmt.Errorf("standardize.max_abs %g; allowed is %g at most", p.Standardize.MaxAbs, l.MaxAbs)
-	case p.Quorum < max(l.LeastParticipants, 1):
-		return fmt.Errorf("quorum %d; allowed is %d at least", p.Quorum, max(l.LeastParticipants, 1))
-	case p.Quorum > len(f.Members):
-		return fmt.Errorf("quorum %d of %d members", p.Quorum, len(f.Members))
-	case p.Tries < 1 || p.Deadline <= 0:
-		return errors.New("no tries, or no time for one")
-	case p.Standardize == nil && f.Initial == nil:
-		return errors.New("no initial model and no round that makes one")
-	}
-	for _, m := range f.Members {
-		if !slices.Contains(l.Members, m) {
-			return fmt.Errorf("%s is no member of the federation", m)
-		}
-	}
-	return nil
-}
-
-// invitation returns whether the member has answered already.
-func (s *State) invitation(id string, who entry.Member) (answered bool, err error) {
-	r, err := s.run(id)
-	if err != nil {
-		return false, err
+// invitation returns the run to which the member is asked, and whether it has answered already.
+func (s *State) invitation(id string, who entry.Member) (r *run, answered bool, err error) {
+	if r, err = s.run(id); err != nil {
+		return nil, false, err
 	}
 	m := r.member(who)
 	if m == nil {
-		return false, fmt.Errorf("%w: %s, in run %s", ErrStranger, who, id)
+		return nil, false, fmt.Errorf("%w: %s, in run %s", ErrStranger, who, id)
 	}
-	return m.State != invited, nil
+	return r, m.State != invited, nil
 }
 
+// consent takes an answer while the run is open. Once its rounds have begun it takes none that would end them: a weight beside
+// which the mean of the others is too coarse.
 func (s *State) consent(in Consent) ([]entry.Fact, error) {
-	if answered, err := s.invitation(in.Run, in.Member); err != nil || answered {
+	r, answered, err := s.invitation(in.Run, in.Member)
+	switch {
+	case err != nil || answered:
 		return nil, err
-	}
-	if in.Records < 1 || in.Records > aggregate.MaxWeight {
+	case in.Records < 1 || in.Records > aggregate.MaxWeight:
 		return nil, fmt.Errorf("%w: %d records, want 1 to %d", ErrWeight, in.Records, aggregate.MaxWeight)
+	case len(r.tries) > 0 && r.coarsens(in.Records):
+		return nil, fmt.Errorf("%w: with %d records more the means would be coarser than the plan's resolution", ErrWeight, in.Records)
 	}
 	return facts(entry.Consented{Run: in.Run, Member: in.Member, Records: in.Records}), nil
 }
@@ -226,14 +164,7 @@ func (s *State) combined(in Combined) ([]entry.Fact, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan := s.byID[in.Run].fact.Plan
-	ok := len(in.Members) >= plan.Quorum && !in.Model.IsZero() &&
-		slices.IsSortedFunc(in.Members, func(a, b entry.Contribution) int { return compare(a.Member, b.Member) })
-	for i, c := range in.Members {
-		a, found := t.of(c.Member)
-		ok = ok && found && a.Update == c.Update && a.Weight == c.Weight && (i == 0 || in.Members[i-1].Member != c.Member)
-	}
-	if !ok {
+	if !t.sums(in.Members, s.byID[in.Run].fact.Plan.Quorum) || in.Model.IsZero() {
 		panic("round: combined what was not accepted, or fewer than a quorum")
 	}
 	return facts(entry.RoundClosed{

@@ -2,19 +2,16 @@ package round
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
-	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 )
 
 // tick returns what follows from the time alone, for each run the next step.
 func (s *State) tick(now time.Time, held Held) []entry.Fact {
 	var out []entry.Fact
-	for _, r := range s.runs {
+	for _, r := range s.live {
 		switch t := r.open(); {
-		case r.ended != "":
 		case t != nil:
 			out = append(out, s.overdue(now, r, t, held)...)
 		case len(r.tries) == 0:
@@ -28,10 +25,11 @@ func (s *State) tick(now time.Time, held Held) []entry.Fact {
 	return out
 }
 
-// progress is how far an open try is: who is held in memory, and whether somebody is still waited for.
+// progress is how far an open try is. Each of those selected is in one of its lists, all ascending by member.
 type progress struct {
-	held    []entry.Contribution // ascending by member
-	waiting int                  // selected, not held, and not out of the try
+	held    []entry.Contribution // in memory
+	waiting []entry.Member       // may still send what is not held
+	out     []entry.Member       // refused too often
 }
 
 func (t *try) progress(held Held) progress {
@@ -41,7 +39,9 @@ func (t *try) progress(held Held) progress {
 		if d, ok := held(t.fact.Run, t.fact.Round, t.fact.Try, share.Member); accepted && ok && d == a.Update {
 			p.held = append(p.held, entry.Contribution{Member: share.Member, Weight: share.Weight, Update: a.Update})
 		} else if accepted || t.refused[share.Member] < maxRefusals {
-			p.waiting++
+			p.waiting = append(p.waiting, share.Member)
+		} else {
+			p.out = append(p.out, share.Member)
 		}
 	}
 	return p
@@ -49,23 +49,24 @@ func (t *try) progress(held Held) progress {
 
 // ready reports whether the try's mean is to be taken now.
 func (p progress) ready(now time.Time, t *try, quorum int) bool {
-	return len(p.held) >= quorum && (p.waiting == 0 || !now.Before(t.deadline))
+	return len(p.held) >= quorum && (len(p.waiting) == 0 || !now.Before(t.deadline))
 }
 
 // overdue fails a try that cannot reach its quorum any more, and the run with its last try.
 func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
 	p, quorum := t.progress(held), r.fact.Plan.Quorum
 	late := !now.Before(t.deadline)
-	if len(p.held) >= quorum || !late && len(p.held)+p.waiting >= quorum {
+	possible := len(p.held) + len(p.waiting)
+	if len(p.held) >= quorum || !late && possible >= quorum {
 		return nil
 	}
-	reason := fmt.Sprintf("%d of the %d updates needed were there at the deadline", len(p.held), quorum)
+	reason := fmt.Sprintf("%d of the %d updates needed were there at the deadline; missing: %s", len(p.held), quorum, listed(p.waiting))
 	if !late {
-		reason = fmt.Sprintf("too many updates were refused: %d of the %d needed could still be there", len(p.held)+p.waiting, quorum)
+		reason = fmt.Sprintf("%d of the %d updates needed could still be there; refused too often: %s", possible, quorum, listed(p.out))
 	}
 	out := facts(entry.RoundFailed{Run: r.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Reason: reason})
 	if t.fact.Try >= r.fact.Plan.Tries {
-		out = append(out, r.end("failed", fmt.Sprintf("round %d failed %d times, the last time because %s", t.fact.Round, t.fact.Try, reason)))
+		out = append(out, r.end("failed", fmt.Sprintf("round %d failed in try %d of %d: %s", t.fact.Round, t.fact.Try, r.fact.Plan.Tries, reason)))
 	}
 	return out
 }
@@ -94,57 +95,24 @@ func (s *State) begin(now time.Time, r *run) []entry.Fact {
 	switch {
 	case yes+silent < quorum:
 		return facts(r.end("failed", fmt.Sprintf("%d of %d members take part, %d are needed; declined: %s",
-			yes, len(r.members), quorum, strings.Join(r.who(declined), ", "))))
+			yes, len(r.members), quorum, listed(r.who(declined)))))
 	case yes >= quorum && (silent == 0 || !now.Before(some)):
 		return r.reopen(now)
 	case yes < quorum && !now.Before(none):
 		return facts(r.end("failed", fmt.Sprintf("%d of the %d members needed have consented in time; no answer: %s",
-			yes, quorum, strings.Join(r.who(invited), ", "))))
+			yes, quorum, listed(r.who(invited)))))
 	}
 	return nil
 }
 
-func (r *run) who(answer string) []string {
-	var names []string
+func (r *run) who(answer string) []entry.Member {
+	var names []entry.Member
 	for _, m := range r.members {
 		if m.State == answer {
-			names = append(names, string(m.Member))
+			names = append(names, m.Member)
 		}
 	}
 	return names
-}
-
-// reopen opens the next try with everybody who has consented by now, or ends a run whose mean would be too coarse.
-func (r *run) reopen(now time.Time) []entry.Fact {
-	p := r.fact.Plan
-	number, attempt := r.next()
-	f := entry.RoundOpened{
-		Run: r.fact.Run, Round: number, Try: attempt, Kind: entry.Training, Base: r.base, Model: r.model,
-		Deadline: now.Add(time.Duration(p.Deadline)),
-	}
-	maxAbs, resolution := p.MaxAbs, p.Resolution
-	if number == 0 {
-		// Twice the limit of the mean squares: the limits of their float32s have a little room for rounding.
-		f.Kind, f.Base, f.Model = entry.Statistics, nil, entry.Digest{}
-		maxAbs, resolution = 2*p.Standardize.MaxAbs, 0
-	}
-	if resolution == 0 {
-		resolution = defaultResolution * maxAbs
-	}
-	var weights []int64
-	for _, m := range r.members {
-		if m.State == consented {
-			f.Selected = append(f.Selected, entry.Share{Member: m.Member, Weight: m.Records})
-			weights = append(weights, m.Records)
-		}
-	}
-	f.Bound = aggregate.Bound(maxAbs, weights, p.Quorum)
-	if !(f.Bound <= resolution) {
-		return facts(r.end("failed", fmt.Sprintf("round %d was not opened: with the smallest records of %d members its mean could be "+
-			"off by %.3g, the plan's resolution is %.3g; a larger quorum, a smaller max_abs or a coarser resolution would do",
-			number, p.Quorum, f.Bound, resolution)))
-	}
-	return facts(f)
 }
 
 // finish completes a run when everybody has evaluated its last model, or was given the time to.

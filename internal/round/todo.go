@@ -83,10 +83,7 @@ func (s *State) Todo(v View) []Action {
 			wake = t
 		}
 	}
-	for _, r := range s.runs {
-		if r.ended != "" {
-			continue
-		}
+	for _, r := range s.live {
 		t := r.open()
 		if !r.finished() {
 			out = append(out, r.invitations()...)

@@ -1,0 +1,109 @@
+package round
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"consilium.dev/internal/entry"
+)
+
+// Limits is what the manifest and the coordinator's configuration allow a run. A list that is empty allows nothing.
+type Limits struct {
+	Members           []entry.Member
+	Strategies        []string
+	Trainers          []string
+	LeastParticipants int
+	MaxAbs            float64
+	RoundsMax         int
+	OpenRuns          int
+}
+
+func (s *State) create(in Create) ([]entry.Fact, error) {
+	if known := s.requests[request{in.Fact.Lead, in.Fact.Request}]; known != nil {
+		if !samePlan(known.fact.Plan, in.Fact.Plan) {
+			return nil, fmt.Errorf("%w, run %s", ErrRequest, known.fact.Run)
+		}
+		return nil, nil
+	}
+	if s.byID[in.Fact.Run] != nil {
+		return nil, fmt.Errorf("%w: the id %s is that of another run", ErrRequest, in.Fact.Run)
+	}
+	if err := in.Limits.allow(in.Fact); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPlan, err)
+	}
+	if n := len(s.live); n >= in.Limits.OpenRuns {
+		return nil, fmt.Errorf("%w: %d, and no more than %d may be", ErrOpenRuns, n, in.Limits.OpenRuns)
+	}
+	return facts(in.Fact), nil
+}
+
+func samePlan(a, b entry.Plan) bool {
+	x, err := json.Marshal(a)
+	y, err2 := json.Marshal(b)
+	return err == nil && err2 == nil && bytes.Equal(x, y)
+}
+
+// allow compares a plan with the members' limits.
+func (l Limits) allow(f entry.RunCreated) error {
+	p := f.Plan
+	switch {
+	case !slices.Contains(l.Strategies, p.Strategy.Name):
+		return fmt.Errorf("strategy %s; allowed: %s", p.Strategy.Name, listed(l.Strategies))
+	case !slices.Contains(l.Trainers, p.Trainer):
+		return fmt.Errorf("trainer %s; allowed: %s", p.Trainer, listed(l.Trainers))
+	case p.Rounds > l.RoundsMax:
+		return fmt.Errorf("%d rounds; allowed are %d at most", p.Rounds, l.RoundsMax)
+	case !(p.MaxAbs <= l.MaxAbs):
+		return fmt.Errorf("max_abs %g; allowed is %g at most", p.MaxAbs, l.MaxAbs)
+	case p.Standardize != nil && !(p.Standardize.MaxAbs <= l.MaxAbs):
+		return fmt.Errorf("standardize.max_abs %g; allowed is %g at most", p.Standardize.MaxAbs, l.MaxAbs)
+	case p.Quorum < l.LeastParticipants:
+		return fmt.Errorf("quorum %d; allowed is %d at least", p.Quorum, l.LeastParticipants)
+	}
+	for _, m := range f.Members {
+		if !slices.Contains(l.Members, m) {
+			return fmt.Errorf("%s is no member of the federation", m)
+		}
+	}
+	return sound(f)
+}
+
+// listed words names for people.
+func listed[T ~string](names []T) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	var b strings.Builder
+	for i, name := range names {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(name))
+	}
+	return b.String()
+}
+
+// sound reports why no run can be made of a plan, whatever the limits are.
+func sound(f entry.RunCreated) error {
+	p := f.Plan
+	for i, m := range f.Members {
+		if i > 0 && f.Members[i-1] >= m {
+			return errors.New("the members are not in order, or one is there twice")
+		}
+	}
+	switch {
+	case p.Quorum < 1 || p.Quorum > len(f.Members):
+		return fmt.Errorf("quorum %d of %d members", p.Quorum, len(f.Members))
+	case p.Rounds < 1 || p.Tries < 1 || p.Deadline <= 0:
+		return errors.New("no rounds, no tries, or no time for one")
+	case p.Standardize == nil && f.Initial == nil:
+		return errors.New("no initial model and no round that makes one")
+	case (f.Initial == nil) != f.Model.IsZero():
+		return errors.New("an initial model without its digest, or the digest alone")
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package round
+
+import (
+	"slices"
+	"time"
+
+	"consilium.dev/internal/entry"
+)
+
+// Run is a view of a run.
+type Run struct {
+	Fact    entry.RunCreated
+	State   string // "waiting for consent", "statistics", "training", "evaluating", "completed", "failed", "cancelled"
+	Reason  string // of a failure
+	Created time.Time
+	Members []Member
+	Rounds  []Round // every try, in the order of opening
+}
+
+// Member is a member's part in a run.
+type Member struct {
+	Member  entry.Member
+	State   string // "invited", "consented", "declined"
+	Records int64  // declared at consent: its weight
+	Rule    string // of its owner's policy, that declined
+}
+
+// Round is a view of one try of a round.
+type Round struct {
+	Round, Try int
+	Kind       entry.RoundKind
+	State      string // "open", "closed", "failed"
+	Selected   []entry.Share
+	Accepted   []entry.UpdateAccepted
+	Received   int64   // bytes of accepted updates on the wire
+	Bound      float64 // most that a value of the mean can be off
+	Opened     time.Time
+	Deadline   time.Time
+	Closed     time.Time    // zero while open
+	Model      entry.Digest // zero unless closed
+	Evaluated  []entry.Evaluated
+}
+
+// Progress is how far a run is that a member takes part in.
+type Progress struct {
+	Run    string
+	Closed int // newest closed round, -1 before the first
+}
+
+// Runs returns all runs, oldest first.
+func (s *State) Runs() []Run {
+	out := make([]Run, len(s.runs))
+	for i, r := range s.runs {
+		out[i] = r.view()
+	}
+	return out
+}
+
+// Run returns the run with that id.
+func (s *State) Run(id string) (Run, bool) {
+	r := s.byID[id]
+	if r == nil {
+		return Run{}, false
+	}
+	return r.view(), true
+}
+
+// RunOf returns the id of the run that the lead's request has created.
+func (s *State) RunOf(lead, id string) (string, bool) {
+	r := s.requests[request{lead, id}]
+	if r == nil {
+		return "", false
+	}
+	return r.fact.Run, true
+}
+
+// Progress returns the open runs that the member has consented to. Updates of rounds up to their newest closed one, and
+// those of runs that are not named, are needed by nobody any more.
+func (s *State) Progress(m entry.Member) []Progress {
+	var out []Progress
+	for _, r := range s.live {
+		if p := r.member(m); p != nil && p.State == consented {
+			out = append(out, Progress{r.fact.Run, r.closed})
+		}
+	}
+	return out
+}
+
+// phase words where the run is.
+func (r *run) phase() string {
+	switch {
+	case r.ended != "":
+		return r.ended
+	case len(r.tries) == 0:
+		return "waiting for consent"
+	case r.finished():
+		return "evaluating"
+	case r.tries[len(r.tries)-1].fact.Kind == entry.Statistics:
+		return "statistics"
+	}
+	return "training"
+}
+
+// view copies what later facts change in place. What they only append to is shared, and cut off so that nobody else does.
+func (r *run) view() Run {
+	out := Run{
+		Fact: r.fact, State: r.phase(), Reason: r.reason, Created: r.created, Members: slices.Clone(r.members),
+		Rounds: make([]Round, len(r.tries)),
+	}
+	for i, t := range r.tries {
+		v := Round{
+			Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, State: t.state, Selected: t.fact.Selected,
+			Accepted: slices.Clip(t.accepted), Bound: t.fact.Bound, Opened: t.opened, Deadline: t.deadline, Closed: t.closedAt,
+			Model: t.model, Evaluated: slices.Clip(t.figures),
+		}
+		for _, a := range t.accepted {
+			v.Received += a.Bytes
+		}
+		out.Rounds[i] = v
+	}
+	return out
+}
