@@ -146,7 +146,7 @@ func (r *root) signature(raw []byte, now time.Time) *attest.Error {
 	case errors.Is(err, nitrite.ErrBadNonce), errors.Is(err, nitrite.ErrBadUserData), errors.Is(err, nitrite.ErrBadPublicKey):
 		return attest.Refuse(attest.ClassBind, "longer than any binding: %v", err)
 	}
-	return attest.Refuse(attest.ClassChain, "%v", err)
+	return attest.Refuse(attest.ClassChain, "by nitrite: %v", err)
 }
 
 // bound checks that the document was made for one session and one side of it.

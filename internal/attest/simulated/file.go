@@ -10,9 +10,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/google/go-sev-guest/abi"
+
+	"consilium.dev/internal/attest/nitro"
+	"consilium.dev/internal/attest/sevsnp"
 )
 
 // maxFile is the most bytes of a root's or a machine's file.
@@ -66,7 +68,8 @@ func (r *Root) Marshal() ([]byte, error) {
 	})
 }
 
-// ParseRoot reads a root's file.
+// ParseRoot reads a root's file. It refuses one that verifiers would refuse to trust: whose certificates are not each other's,
+// or are a manufacturer's.
 func ParseRoot(text []byte) (*Root, error) {
 	var f rootFile
 	if err := read(text, &f); err != nil {
@@ -90,7 +93,23 @@ func ParseRoot(text []byte) (*Root, error) {
 	if r.nitroKey, err = keyOf[*ecdsa.PrivateKey](f.NitroKey, r.nitro); err != nil {
 		return nil, fmt.Errorf("the simulated root %q: nitro_key: %w", f.Name, err)
 	}
+	if err := r.trusted(); err != nil {
+		return nil, err
+	}
 	return r, nil
+}
+
+// trusted asks the verifiers whether they would trust the root.
+func (r *Root) trusted() error {
+	amd := map[string][]*x509.Certificate{r.name: {r.ark, r.ask}}
+	if _, err := sevsnp.NewVerifier(sevsnp.Options{SimulatedRoots: amd}); err != nil {
+		return err
+	}
+	aws := map[string][]*x509.Certificate{r.name: {r.nitro}}
+	if _, err := nitro.NewVerifier(nitro.Options{SimulatedRoots: aws}); err != nil {
+		return err
+	}
+	return nil
 }
 
 // Marshal returns the machine's file, for ParseMachine. It holds a private key: who reads it can be the machine.
@@ -215,7 +234,8 @@ func write(file any) ([]byte, error) {
 	return append(text, '\n'), nil
 }
 
-// read decodes one JSON value into file: no unknown field, nothing after it.
+// read decodes a file. It must be just as Marshal wrote it: a doubled field, another spelling of a name or of base64 would
+// mean that somebody's editor, or a failing disk, was at it.
 func read(text []byte, file any) error {
 	if len(text) > maxFile {
 		return fmt.Errorf("%d bytes, want at most %d", len(text), maxFile)
@@ -225,8 +245,12 @@ func read(text []byte, file any) error {
 	if err := d.Decode(file); err != nil {
 		return err
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the JSON value")
+	again, err := write(file)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(again, text) {
+		return errors.New("the file is not as it was written: make it anew")
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,8 +34,11 @@ type Root struct {
 	nitroKey   *ecdsa.PrivateKey
 }
 
+// manufacturers are names that no simulated root may have: a log line that says so would pass for hardware's.
+var manufacturers = []string{"amd", "aws", "amazon", "arm", "azure", "gcp", "google", "intel", "microsoft", "nvidia"}
+
 // NewRoot makes a root that is valid from shortly before now, for ten years. name is what manifests will call it, 1 to 63 of
-// a-z, 0-9 and -; productLine is Milan or Genoa. It takes seconds, for its two RSA keys of 4096 bits; keep what it returns.
+// a-z, 0-9 and -, and no manufacturer's; productLine is Milan or Genoa. It takes seconds, for its two RSA keys of 4096 bits; keep what it returns.
 func NewRoot(name, productLine string, now time.Time) (*Root, error) {
 	if err := valid(name, productLine); err != nil {
 		return nil, err
@@ -83,6 +87,9 @@ func valid(name, line string) error {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
 			return fmt.Errorf("a simulated root's name %q: want a-z, 0-9 and -", name)
 		}
+	}
+	if slices.Contains(manufacturers, name) {
+		return fmt.Errorf("a simulated root's name %q is a manufacturer's", name)
 	}
 	if _, ok := processors[line]; !ok {
 		return fmt.Errorf("product line %q: want Milan or Genoa", line)

@@ -187,8 +187,14 @@ func vcekExtensions(product string, tcb uint64, chip [64]byte) ([]pkix.Extension
 	}{
 		{kds.OidStructVersion, 1},
 		{kds.OidProductName1, asn1.RawValue{Tag: asn1.TagIA5String, Bytes: []byte(product)}},
-		{kds.OidBlSpl, int(p.BlSpl)}, {kds.OidTeeSpl, int(p.TeeSpl)}, {kds.OidSpl4, 0}, {kds.OidSpl5, 0}, {kds.OidSpl6, 0},
-		{kds.OidSpl7, 0}, {kds.OidSnpSpl, int(p.SnpSpl)}, {kds.OidUcodeSpl, int(p.UcodeSpl)},
+		{kds.OidBlSpl, int(p.BlSpl)},
+		{kds.OidTeeSpl, int(p.TeeSpl)},
+		{kds.OidSpl4, 0},
+		{kds.OidSpl5, 0},
+		{kds.OidSpl6, 0},
+		{kds.OidSpl7, 0},
+		{kds.OidSnpSpl, int(p.SnpSpl)},
+		{kds.OidUcodeSpl, int(p.UcodeSpl)},
 	} {
 		der, err := asn1.Marshal(e.value)
 		if err != nil {
