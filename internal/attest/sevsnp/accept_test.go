@@ -88,8 +88,10 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// TestTwin: case A39. ECDSA gives each signature a twin; both are the same evidence.
-func TestTwin(t *testing.T) {
+// TestTwin: ECDSA gives each signature a twin; both are the same evidence.
+func TestTwin(t *testing.T) { t.Run("A39 the twin of a signature", testTwin) }
+
+func testTwin(t *testing.T) {
 	s := newScene()
 	v, e := trusting(t), s.evidence()
 	one, err := v.Verify(t.Context(), e, s.binding, now, nil)
