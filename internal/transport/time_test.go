@@ -125,7 +125,7 @@ func TestLeafRenewal(t *testing.T) {
 			}
 			leaf := s.peer.State.PeerCertificates[0]
 			leaves[string(leaf.RawSubjectPublicKeyInfo)] = true
-			if left := leaf.NotAfter.Sub(time.Now()); left < 12*time.Hour || s.peer.Instance != client.Instance() {
+			if left := time.Until(leaf.NotAfter); left < 12*time.Hour || s.peer.Instance != client.Instance() {
 				t.Errorf("a leaf with %v left, of the instance %s", left, s.peer.Instance)
 			}
 			s.close()
