@@ -143,7 +143,7 @@ func parse(payload []byte) (*Manifest, error) {
 	if !bytes.Equal(canonical, payload) {
 		return nil, fmt.Errorf("the manifest is not in canonical form (RFC 8785): make it with consilium manifest build")
 	}
-	m, all := &Manifest{payload: payload}, newFaults()
+	m, all := &Manifest{payload: bytes.Clone(payload)}, newFaults()
 	m.read(cursor{&document, "", all})
 	if err := all.err(); err != nil {
 		return nil, err

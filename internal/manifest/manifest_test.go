@@ -235,6 +235,28 @@ func TestPQ(t *testing.T) {
 	}
 }
 
+// The bytes that were loaded remain the caller's.
+func TestLoadKeepsACopy(t *testing.T) {
+	payload := build(t, read(t, "manifest.yaml"))
+	given := envelopeBy(payload, three...)
+	m, err := manifest.Load(given, manifest.Anchor{Digest: manifest.Digest(payload)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(given)
+	if !bytes.Equal(m.Envelope(), envelopeBy(payload, three...)) || !bytes.Equal(m.Payload(), payload) {
+		t.Error("the manifest changed with the bytes that it was loaded from")
+	}
+	open, err := manifest.OpenUnverified(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(payload)
+	if open.Payload()[0] != '{' {
+		t.Error("the manifest changed with the bytes that it was opened from")
+	}
+}
+
 // A comment, the order of fields and YAML's styles are no part of the manifest.
 func TestBuildIgnoresStyle(t *testing.T) {
 	text := read(t, "hardware.yaml")

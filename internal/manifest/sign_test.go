@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -293,13 +294,35 @@ func TestLoadRefusesPayloads(t *testing.T) {
 	}
 }
 
-// Signatures that fit no key cost the reader a trial on each key; their number is bounded.
-func TestStrangeSignaturesAreBounded(t *testing.T) {
-	text, members := read(t, "manifest.yaml"), ""
-	for i := range 20 {
+// withMembers returns a manifest's text with so many members more, of the keys "g0", "i0" and on, and a threshold.
+func withMembers(t *testing.T, n, threshold int) string {
+	t.Helper()
+	members := ""
+	for i := range n {
 		members += fmt.Sprintf("  - {name: m%d, governance: %q, identity: %q}\n", i, public(t, fmt.Sprint("g", i)), public(t, fmt.Sprint("i", i)))
 	}
-	payload := build(t, edited(t, text, "members:\n", "members:\n"+members, "threshold: 3", "threshold: 13"))
+	return edited(t, read(t, "manifest.yaml"), "members:\n", "members:\n"+members, "threshold: 3", fmt.Sprintf("threshold: %d", threshold))
+}
+
+// A federation of a hundred is no trouble where signatures stand in the order of names, nor one of sixty in any order.
+func TestManyMembers(t *testing.T) {
+	for n, order := range map[int]func([]string){96: slices.Sort[[]string], 56: slices.Reverse[[]string]} {
+		payload := build(t, withMembers(t, n, n))
+		var keys []string
+		for i := range n {
+			keys = append(keys, fmt.Sprint("g", i))
+		}
+		order(keys)
+		m, err := manifest.Load(envelopeBy(payload, keys...), manifest.Anchor{Digest: manifest.Digest(payload)})
+		if err != nil || len(m.Signers()) != n {
+			t.Errorf("Load with %d signatures = %v", n, err)
+		}
+	}
+}
+
+// Signatures that fit no key cost the reader a trial on each key; their number is bounded.
+func TestStrangeSignaturesAreBounded(t *testing.T) {
+	payload := build(t, withMembers(t, 20, 13))
 	junk := strings.Repeat(`{"sig":"`+base64.StdEncoding.EncodeToString(make([]byte, 64))+`"},`, 1024)
 	signed := edited(t, string(envelopeBy(payload)), `"signatures":[`, `"signatures":[`+strings.TrimSuffix(junk, ","))
 	m, err := manifest.Load([]byte(signed), manifest.Anchor{Digest: manifest.Digest(payload)})

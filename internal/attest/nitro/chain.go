@@ -138,7 +138,8 @@ func link(child, parent *x509.Certificate) error {
 	return child.CheckSignatureFrom(parent) // asks for IsCA, too
 }
 
-// inTime checks that the chain is valid at now, and that the document was made in its certificate's life and not after now.
+// inTime checks that the chain is valid at now, and that the document was made in its certificate's life: not before it, and
+// not after now, which lies in it.
 func inTime(chain []*x509.Certificate, made, now time.Time) *attest.Error {
 	for i, cert := range chain {
 		if now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
@@ -147,7 +148,7 @@ func inTime(chain []*x509.Certificate, made, now time.Time) *attest.Error {
 		}
 	}
 	leaf := chain[len(chain)-1]
-	if made.Before(leaf.NotBefore.Add(-maxSkew)) || made.After(leaf.NotAfter.Add(maxSkew)) || made.After(now.Add(maxSkew)) {
+	if made.Before(leaf.NotBefore.Add(-maxSkew)) || made.After(now.Add(maxSkew)) {
 		return attest.Refuse(attest.ClassTime, "the document is of %s; its certificate is valid from %s to %s, and it is %s",
 			made.Format(time.RFC3339), leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339),
 			now.UTC().Format(time.RFC3339))
