@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"consilium.dev/cmd/internal/setup"
+	"consilium.dev/internal/attest"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/entry"
@@ -35,7 +36,7 @@ func main() {
 }
 
 func run(ctx context.Context, env daemon.Env, c config) error {
-	parts, err := c.Open(env, "")
+	parts, err := c.Open(env, attest.Coordinator)
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"consilium.dev/cmd/internal/setup"
+	"consilium.dev/internal/attest"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/participant"
 )
@@ -29,8 +30,7 @@ func main() {
 }
 
 func run(ctx context.Context, env daemon.Env, c config) error {
-	// A first manifest counts only with the signature of the member's own governance key.
-	parts, err := c.Open(env, c.Name)
+	parts, err := c.Open(env, attest.Participant)
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
 	}

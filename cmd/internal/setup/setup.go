@@ -47,10 +47,16 @@ type Parts struct {
 	Close     func() error // of the storage
 }
 
-// Open opens everything. member, if not empty, must have signed the manifest with its own governance key.
-func (c Enclave) Open(env daemon.Env, member string) (*Parts, error) {
+// Open opens everything for a program of that office. A participant takes a first manifest only with the signature of its
+// own member's governance key. Name and identity key must be those that the manifest gives the office, since every peer would
+// refuse others.
+func (c Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
 	var p Parts
 	var err error
+	member := ""
+	if office == attest.Participant {
+		member = c.Name
+	}
 	if p.Manifest, err = Manifest(env.Path(c.Manifest), c.Anchor, member); err != nil {
 		return nil, err
 	}
@@ -59,6 +65,12 @@ func (c Enclave) Open(env daemon.Env, member string) (*Parts, error) {
 	}
 	if p.Identity, err = identity.Open(env.URI(c.Identity)); err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
+	}
+	switch key, known := p.Manifest.Key(office, c.Name); {
+	case !known:
+		return nil, fmt.Errorf("name: the manifest knows no %s %q", office, c.Name)
+	case !key.Equal(p.Identity.Public()):
+		return nil, fmt.Errorf("identity: %s is not the identity key that the manifest gives %s", c.Identity, c.Name)
 	}
 	if p.Attester, err = platform.Open(env.URI(c.Platform), time.Now); err != nil {
 		return nil, fmt.Errorf("platform: %w", err)
