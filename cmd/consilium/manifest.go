@@ -39,16 +39,13 @@ func factsOf(file string, m *manifest.Manifest, verified bool) manifestFacts {
 	}
 }
 
-// signatures says how far the signing is.
+// signatures says who has signed, and how many must.
 func (f manifestFacts) signatures() string {
-	return fmt.Sprintf("%d of the %d signatures needed%s", len(f.Signers), f.Threshold, parenthesised(f.Signers))
-}
-
-func parenthesised(names []string) string {
-	if len(names) == 0 {
-		return ""
+	who := "nobody"
+	if len(f.Signers) > 0 {
+		who = strings.Join(f.Signers, ", ")
 	}
-	return " (" + strings.Join(names, ", ") + ")"
+	return fmt.Sprintf("signed by %s; %d of %d members must sign", who, f.Threshold, len(f.Members))
 }
 
 // manifestCommand returns the commands with which members agree on a manifest. None of them needs a connection.
@@ -151,7 +148,7 @@ func (a *app) writeSigned(target string, signed []byte) error {
 	}
 	facts := factsOf(target, m, false)
 	return a.emit("manifest.sign", facts, func(w *page) {
-		w.printf("%s has %s\n", target, facts.signatures())
+		w.printf("%s is %s\n", target, facts.signatures())
 		if len(facts.Signers) < facts.Threshold {
 			a.say("next, another member: consilium manifest sign %s --key governance.key", target)
 		} else {
@@ -202,7 +199,7 @@ func manifestVerify(a *app) *cobra.Command {
 			}
 			facts := factsOf(args[0], m, true)
 			return a.emit("manifest.verify", facts, func(w *page) {
-				w.printf("%s is epoch %d of %s, with %s\n", args[0], facts.Epoch, facts.Federation, facts.signatures())
+				w.printf("%s is epoch %d of %s, %s\n", args[0], facts.Epoch, facts.Federation, facts.signatures())
 			})
 		},
 	}

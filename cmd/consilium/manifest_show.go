@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -43,11 +44,12 @@ func manifestShow(a *app) *cobra.Command {
 
 // showManifest prints what a member should read before signing.
 func showManifest(w *page, f manifestFacts, m *manifest.Manifest) {
-	w.printf("federation  %s, epoch %d\ndigest      %s\nsigned      %s, NOT VERIFIED\nwitnesses   %s\n",
+	w.printf("federation  %s, epoch %d\ndigest      %s\nsignatures  %s; NOT VERIFIED\nwitnesses   %s\n",
 		f.Federation, f.Epoch, f.Digest, f.signatures(), m.Witnesses())
 	limits, readers := m.Limits(), m.Readers()
-	w.printf("runs        strategies %s; trainers %s; %d participants at least; max_abs %g and %d rounds at most\n",
-		strings.Join(limits.Strategies, ", "), strings.Join(limits.Trainers, ", "), limits.LeastParticipants, limits.MaxAbs,
+	w.printf("runs        strategies %s; trainers %s; %d participants at least; max_abs %s and %d rounds at most\n",
+		strings.Join(limits.Strategies, ", "), strings.Join(limits.Trainers, ", "), limits.LeastParticipants,
+		strconv.FormatFloat(limits.MaxAbs, 'f', -1, 64),
 		limits.RoundsMax)
 	w.printf("readers     models: %s; metrics: %s\n",
 		strings.Join(readers.Models, ", "), strings.Join(readers.Metrics, ", "))

@@ -25,10 +25,15 @@ func modelCommand(a *app) *cobra.Command {
 
 const whichModel = "MODEL is a version's id, the beginning of one, or a tag."
 
+// fewModels is how many versions are listed for people: each round of a run makes one.
+const fewModels = 20
+
 func modelList(a *app) *cobra.Command {
-	return &cobra.Command{
+	var all bool
+	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the model versions, the newest first",
+		Long:  "Each round of a run makes a version. The table shows the newest 20; JSON holds all of them.",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(cmd.Context(), func(ctx context.Context, c *connection) error {
@@ -39,13 +44,19 @@ func modelList(a *app) *cobra.Command {
 				data := struct {
 					Models []client.Model `json:"models"`
 				}{models}
-				return a.emit("model.list", data, func(w *page) { showModels(w, models) })
+				return a.emit("model.list", data, func(w *page) { showModels(w, models, all) })
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&all, "all", false, "list every version")
+	return cmd
 }
 
-func showModels(w *page, models []client.Model) {
+func showModels(w *page, models []client.Model, all bool) {
+	older := 0
+	if !all && len(models) > fewModels {
+		models, older = models[:fewModels], len(models)-fewModels
+	}
 	if len(models) == 0 {
 		w.printf("no models yet; the first round of a run makes one\n")
 		return
@@ -56,6 +67,9 @@ func showModels(w *page, models []client.Model) {
 			m.ID.Short(), name(m.RunName), m.Round, len(m.Members), over(m.Figures, "train", "loss", "%.6f"),
 			over(m.Figures, "test", "accuracy", "%.4f"), clock(m.Created), names(m.Tags),
 		})
+	}
+	if older > 0 {
+		t.SetCaption("%d older versions: consilium model list --all", older)
 	}
 	w.printf("%s\n", t.Render())
 }

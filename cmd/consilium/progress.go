@@ -44,15 +44,18 @@ func (l *lines) note(text string) { l.app.say("%s", name(text)) }
 func (l *lines) end(bool) {}
 
 func (l *lines) show(r client.Run) {
+	first := l.state == "" // what is over at the first look is history, which run show shows
 	for i, x := range r.History {
 		if at := (place{x.Round, x.Try}); x.State != "open" && !l.said[at] && (r.Ended() || complete(r, i)) {
 			l.said[at] = true
-			l.app.say("%s", roundLine(r, x))
+			if !first {
+				l.app.say("%s", roundLine(r, x))
+			}
 		}
 	}
 	if r.State != l.state {
 		l.state = r.State
-		l.app.say("run %s: %s", name(r.Name), name(r.State))
+		l.app.say("run %s, round %d of %d: %s", name(r.Name), r.Round, r.Rounds, name(r.State))
 	}
 	if r.State == "waiting for consent" && r.Waiting != l.waiting && r.Waiting != "" {
 		l.waiting = r.Waiting

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -224,8 +225,20 @@ func (c *Client) fault(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded), s.Code() == codes.DeadlineExceeded:
 		return fmt.Errorf("%s: %w", doing, context.DeadlineExceeded)
+	case kind == ErrNotFound:
+		return fmt.Errorf("%s: %w", doing, kind)
 	case kind != nil:
-		return fmt.Errorf("%s: %w: %s", doing, kind, s.Message())
+		return fmt.Errorf("%s: %w: %s", doing, kind, plain(s.Message()))
 	}
-	return fmt.Errorf("%s: %s", doing, s.Message())
+	return fmt.Errorf("%s: %s", doing, plain(s.Message()))
+}
+
+// plain undoes the wrapping that gRPC gives to an error of the dialler.
+func plain(message string) string {
+	_, inner, found := strings.Cut(message, "transport: Error while dialing: ")
+	if !found {
+		return message
+	}
+	inner, _, _ = strings.Cut(inner, `"`)
+	return inner
 }

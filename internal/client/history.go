@@ -48,6 +48,10 @@ func (c *Client) Entries(ctx context.Context, from, size int64) iter.Seq2[[]byte
 			if r, err = stream.Recv(); err != nil {
 				break
 			}
+			if len(r.Lines) == 0 { // a reader must not be kept waiting by messages that hold nothing
+				yield(nil, fmt.Errorf("reading the log: an empty message where line %d was due", at))
+				return
+			}
 			for _, line := range r.Lines {
 				if at++; at > size || len(line) > entry.MaxLine {
 					yield(nil, fmt.Errorf("reading the log: line %d was not asked for, or is longer than a line can be", at-1))
@@ -86,7 +90,7 @@ func (c *Client) Kept(ctx context.Context, line int64) ([]byte, error) {
 		if err != nil {
 			return nil, c.fault(doing, err)
 		}
-		if chunk.Offset != int64(len(out)) || chunk.Size > codec.MaxChunk || len(out)+int(chunk.Size) > entry.MaxKept {
+		if chunk.Offset != int64(len(out)) || chunk.Size == 0 || chunk.Size > codec.MaxChunk || len(out)+int(chunk.Size) > entry.MaxKept {
 			return nil, fmt.Errorf("%s: chunk does not continue at %d, or it is too large", doing, len(out))
 		}
 		if buf, err = codec.Decode(buf[:0], codec.Scheme(chunk.Scheme), chunk.Data, int(chunk.Size)); err != nil {
