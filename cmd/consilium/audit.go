@@ -17,7 +17,6 @@ import (
 	"consilium.dev/internal/audit"
 	"consilium.dev/internal/client"
 	"consilium.dev/internal/entry"
-	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/model"
 )
 
@@ -258,17 +257,6 @@ func sum(counts map[string]int) int {
 	return n
 }
 
-// provenLine is one line of the log with all that a third party needs to check it, but the log's key. It is a file's content.
-type provenLine struct {
-	Schema     string   `json:"schema"` // "consilium.line/1"
-	Checkpoint string   `json:"checkpoint"`
-	Number     int64    `json:"number"` // of the line, from 0
-	Line       string   `json:"line"`   // as it was hashed
-	Proof      [][]byte `json:"proof"`  // RFC 6962, section 2.1.1
-}
-
-const lineSchema = "consilium.line/1"
-
 func auditProve(a *app) *cobra.Command {
 	var out string
 	var number int64
@@ -287,11 +275,7 @@ func auditProve(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				text, err := json.MarshalIndent(p, "", "  ")
-				if err != nil {
-					return err
-				}
-				if err := replaceFile(out, append(text, '\n')); err != nil {
+				if err := replaceFile(out, p.Encode()); err != nil {
 					return err
 				}
 				data := struct {
@@ -310,29 +294,29 @@ func auditProve(a *app) *cobra.Command {
 	return cmd
 }
 
-func prove(ctx context.Context, c *connection, number int64) (provenLine, client.Checkpoint, error) {
+// prove returns a line with its proof, which it has checked as whoever gets it will.
+func prove(ctx context.Context, c *connection, number int64) (audit.Line, client.Checkpoint, error) {
 	point, err := c.Checkpoint(ctx)
 	if err != nil {
-		return provenLine{}, point, err
+		return audit.Line{}, point, err
 	}
 	if number >= point.Size {
-		return provenLine{}, point, notFoundError("number it as consilium audit log does", "the log has %d lines, no line %d", point.Size, number)
+		return audit.Line{}, point, notFoundError("number it as consilium audit log does", "the log has %d lines, no line %d", point.Size, number)
 	}
 	proof, err := c.Inclusion(ctx, number, point.Size)
 	if err != nil {
-		return provenLine{}, point, err
+		return audit.Line{}, point, err
 	}
-	p := provenLine{Schema: lineSchema, Checkpoint: string(point.Signed), Number: number}
-	for _, h := range proof {
-		p.Proof = append(p.Proof, h[:])
-	}
+	var text []byte
 	for line, err := range c.Entries(ctx, number, number+1) {
 		if err != nil {
-			return p, point, err
+			return audit.Line{}, point, err
 		}
-		p.Line = string(line)
+		text = line
 	}
-	return p, point, point.CheckInclusion(number, []byte(p.Line), proof)
+	p := audit.NewLine(point.Signed, number, text, proof)
+	_, _, err = audit.OpenLine(p.Encode(), point.Verifier)
+	return p, point, err
 }
 
 func auditCheck(a *app) *cobra.Command {
@@ -349,7 +333,7 @@ func auditCheck(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			p, point, err := checkLine(text, key)
+			p, point, err := audit.OpenLine(text, key)
 			if err != nil {
 				return refusedError("ask for another copy, or check the key", "%s: %w", args[0], err)
 			}
@@ -367,29 +351,4 @@ func auditCheck(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&key, "log-key", "", "verifier key of the log, NAME+HASH+KEY")
 	return cmd
-}
-
-func checkLine(text []byte, key string) (provenLine, ledger.Checkpoint, error) {
-	var p provenLine
-	if err := json.Unmarshal(text, &p); err != nil {
-		return p, ledger.Checkpoint{}, err
-	}
-	if p.Schema != lineSchema || len(p.Proof) > 64 {
-		return p, ledger.Checkpoint{}, fmt.Errorf("not a line as %s has it", lineSchema)
-	}
-	proof := make([][32]byte, len(p.Proof))
-	for i, h := range p.Proof {
-		if len(h) != 32 {
-			return p, ledger.Checkpoint{}, fmt.Errorf("hash %d of the proof has %d bytes", i, len(h))
-		}
-		proof[i] = [32]byte(h)
-	}
-	point, err := ledger.OpenCheckpoint([]byte(p.Checkpoint), key)
-	if err != nil {
-		return p, point, err
-	}
-	if _, err := entry.Decode([]byte(p.Line)); err != nil {
-		return p, point, err
-	}
-	return p, point, point.CheckInclusion(p.Number, []byte(p.Line), proof)
 }

@@ -8,14 +8,16 @@
 //
 // The lines are exactly those that the log's key has signed for. That key is the one over which the coordinator's enclave made
 // evidence at each boot, and that evidence, judged at its logged instant, passed the manifest. So did the evidence of every
-// participant and the signature of every person that was admitted, bound to the session that the log names. Every fact follows
-// from those before it by the rules of package round: nobody's update counts twice, every model is made from updates that were
-// accepted, each by a member that had been admitted, and by no fewer than the plan and the manifest ask for.
+// participant and the signature of every person that was admitted, bound to a session of its own with that coordinator, over a
+// key that the member's identity key had endorsed. Every fact follows from those before it by the rules of package round:
+// nobody's update counts twice, every model is made from all updates that its round held, each by a member that had been
+// admitted, and from no fewer than the plan and the manifest ask for. The copy holds nothing else.
 //
 // # What it does not say
 //
 // That there is no other history: without witnesses, a log that was rolled back and continued is as well signed as the one
 // that was lost. That a mean is the mean: updates are forgotten, and only the enclave that is named in the log has seen them.
+// That no line was written by somebody else who held the log's key, which is as safe as the key that it is sealed under.
 //
 // # The copy
 //
@@ -31,7 +33,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -152,52 +153,4 @@ func write(path string, content []byte) error {
 	}
 	_, err = f.Write(content)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-// read returns the content of a file of at most so many bytes.
-func read(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(text)) > most {
-		err = fmt.Errorf("%s has more than %d bytes", path, most)
-	}
-	return text, err
-}
-
-// lines yields the lines of a copy with their numbers.
-func lines(folder string) iter.Seq2[[]byte, error] {
-	return func(yield func([]byte, error) bool) {
-		f, err := os.Open(filepath.Join(folder, linesFile))
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		defer f.Close()
-		s := bufio.NewScanner(f)
-		s.Buffer(make([]byte, 64<<10), entry.MaxLine+1)
-		s.Split(wholeLines)
-		for s.Scan() {
-			if !yield(s.Bytes(), nil) {
-				return
-			}
-		}
-		if err := s.Err(); err != nil {
-			yield(nil, fmt.Errorf("%s: %w", linesFile, err))
-		}
-	}
-}
-
-// wholeLines splits at newlines and nothing else; a last line without one was cut off.
-func wholeLines(data []byte, end bool) (advance int, token []byte, err error) {
-	if i := bytes.IndexByte(data, '\n'); i >= 0 {
-		return i + 1, data[:i], nil
-	}
-	if end && len(data) > 0 {
-		return 0, nil, errors.New("the last line is cut off")
-	}
-	return 0, nil, nil
 }

@@ -6,8 +6,10 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/sha512"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -16,13 +18,18 @@ import (
 	"consilium.dev/internal/transport"
 )
 
-// kept returns what was kept at a line, after comparing it with the digest in the fact.
+// slack is how far a coordinator's clock may have been set back between judging a peer and writing its admission down.
+const slack = time.Minute
+
+// kept returns what was kept at a line, after comparing it with the fact that names it.
 func (a *auditor) kept(n int64, ref entry.Blob) (entry.Kept, error) {
-	text, err := read(keptPath(a.folder, n), entry.MaxKept)
+	path := keptPath(a.folder, n)
+	a.named[filepath.Base(path)] = true
+	text, err := read(path, entry.MaxKept)
 	if err != nil {
 		return entry.Kept{}, fmt.Errorf("what was kept of it is missing: %w", err)
 	}
-	if digestOf(text) != ref.Plain {
+	if sha256.Sum256(text) != ref.Plain || int64(len(text)) != ref.Size {
 		return entry.Kept{}, errors.New("what is here as kept of it is not what the log names")
 	}
 	k, err := entry.DecodeKept(text)
@@ -35,104 +42,151 @@ func (a *auditor) kept(n int64, ref entry.Blob) (entry.Kept, error) {
 	return k, nil
 }
 
-// booted judges the coordinator's own evidence over the log's key, as of its boot.
+// booted judges the coordinator's own evidence over the log's key, as of its boot. Whom its predecessor had admitted and what
+// it held is gone.
 func (a *auditor) booted(ctx context.Context, n int64, root [32]byte, at time.Time, f entry.Booted) {
 	a.report.Boots++
-	clear(a.admitted) // what a boot does not remember it admits anew
+	a.boot, a.coordinator = n, f.Coordinator
+	clear(a.admitted)
+	clear(a.fresh)
 	if err := a.judgeBoot(ctx, n, root, at, f); err != nil {
 		a.find(n, "boot of %s: %v", f.Coordinator, err)
 	}
 }
 
 func (a *auditor) judgeBoot(ctx context.Context, n int64, root [32]byte, at time.Time, f entry.Booted) error {
-	if f.LogKey != a.report.LogKey {
-		return errors.New("it signed the log with another key than those before it")
-	}
 	k, err := a.kept(n, f.Evidence)
 	if err != nil {
 		return err
 	}
+	if f.LogKey != a.report.LogKey {
+		return errors.New("it signed the log with another key than those before it")
+	}
+	if raw, err := hex.DecodeString(f.Instance); err != nil || len(raw) != 16 || hex.EncodeToString(raw) != f.Instance {
+		return errors.New("its instance is not 32 hex digits")
+	}
+	if before, again := a.instances[f.Instance]; again {
+		return fmt.Errorf("it is the process that booted at line %d", before)
+	}
+	a.instances[f.Instance] = n
 	// The head that it was bound to is that of the log which it took over: before this line, or before the adoption of the
 	// manifest that came with it.
-	if len(k.Nonce) != 32 || [32]byte(k.Nonce) != root && [32]byte(k.Nonce) != a.before[0] {
+	if len(k.Nonce) != 32 || [32]byte(k.Nonce) != root && !(a.adopting && [32]byte(k.Nonce) == a.before) {
 		return errors.New("its evidence is bound to another history")
 	}
 	data, _ := transport.LogKeyBinding(a.spki, a.manifest.Federation(), a.manifest.Digest(), [32]byte(k.Nonce))
+	if !bytes.Equal(k.ReportData, data[:]) || !bytes.Equal(k.SPKI, a.spki) {
+		return errors.New("its evidence is not over the log's key, for this manifest")
+	}
 	b := attest.Binding{ReportData: data, Nonce: [32]byte(k.Nonce), SPKI: a.spki}
-	appraisal, _, err := a.appraise(ctx, k, b, attest.Peer{Office: attest.Coordinator, Name: f.Coordinator}, at)
+	appraisal, claims, err := a.appraise(ctx, k, b, attest.Peer{Office: attest.Coordinator, Name: f.Coordinator}, at)
 	if err != nil {
 		return err
 	}
-	return sameAppraisal(appraisal, f.Sets, f.Simulated)
+	if !slices.Equal(f.Types, typesOf(claims)) {
+		return errors.New("it shows evidence of other types than the log says")
+	}
+	return sameAppraisal(appraisal, k, f.Sets, k.Any, f.Simulated)
 }
 
 // entered judges a peer's evidence, or a person's signature, as of its admission.
 func (a *auditor) entered(ctx context.Context, n int64, at time.Time, f entry.Admitted) {
 	a.report.Admissions[f.Office+" "+f.Name]++
-	if err := a.judgeAdmission(ctx, n, at, f); err != nil {
+	office, err := a.judgeAdmission(ctx, n, at, f)
+	if err != nil {
 		a.find(n, "admission of %s %s: %v", f.Office, f.Name, err)
 		return
 	}
-	if f.Office == attest.Participant.String() {
-		a.admitted[entry.Member(f.Name)] = f.Expires
-	}
+	w := who{office, f.Name}
+	a.admitted[w] = later(a.admitted[w], f.Expires) // of several connections any may be used
 }
 
-func (a *auditor) judgeAdmission(ctx context.Context, n int64, at time.Time, f entry.Admitted) error {
+func (a *auditor) judgeAdmission(ctx context.Context, n int64, at time.Time, f entry.Admitted) (attest.Office, error) {
 	k, err := a.kept(n, f.Kept)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if sha256.Sum256(k.ReportData) != f.Binding {
-		return errors.New("its evidence is bound to another session than the log names")
-	}
-	s, err := transport.ParsePreimage(k.Preimage)
+	s, err := a.session(n, at, k, f)
 	if err != nil {
-		return err
-	}
-	m := a.manifest
-	if s.Federation != m.Federation() || s.Epoch != m.Epoch() || s.Manifest != m.Digest() || s.Office.String() != f.Office ||
-		s.Attester != f.Name || !s.Dialled || sha256.Sum256(k.SPKI) != s.SPKI {
-		return errors.New("its session was of another peer, epoch or manifest than the log says")
+		return 0, err
 	}
 	b := attest.Binding{ReportData: [64]byte(k.ReportData), Nonce: s.Nonce, SPKI: k.SPKI}
 	peer := attest.Peer{Office: s.Office, Name: f.Name}
+	var appraisal attest.Appraisal
+	claims := []attest.Claims{{Type: attest.Signature}}
+	var signed []entry.Digest
 	if s.Office == attest.Person {
-		return a.person(k, b, peer, at, f)
-	}
-	appraisal, claims, err := a.appraise(ctx, k, b, peer, at)
-	if err != nil {
-		return err
-	}
-	for i, c := range claims {
-		if i >= len(f.Evidence) || entry.Digest(c.Signed) != f.Evidence[i] || i >= len(f.Types) || f.Types[i] != c.Type.String() {
-			return errors.New("the log names other evidence")
+		appraisal, err = a.person(k, b, peer, at)
+	} else {
+		appraisal, claims, err = a.appraise(ctx, k, b, peer, at)
+		for _, c := range claims {
+			signed = append(signed, c.Signed)
 		}
 	}
-	if len(claims) != len(f.Evidence) {
-		return errors.New("the log names more evidence than there is")
+	switch {
+	case err != nil:
+		return 0, err
+	case !slices.Equal(f.Types, typesOf(claims)) || !slices.Equal(f.Evidence, signed):
+		return 0, errors.New("the log names other evidence")
+	case f.Expires.After(at.Add(appraisal.TTL + slack)):
+		return 0, errors.New("its appraisal was made to last longer than the manifest lets it")
+	case at.After(f.Expires.Add(slack)):
+		return 0, errors.New("its appraisal had ended before")
 	}
-	if f.Expires.After(at.Add(appraisal.TTL + grace)) {
-		return errors.New("its appraisal was made to last longer than the manifest lets it")
+	return s.Office, sameAppraisal(appraisal, k, f.Sets, f.Any, f.Simulated)
+}
+
+// session judges what an admission is bound to: a session of its own, of that peer with the coordinator that had booted, under
+// this manifest, over a key that the identity key of the peer has endorsed.
+func (a *auditor) session(n int64, at time.Time, k entry.Kept, f entry.Admitted) (transport.Session, error) {
+	if sha256.Sum256(k.ReportData) != f.Binding {
+		return transport.Session{}, errors.New("its evidence is bound to another session than the log names")
 	}
-	return sameAppraisal(appraisal, f.Sets, f.Simulated)
+	if before, again := a.sessions[f.Binding]; again {
+		return transport.Session{}, fmt.Errorf("its session was admitted at line %d already", before)
+	}
+	a.sessions[f.Binding] = n
+	s, err := transport.ParsePreimage(k.Preimage)
+	if err != nil {
+		return s, err
+	}
+	m := a.manifest
+	switch {
+	case s.Federation != m.Federation() || s.Epoch != m.Epoch() || s.Manifest != m.Digest() || s.Office.String() != f.Office ||
+		s.Attester != f.Name || s.Office == attest.Coordinator || !s.Dialled:
+		return s, errors.New("its session was of another peer, epoch or manifest than the log says")
+	case s.Verifier != a.coordinator:
+		return s, fmt.Errorf("its session was with %s, and %s had booted", s.Verifier, a.coordinator)
+	}
+	if boot, known := a.leaves[s.PeerSPKI]; known && boot != a.boot {
+		return s, fmt.Errorf("its session was with the process that booted at line %d", boot)
+	}
+	a.leaves[s.PeerSPKI] = a.boot
+	l, err := transport.ParseLeaf(m, k.Leaf, at)
+	switch {
+	case err != nil:
+		return s, err
+	case l.Federation != m.Federation() || l.Office != s.Office || l.Name != f.Name || l.Instance != f.Instance ||
+		l.SPKI != s.SPKI || sha256.Sum256(k.SPKI) != s.SPKI:
+		return s, errors.New("the key of its session was endorsed for somebody else")
+	case f.Expires.After(l.NotAfter):
+		return s, errors.New("its appraisal was made to last longer than its key")
+	}
+	return s, nil
 }
 
 // person judges a signature in place of evidence.
-func (a *auditor) person(k entry.Kept, b attest.Binding, p attest.Peer, at time.Time, f entry.Admitted) error {
+func (a *auditor) person(k entry.Kept, b attest.Binding, p attest.Peer, at time.Time) (attest.Appraisal, error) {
 	key, ok := a.manifest.Key(attest.Person, p.Name)
 	if !ok {
-		return errors.New("the manifest knows no such person")
+		return attest.Appraisal{}, errors.New("the manifest knows no such person")
 	}
-	if len(k.Evidence) != 1 || k.Evidence[0].Type != attest.Signature.String() ||
+	if len(k.Evidence) != 1 || k.Evidence[0].Type != attest.Signature.String() || len(k.Evidence[0].Collateral) != 0 ||
 		!ed25519.Verify(key, transport.PersonInput(b.ReportData), k.Evidence[0].Body) {
-		return errors.New("the signature is not of the key that the manifest gives this person")
+		return attest.Appraisal{}, errors.New("the signature is not of the key that the manifest gives this person")
 	}
 	a.report.Evidence++
-	if f.Simulated != "" {
-		return errors.New("a person is said to be a simulated enclave")
-	}
-	return nil
+	return a.manifest.Appraise(p, []attest.Claims{{Type: attest.Signature}}, at)
 }
 
 // appraise takes both steps, genuine? and expected?, at the logged instant.
@@ -168,9 +222,21 @@ func (a *auditor) appraise(ctx context.Context, k entry.Kept, b attest.Binding, 
 	return appraisal, claims, nil
 }
 
-func sameAppraisal(a attest.Appraisal, sets []string, simulated string) error {
-	if !slices.Equal(a.Sets, sets) || a.Simulated != simulated {
+func typesOf(claims []attest.Claims) []string {
+	var names []string
+	for _, c := range claims {
+		names = append(names, c.Type.String())
+	}
+	return names
+}
+
+// sameAppraisal compares an appraisal with what was written down of it, in the log and beside the evidence.
+func sameAppraisal(a attest.Appraisal, k entry.Kept, sets, open []string, simulated string) error {
+	switch {
+	case !slices.Equal(a.Sets, sets) || !slices.Equal(a.Sets, k.Sets) || a.Simulated != simulated:
 		return errors.New("it matches other reference sets than the log says")
+	case !slices.Equal(a.Any, open) || !slices.Equal(a.Any, k.Any):
+		return errors.New("other fields of the reference sets were left unjudged than the log says")
 	}
 	return nil
 }

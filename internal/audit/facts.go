@@ -2,26 +2,44 @@ package audit
 
 import (
 	"bytes"
-	"maps"
+	"fmt"
 	"math"
 	"slices"
 	"time"
 
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/attest"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/round"
+	"consilium.dev/internal/trainer"
 )
 
 // grace is how long after its appraisal's end a peer's last message may still become a fact: it was read before.
 const grace = 15 * time.Minute
 
+// adopted finds a manifest that is not the one that this copy is judged by.
+func (a *auditor) adopted(n int64, f entry.ManifestAdopted) {
+	m := a.manifest
+	want := entry.ManifestAdopted{
+		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), Previous: m.Previous(), Witnesses: m.Witnesses(),
+	}
+	if f != want {
+		a.find(n, "a manifest was adopted that is not the one that this copy is judged by")
+	}
+}
+
 // present finds a member of whom a fact speaks that no coordinator had admitted since it booted, or whose appraisal was over.
 func (a *auditor) present(n int64, at time.Time, m entry.Member) {
-	until, ok := a.admitted[m]
+	a.here(n, at, who{attest.Participant, string(m)})
+}
+
+func (a *auditor) here(n int64, at time.Time, w who) {
+	until, ok := a.admitted[w]
 	switch {
 	case !ok:
-		a.find(n, "%s was not admitted since the coordinator booted", m)
+		a.find(n, "%s was not admitted since the coordinator booted", w.name)
 	case at.After(until.Add(grace)):
-		a.find(n, "the appraisal of %s had ended at %s", m, until.Format(time.RFC3339))
+		a.find(n, "the appraisal of %s had ended at %s", w.name, until.Format(time.RFC3339))
 	}
 }
 
@@ -39,18 +57,6 @@ func (a *auditor) follows(n int64, at time.Time, in round.Input, f entry.Fact) {
 	}
 }
 
-// ticks finds a round that the rules would not have opened at that instant, or otherwise.
-func (a *auditor) ticks(n int64, at time.Time, f entry.RoundOpened) {
-	if a.broken {
-		return
-	}
-	none := func(string, int, int, entry.Member) (entry.Digest, bool) { return entry.Digest{}, false }
-	facts, err := a.state.Decide(later(at, a.state.Newest()), round.Tick{Held: none})
-	if err != nil || !slices.ContainsFunc(facts, func(g entry.Fact) bool { return same(g, f) }) {
-		a.find(n, "the rules would not have opened this round, or not so")
-	}
-}
-
 func later(a, b time.Time) time.Time {
 	if b.After(a) {
 		return b
@@ -58,11 +64,84 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
+// passes finds a fact that the rules do not draw from the time that had passed. What they draw from it depends on which updates
+// the coordinator held in memory: all that it had accepted since it booted, and of those from before as many as were offered
+// again, of which the log says nothing.
+func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
+	if a.due != nil { // and f is it, or inTurn would have said so
+		a.due = nil
+		return
+	}
+	if a.broken {
+		return
+	}
+	for _, held := range a.memories(f) {
+		facts, err := a.state.Decide(later(at, a.state.Newest()), round.Tick{Held: held})
+		if err != nil {
+			continue
+		}
+		i := slices.IndexFunc(facts, func(g entry.Fact) bool { return same(g, f) })
+		if i < 0 {
+			continue
+		}
+		if failed, ok := f.(entry.RoundFailed); ok && i+1 < len(facts) {
+			if ended, ok := facts[i+1].(entry.RunEnded); ok && ended.Run == failed.Run {
+				a.due, a.dueAt = ended, at
+			}
+		}
+		return
+	}
+	a.find(n, "the rules do not draw this from what had happened by then, or not so")
+}
+
+// memories returns what the coordinator may have held when it drew f.
+func (a *auditor) memories(f entry.Fact) []round.Held {
+	failed, ok := f.(entry.RoundFailed)
+	if !ok {
+		return []round.Held{holding(nil)}
+	}
+	var sure, perhaps []entry.UpdateAccepted
+	for _, u := range a.accepted(failed.Run) {
+		if a.fresh[part{u.Run, u.Round, u.Try, u.Member}] {
+			sure = append(sure, u)
+		} else {
+			perhaps = append(perhaps, u)
+		}
+	}
+	var all []round.Held
+	for i := range len(perhaps) + 1 { // the rules only count them
+		all = append(all, holding(slices.Concat(sure, perhaps[:i])))
+	}
+	return all
+}
+
+// accepted returns the updates of a run's newest try.
+func (a *auditor) accepted(run string) []entry.UpdateAccepted {
+	r, ok := a.state.Run(run)
+	if !ok || len(r.Rounds) == 0 {
+		return nil
+	}
+	return r.Rounds[len(r.Rounds)-1].Accepted
+}
+
+// holding is a memory with those updates in it.
+func holding(all []entry.UpdateAccepted) round.Held {
+	held := map[part]entry.Digest{}
+	for _, u := range all {
+		held[part{u.Run, u.Round, u.Try, u.Member}] = u.Update
+	}
+	return func(run string, number, try int, m entry.Member) (entry.Digest, bool) {
+		d, ok := held[part{run, number, try, m}]
+		return d, ok
+	}
+}
+
 func (a *auditor) created(n int64, at time.Time, f entry.RunCreated) {
 	lead, ok := a.manifest.Person(f.Lead)
 	if !ok || !slices.Contains(lead.May, "lead") {
 		a.find(n, "%s may not lead a run", f.Lead)
 	}
+	a.here(n, at, who{attest.Person, f.Lead})
 	if f.Manifest != a.manifest.Digest() {
 		a.find(n, "the run names another manifest")
 	}
@@ -75,44 +154,91 @@ func (a *auditor) created(n int64, at time.Time, f entry.RunCreated) {
 		l.Members = append(l.Members, entry.Member(name))
 	}
 	a.follows(n, at, round.Create{Fact: f, Limits: l}, f)
+	if err := trainer.CheckPlan(f.Plan); err != nil {
+		a.find(n, "no coordinator takes such a plan: %v", err)
+		return
+	}
+	asked := slices.Sorted(slices.Values(f.Plan.Members))
+	if len(asked) == 0 {
+		asked = l.Members
+	}
+	if !slices.Equal(f.Members, asked) {
+		a.find(n, "others were asked to take part than the plan says")
+	}
+	if err := initial(f); err != nil {
+		a.find(n, "%v", err)
+	}
 }
 
-// closed counts a round's commit and finds one that has too few members. That they were accepted, each once, replay sees to.
-func (a *auditor) closed(n int64, f entry.RoundClosed) {
+// initial judges the model that a run begins with, which the plan alone determines.
+func initial(f entry.RunCreated) error {
+	if f.Plan.Standardize != nil {
+		if f.Initial != nil || !f.Model.IsZero() {
+			return fmt.Errorf("the run begins with a model, and the plan with a round that makes one")
+		}
+		return nil
+	}
+	m, err := trainer.Initial(f.Plan, nil, 0)
+	if err != nil {
+		return err
+	}
+	if d := entry.Digest(m.Digest()); f.Initial == nil || f.Model != d || f.Initial.Plain != d {
+		return fmt.Errorf("the run begins with another model than its plan")
+	}
+	return nil
+}
+
+// closed counts a round's commit and finds one that the rules would not have asked for. That its updates were accepted, each
+// once, and with the base of the round, replay sees to.
+func (a *auditor) closed(n int64, at time.Time, f entry.RoundClosed) {
 	a.report.Rounds++
 	a.report.Updates += len(f.Members)
 	a.report.Epsilon += f.Spent.Epsilon
-	if f.Spent.Epsilon < 0 || f.Spent.Delta < 0 || f.Spent.Epsilon > 0 {
+	if f.Spent != (entry.Spent{}) {
 		a.find(n, "privacy was spent for which the manifest has no budget")
 	}
+	if f.Blob.Plain != f.Model {
+		a.find(n, "the model lies under another digest than its own")
+	}
 	r, ok := a.state.Run(f.Run)
-	if !ok {
+	if !ok || a.broken {
 		return // replay says so
 	}
 	if least := max(r.Fact.Plan.Quorum, a.manifest.Limits().LeastParticipants); len(f.Members) < least {
 		a.find(n, "%d members made the model, the plan and the manifest want %d", len(f.Members), least)
 	}
-	if last := r.Rounds[len(r.Rounds)-1]; f.Kind != last.Kind || f.Base != base(r, f.Kind) {
-		a.find(n, "the model was made from another base than the round was opened with")
+	rule, err := aggregate.NewOptimizer(r.Fact.Plan.Strategy.Name, r.Fact.Plan.Strategy.Params)
+	if err != nil {
+		return // the run's creation was found fault with
+	}
+	if stateful := f.Kind == entry.Training && rule.StateLen(1) > 0; (f.State != nil) != stateful {
+		a.find(n, "the optimiser's state is missing, or there is one where the strategy has none")
+	}
+	if !a.complete(at, f) {
+		a.find(n, "the model is not of all updates that were held, or the round was closed too early")
 	}
 }
 
-// base returns the newest model of a run, zero for a round that starts from none.
-func base(r round.Run, kind entry.RoundKind) entry.Digest {
-	if kind == entry.Statistics {
-		return entry.Digest{}
-	}
-	for _, t := range slices.Backward(r.Rounds) {
-		if t.State == "closed" {
-			return t.Model
+// complete reports whether the rules ask, at the instant at, for the mean of these updates: all that were accepted since the
+// coordinator booted, and of those from before the ones that were offered again.
+func (a *auditor) complete(at time.Time, f entry.RoundClosed) bool {
+	var held []entry.UpdateAccepted
+	for _, u := range a.accepted(f.Run) {
+		switch {
+		case slices.ContainsFunc(f.Members, func(c entry.Contribution) bool { return c.Member == u.Member }):
+			held = append(held, u)
+		case a.fresh[part{u.Run, u.Round, u.Try, u.Member}]:
+			return false
 		}
 	}
-	return r.Fact.Model
+	todo := a.state.Todo(round.View{Now: later(at, a.state.Newest()), Held: holding(held)})
+	return slices.ContainsFunc(todo, func(x round.Action) bool {
+		c, ok := x.(round.Combine)
+		return ok && c.Run == f.Run && c.Round == f.Round && c.Try == f.Try && slices.Equal(c.Members, f.Members)
+	})
 }
 
 // same reports whether two facts would be written down alike.
 func same(a, b entry.Fact) bool {
 	return bytes.Equal(entry.Encode([16]byte{}, time.Time{}, a), entry.Encode([16]byte{}, time.Time{}, b))
 }
-
-func sorted(set map[string]bool) []string { return slices.Sorted(maps.Keys(set)) }

@@ -2,13 +2,13 @@ package audit
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,27 +80,45 @@ func (r *Report) Good() bool { return len(r.Findings) == 0 }
 // history that can be stands in the report.
 func Verify(ctx context.Context, folder string, o Options) (*Report, error) {
 	a := &auditor{
-		folder: folder, state: round.New(), index: registry.New(), admitted: map[entry.Member]time.Time{}, open: map[string]bool{},
-		simulated: map[string]bool{}, report: &Report{Admissions: map[string]int{}, Models: []Model{}, Findings: []Finding{}},
+		folder: folder, state: round.New(), index: registry.New(), admitted: map[who]time.Time{}, open: map[string]bool{},
+		simulated: map[string]bool{}, named: map[string]bool{}, sessions: map[entry.Digest]int64{}, instances: map[string]int64{},
+		leaves: map[[32]byte]int64{}, fresh: map[part]bool{},
+		report: &Report{Admissions: map[string]int{}, Models: []Model{}, Findings: []Finding{}},
 	}
 	if err := a.begin(o); err != nil {
 		return nil, err
 	}
 	for line, err := range lines(folder) {
 		switch {
-		case err != nil:
-			a.find(a.tree.Size(), "%v", err)
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case err != nil:
+			a.find(a.tree.Size(), "%v", err)
+		case a.tree.Size() == a.signed.Size:
+			a.find(a.tree.Size(), "the checkpoint signs for no line from here on")
+			a.more = true
 		default:
 			a.line(ctx, line)
 		}
-		if len(a.report.Findings) >= maxFindings {
+		if a.more || len(a.report.Findings) >= maxFindings {
 			break
 		}
 	}
 	a.end()
 	return a.report, nil
+}
+
+// who is somebody who may be admitted.
+type who struct {
+	office attest.Office
+	name   string
+}
+
+// part is a member's part in a try.
+type part struct {
+	run        string
+	round, try int
+	member     entry.Member
 }
 
 // auditor reads a history once, from its beginning.
@@ -113,13 +131,26 @@ type auditor struct {
 	report    *Report
 
 	tree   ledger.Tree
-	before [2][32]byte // root hashes one and two lines ago
+	before [32]byte // root hash of the lines before the last one
 	state  *round.State
 	index  *registry.Index
-	broken bool // a fact did not follow: what comes after cannot be replayed
+	broken bool       // a fact did not follow: what comes after cannot be replayed
+	more   bool       // there are more lines than were signed for
+	due    entry.Fact // that must be the next line, at the instant dueAt: one commit wrote both
+	dueAt  time.Time
 
-	admitted  map[entry.Member]time.Time // until when, since the last boot
-	open      map[string]bool            // fields not judged
+	// Since the last boot.
+	boot        int64  // its line
+	coordinator string // who booted
+	adopting    bool   // the last line adopted a manifest
+	admitted    map[who]time.Time
+	fresh       map[part]bool // updates accepted since
+
+	named     map[string]bool        // files in kept that lines name
+	sessions  map[entry.Digest]int64 // line of each admission, by binding
+	instances map[string]int64       // line of each boot, by instance
+	leaves    map[[32]byte]int64     // boot in which the coordinator had that leaf key
+	open      map[string]bool        // fields not judged
 	simulated map[string]bool
 }
 
@@ -137,6 +168,7 @@ func (a *auditor) begin(o Options) error {
 	}
 	m := a.manifest
 	a.report.Federation, a.report.Epoch, a.report.Manifest = m.Federation(), m.Epoch(), m.Digest()
+	a.signatures(text)
 	signed, err := read(filepath.Join(a.folder, checkpointFile), maxCheckpoint)
 	if err != nil {
 		return fmt.Errorf("without its checkpoint a copy is not whole: %w", err)
@@ -146,7 +178,7 @@ func (a *auditor) begin(o Options) error {
 	if err != nil {
 		return err
 	}
-	if a.signed, err = ledger.OpenCheckpoint(signed, key); err != nil {
+	if a.signed, err = openCheckpoint(signed, key); err != nil {
 		return fmt.Errorf("%s: %w", checkpointFile, err)
 	}
 	if want := "consilium.dev/" + m.Federation(); a.signed.Origin != want {
@@ -159,30 +191,43 @@ func (a *auditor) begin(o Options) error {
 	return nil
 }
 
-// firstKey returns the log's verifier key as the first boot names it.
+// signatures finds signatures under the manifest that are of no member, or of another than they say. The manifest stands
+// without them; who reads the names in the file is not to be misled by them.
+func (a *auditor) signatures(envelope []byte) {
+	var e struct {
+		Signatures []struct {
+			KeyID string `json:"keyid"`
+		} `json:"signatures"`
+	}
+	err := json.Unmarshal(envelope, &e)
+	var names []string
+	for _, s := range e.Signatures {
+		names = append(names, s.KeyID)
+	}
+	if err != nil || !slices.Equal(names, a.manifest.Signers()) {
+		a.find(-1, "%s shows signatures that are not the signers' own: signed have %s", manifestFile, strings.Join(a.manifest.Signers(), ", "))
+	}
+}
+
+// firstKey returns the log's verifier key as the first boot names it. A log begins with a manifest and a boot.
 func (a *auditor) firstKey() (string, error) {
+	n := 0
 	for text, err := range lines(a.folder) {
 		if err != nil {
 			return "", err
 		}
-		if l, err := entry.Decode(text); err != nil {
-			return "", err
-		} else if f, ok := l.Fact.(entry.Booted); ok {
+		l, err := entry.Decode(text)
+		if err != nil {
+			return "", fmt.Errorf("line %d: %w", n, err)
+		}
+		if f, ok := l.Fact.(entry.Booted); ok {
 			return f.LogKey, nil
 		}
+		if n++; n == 2 {
+			break
+		}
 	}
-	return "", errors.New("no coordinator has ever booted on this log")
-}
-
-// spkiOf returns the public key of a C2SP verifier key, NAME+HASH+KEY with an Ed25519 key, as PKIX DER.
-func spkiOf(verifier string) ([]byte, error) {
-	_, text, _ := strings.Cut(verifier, "+")
-	_, text, _ = strings.Cut(text, "+")
-	b, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(b) != 1+ed25519.PublicKeySize || b[0] != 1 {
-		return nil, errors.New("the log's verifier key is no Ed25519 key")
-	}
-	return x509.MarshalPKIXPublicKey(ed25519.PublicKey(b[1:]))
+	return "", errors.New("the log does not begin with a manifest and the boot of a coordinator")
 }
 
 func (a *auditor) find(line int64, format string, args ...any) {
@@ -196,7 +241,7 @@ func (a *auditor) line(ctx context.Context, text []byte) {
 		a.find(n, "%v", err)
 		return
 	}
-	defer func() { a.before = [2][32]byte{root, a.before[0]} }()
+	defer func() { a.before = root }()
 	l, err := entry.Decode(text)
 	if err != nil {
 		a.find(n, "%v", err)
@@ -207,7 +252,9 @@ func (a *auditor) line(ctx context.Context, text []byte) {
 		a.report.From = l.At
 	}
 	a.report.To = l.At
+	a.inTurn(n, l)
 	a.fact(ctx, n, root, l)
+	_, a.adopting = l.Fact.(entry.ManifestAdopted)
 	if a.broken {
 		return
 	}
@@ -217,14 +264,26 @@ func (a *auditor) line(ctx context.Context, text []byte) {
 	}
 }
 
+// inTurn finds a line that cannot stand where it stands.
+func (a *auditor) inTurn(n int64, l entry.Line) {
+	_, adopted := l.Fact.(entry.ManifestAdopted)
+	_, booted := l.Fact.(entry.Booted)
+	switch {
+	case n == 0 && !adopted:
+		a.find(n, "the first line adopts no manifest")
+	case n == 1 && !booted:
+		a.find(n, "the second line is not the boot of a coordinator")
+	case a.due != nil && (!same(a.due, l.Fact) || !a.dueAt.Equal(l.At)):
+		a.find(n, "the rules end the run with the failure of its last try, and here is something else")
+		a.due = nil
+	}
+}
+
 // fact judges a fact before it is applied; root is the root hash of the lines before it.
 func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line) {
 	switch f := l.Fact.(type) {
 	case entry.ManifestAdopted:
-		if f.Manifest != a.manifest.Digest() || f.Epoch != a.manifest.Epoch() || f.Federation != a.manifest.Federation() ||
-			f.Witnesses != a.manifest.Witnesses() {
-			a.find(n, "a manifest was adopted that is not the one that this copy is judged by")
-		}
+		a.adopted(n, f)
 	case entry.Booted:
 		a.booted(ctx, n, root, l.At, f)
 	case entry.Admitted:
@@ -237,20 +296,27 @@ func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line
 		a.follows(n, l.At, round.Consent{Run: f.Run, Member: f.Member, Records: f.Records}, f)
 	case entry.Declined:
 		a.present(n, l.At, f.Member)
-	case entry.RoundOpened:
-		a.ticks(n, l.At, f)
+		a.follows(n, l.At, round.Decline{Run: f.Run, Member: f.Member, Rule: f.Rule}, f)
+	case entry.RoundOpened, entry.RoundFailed, entry.RunEnded:
+		a.passes(n, l.At, f)
 	case entry.UpdateAccepted:
 		a.present(n, l.At, f.Member)
 		a.follows(n, l.At, round.Offer{
 			Run: f.Run, Round: f.Round, Try: f.Try, Member: f.Member, Update: f.Update, Weight: f.Weight, Bytes: f.Bytes,
 		}, f)
+		a.fresh[part{f.Run, f.Round, f.Try, f.Member}] = true
 	case entry.UpdateRefused:
 		a.present(n, l.At, f.Member)
+		a.follows(n, l.At, round.Reject{
+			Run: f.Run, Round: f.Round, Try: f.Try, Member: f.Member, Update: f.Update, Reason: f.Reason,
+		}, f)
 	case entry.RoundClosed:
-		a.closed(n, f)
+		a.closed(n, l.At, f)
 	case entry.Evaluated:
 		a.present(n, l.At, f.Member)
 		a.follows(n, l.At, round.Evaluation{Run: f.Run, Round: f.Round, Member: f.Member, Model: f.Model, Metrics: f.Metrics}, f)
+	default:
+		a.find(n, "no program of this version writes down a %T", f)
 	}
 }
 
@@ -258,8 +324,16 @@ func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line
 func (a *auditor) end() {
 	r := a.report
 	r.Lines, r.Root = a.tree.Size(), a.tree.RootHash()
-	if r.Lines != a.signed.Size || r.Root != a.signed.Root {
+	switch {
+	case len(r.Findings) >= maxFindings:
+		a.find(-1, "the audit ended here: what comes after was not read")
+	case r.Lines != a.signed.Size || r.Root != a.signed.Root:
 		a.find(-1, "the %d lines are not the %d that the checkpoint signs for: some were altered, lost or added", r.Lines, a.signed.Size)
+	case a.due != nil:
+		a.find(-1, "the log breaks off in the middle of a commit")
+	}
+	if len(r.Findings) < maxFindings {
+		a.strange()
 	}
 	for _, v := range a.index.Versions() {
 		m := Model{ID: v.Model, Base: v.Base, Run: v.Run, RunName: v.RunName, Round: v.Round, Members: []string{}, Line: v.Position, At: v.Created}
@@ -268,7 +342,7 @@ func (a *auditor) end() {
 		}
 		r.Models = append(r.Models, m)
 	}
-	r.Simulated, r.NotJudged = sorted(a.simulated), sorted(a.open)
+	r.Simulated, r.NotJudged = slices.Sorted(maps.Keys(a.simulated)), slices.Sorted(maps.Keys(a.open))
 	if strings.HasPrefix(a.manifest.Witnesses(), "none") {
 		r.Rollback = registry.NoProtection
 	}

@@ -51,9 +51,10 @@ func (a *admitter) entered(ctx context.Context, p transport.Peer) error {
 	if c.done {
 		return nil
 	}
+	leaf := p.State.PeerCertificates[0]
 	kept, err := a.blobs.Put(ctx, bytes.NewReader(entry.Kept{
-		Evidence: keptOf(p.Evidence), Preimage: p.Preimage, ReportData: p.Binding[:],
-		SPKI: p.State.PeerCertificates[0].RawSubjectPublicKeyInfo, Sets: p.Appraisal.Sets, Any: p.Appraisal.Any,
+		Evidence: keptOf(p.Evidence), Preimage: p.Preimage, ReportData: p.Binding[:], SPKI: leaf.RawSubjectPublicKeyInfo, Leaf: leaf.Raw,
+		Sets: p.Appraisal.Sets, Any: p.Appraisal.Any,
 	}.Encode()))
 	if err != nil {
 		return answer(a.loop.log, fmt.Errorf("keeping the evidence of %s %s: %w", p.Office, p.Name, err))

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -101,13 +100,7 @@ func (h *history) Kept(q *pb.KeptRequest, stream grpc.ServerStreamingServer[pb.C
 	if err != nil {
 		return h.answer(err)
 	}
-	r, err := h.blobs.Open(ctx, ref)
-	if err != nil {
-		return h.answer(err)
-	}
-	defer r.Close()
-	// The whole of it first: a blob is believed at its end only.
-	text, err := io.ReadAll(io.LimitReader(r, entry.MaxKept))
+	text, err := h.blobs.ReadAll(ctx, ref, entry.MaxKept) // the whole of it first: a blob is believed at its end only
 	if err != nil {
 		return h.answer(err)
 	}

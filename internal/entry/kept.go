@@ -22,6 +22,7 @@ type Kept struct {
 	ReportData []byte         `json:"report_data"` // 64 bytes
 	Nonce      []byte         `json:"nonce,omitempty"`
 	SPKI       []byte         `json:"spki,omitempty"` // the attester's key, PKIX DER
+	Leaf       []byte         `json:"leaf,omitempty"` // the certificate by which an identity key endorsed it, DER
 	Sets       []string       `json:"sets"`           // reference sets of the manifest that it matched
 	Any        []string       `json:"any,omitempty"`  // fields that were not judged, with reasons
 }

@@ -15,8 +15,8 @@ func TestKept(t *testing.T) {
 		Evidence: []entry.KeptEvidence{{
 			Type: "nitro", Body: []byte{1, 2}, Collateral: []entry.KeptCollateral{{Kind: 2, Bytes: []byte{3}}},
 		}},
-		Preimage: []byte{4}, ReportData: bytes.Repeat([]byte{5}, 64), Nonce: []byte{6}, SPKI: []byte{7}, Sets: []string{"set"},
-		Any: []string{"set.modules: none"},
+		Preimage: []byte{4}, ReportData: bytes.Repeat([]byte{5}, 64), Nonce: []byte{6}, SPKI: []byte{7}, Leaf: []byte{8},
+		Sets: []string{"set"}, Any: []string{"set.modules: none"},
 	}
 	text := k.Encode()
 	got, err := entry.DecodeKept(text)

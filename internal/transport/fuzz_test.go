@@ -146,7 +146,8 @@ func TestPreimage(t *testing.T) {
 			got, err := transport.ParsePreimage(end.preimage)
 			want := transport.Session{
 				Dialled: end.dialled, Office: attest.Office(end.me.Office), Epoch: s.Epoch, Attester: end.me.Name, Verifier: end.peer.Name,
-				Federation: s.Federation, Manifest: [32]byte(s.Manifest), SPKI: sha256.Sum256(end.me.SPKI), Nonce: [32]byte(end.peer.Nonce),
+				Federation: s.Federation, Manifest: [32]byte(s.Manifest), SPKI: sha256.Sum256(end.me.SPKI), PeerSPKI: sha256.Sum256(end.peer.SPKI),
+				Nonce: [32]byte(end.peer.Nonce),
 			}
 			if err != nil || got != want {
 				t.Errorf("%s: ParsePreimage = %+v, %v, want %+v", s.Name, got, err, want)

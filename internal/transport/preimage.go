@@ -19,6 +19,7 @@ type Session struct {
 	Federation string
 	Manifest   [32]byte
 	SPKI       [32]byte // SHA-256 of the attester's leaf key
+	PeerSPKI   [32]byte // SHA-256 of the verifier's
 	Nonce      [32]byte // the verifier's
 }
 
@@ -29,8 +30,7 @@ func ParsePreimage(b []byte) (Session, error) {
 	label, who := c.lp(), c.fixed(18)
 	c.fixed(32) // exporter value
 	c.fixed(32) // transcript
-	s := Session{SPKI: [32]byte(c.fixed(32))}
-	c.fixed(32) // the verifier's key
+	s := Session{SPKI: [32]byte(c.fixed(32)), PeerSPKI: [32]byte(c.fixed(32))}
 	s.Nonce = [32]byte(c.fixed(32))
 	c.fixed(32) // the attester's nonce
 	s.Federation, s.Attester, s.Verifier = string(c.lp()), string(c.lp()), string(c.lp())
