@@ -263,3 +263,39 @@ func TestConnBehaves(t *testing.T) {
 		}
 	})
 }
+
+// TestGarbageAfterFinished has an admitted peer go on with something else than HTTP/2: no call comes of it, and the server
+// hangs up.
+func TestGarbageAfterFinished(t *testing.T) {
+	for name, garbage := range map[string][]byte{
+		"finished again":    transport.Frame(4, make([]byte, 32)),
+		"evidence again":    transport.Frame(3, make([]byte, 100)),
+		"an alert":          transport.Frame(6, []byte{byte(attest.ClassBind)}),
+		"another protocol":  []byte("GET / HTTP/1.1\r\nHost: council\r\n\r\n"),
+		"half of a preface": []byte("PRI * HTTP/2.0\r\n"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEnds(attest.Participant, "north")
+				server, lis := makeServer(t, e.server), newPipes()
+				d, closing := serve(server, lis)
+				defer closing()
+				line, err := lis.dial(t.Context(), "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				g := newRogue(t, e, clientSide)
+				g.play(line)
+				if g.err != nil || !g.finished {
+					t.Fatal(g.err)
+				}
+				_, _ = g.conn.Write(garbage)       // the server may hang up before it is through
+				_, _ = io.Copy(io.Discard, g.conn) // and this ends when it has
+				synctest.Wait()
+				if d.calls.Load() != 0 || server.Live() != 0 || server.Held() != 0 {
+					t.Errorf("%d calls, live %d, held %d", d.calls.Load(), server.Live(), server.Held())
+				}
+			})
+		})
+	}
+}
