@@ -239,6 +239,10 @@ func chainRefusals() []refusal {
 		{"D100 certificate absent", attest.ClassChain, without("certificate")},
 		{"D100 certificate empty", attest.ClassChain, with("certificate", bstr(nil))},
 		{"D100 certificate of 1025 bytes", attest.ClassChain, with("certificate", zeroBytes(1025))},
+		{"D100 certificate that is good, but of more than 1024 bytes", attest.ClassChain, func(s *scene) {
+			s.leaf.DNSNames = []string{strings.Repeat("a.", 250) + "example"}
+			s.leaf.Subject.Locality = []string{strings.Repeat("x", 120)}
+		}},
 		{"D100 certificate that does not parse", attest.ClassChain, with("certificate", bstr([]byte{0x30, 0}))},
 		// nitrite panics on a key on P-521; its chain is in order here.
 		{"D100 document key on P-521", attest.ClassChain, keyed(ecKey(elliptic.P521(), "document"))},

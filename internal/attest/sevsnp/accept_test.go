@@ -9,6 +9,7 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -68,6 +69,13 @@ func TestAccepted(t *testing.T) {
 			clear(s.report[0x188:0x18B])
 		}, func(c attest.Claims) bool { return c.SNP.ProductLine == "Genoa" }},
 		{"Siena, a Genoa by its keys", set(0x189, 0xA0), func(c attest.Claims) bool { return c.SNP.ProductLine == "Genoa" }},
+		{"the first Genoa", set(0x189, 0x10), func(c attest.Claims) bool { return c.SNP.ProductLine == "Genoa" }},
+		{"the last Genoa", set(0x189, 0xAF), func(c attest.Claims) bool { return c.SNP.ProductLine == "Genoa" }},
+		{"the last Milan", func(s *scene) {
+			s.report[0x189] = 0x0F
+			s.with(extension(oid(2), ia5("Milan-B1")))
+			s.issuer, s.by = pkis()["milan"].ask, pkis()["milan"].askKey
+		}, func(c attest.Claims) bool { return c.SNP.ProductLine == "Milan" }},
 		{"Milan", func(s *scene) {
 			s.report[0x189] = 0x01
 			s.with(extension(oid(2), ia5("Milan-B1")))
@@ -109,6 +117,19 @@ func testTwin(t *testing.T) {
 	}
 	if one.Signed != two.Signed {
 		t.Errorf("twins are told apart: %x, %x", one.Signed, two.Signed)
+	}
+}
+
+// TestTurin: it is refused by its name, so that nobody looks for a fault in the evidence.
+func TestTurin(t *testing.T) {
+	for model, named := range map[byte]bool{0x00: true, 0x11: true, 0x12: false} {
+		s := newScene()
+		s.report[0x188], s.report[0x189] = 0x1A, model
+		_, err := s.verify(t)
+		wantClass(t, err, attest.ClassPlat)
+		if err == nil || strings.Contains(err.Error(), "Turin is not supported") != named {
+			t.Errorf("model %#x: Verify = %v", model, err)
+		}
 	}
 }
 

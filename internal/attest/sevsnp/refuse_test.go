@@ -54,6 +54,8 @@ var formRefusals = []refusal{
 	{"A6 policy bit 63", attest.ClassParse, set(0x0F, 1<<7)},
 	{"A20 Turin, as a whole", attest.ClassPlat, set(0x188, 0x1A, 0x02)},
 	{"A25 unknown CPU", attest.ClassPlat, set(0x188, 0x17, 0x31)},
+	{"A25 unknown model behind Genoa's first", attest.ClassPlat, set(0x189, 0x20)},
+	{"A25 unknown model behind Genoa's last", attest.ClassPlat, set(0x189, 0xB0)},
 	{"A29 SIGNING_KEY 7, none", attest.ClassSig, set(0x48, 7<<2)},
 	{"A29 SIGNING_KEY 2, reserved", attest.ClassSig, set(0x48, 2<<2)},
 	{"A36 SIGNATURE_ALGO 0", attest.ClassSig, set(0x34, 0)},
