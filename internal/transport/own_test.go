@@ -3,8 +3,11 @@ package transport_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"errors"
+	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,4 +199,80 @@ func TestRolesOfCredentials(t *testing.T) {
 	if client.Clone() != client || client.Info().SecurityProtocol != "consilium-atls-v1" {
 		t.Errorf("clone or info: %+v", client.Info())
 	}
+}
+
+// away is an identity key that can be taken out of reach.
+type away struct {
+	crypto.Signer
+	gone atomic.Bool
+}
+
+func (a *away) Sign(rand io.Reader, message []byte, o crypto.SignerOpts) ([]byte, error) {
+	if a.gone.Load() {
+		return nil, errors.New("no answer from the key's keeper")
+	}
+	return a.Signer.Sign(rand, message, o)
+}
+
+// TestIdentityOutOfReach goes on with the leaf that there is while the identity key does not answer, until that leaf ends.
+func TestIdentityOutOfReach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		key := &away{Signer: seeded("participant/north")}
+		e.client.Identity = key
+		server, client := makeServer(t, e.server), makeClient(t, e.client)
+		first, err := client.Leaf()
+		if err != nil {
+			t.Fatal(err)
+		}
+		key.gone.Store(true)
+		for _, step := range []struct {
+			wait time.Duration
+			gone bool
+			want attest.Class
+			old  bool // the leaf is the first
+		}{
+			{13 * time.Hour, true, 0, true},
+			{10 * time.Hour, true, 0, true},
+			{time.Hour, true, attest.ClassTLS, false},
+			{time.Hour, false, 0, false},
+		} {
+			time.Sleep(step.wait)
+			key.gone.Store(step.gone)
+			a, b := net.Pipe()
+			s, c := shake(server, client, a, b)
+			if classOf(c.err) != step.want || (c.conn == nil) != (step.want != 0) {
+				t.Errorf("after %v more: %v, want %v", step.wait, c.err, step.want)
+			}
+			if s.conn != nil && s.peer.State.PeerCertificates[0].Equal(first.Leaf) != step.old {
+				t.Errorf("after %v more the leaf is of %v", step.wait, s.peer.State.PeerCertificates[0].NotBefore)
+			}
+			s.close()
+			c.close()
+		}
+		if _, err := transport.Client(e.client); err != nil {
+			t.Errorf("with the key back: %v", err)
+		}
+		key.gone.Store(true)
+		if _, err := transport.Client(e.client); err == nil {
+			t.Error("credentials were made without the identity key")
+		}
+	})
+}
+
+// TestCallerGoesAway ends a handshake whose caller has lost interest: that is nobody's refusal.
+func TestCallerGoesAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		client := makeClient(t, e.client)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(3*time.Second, cancel)
+		near, far := net.Pipe()
+		from := time.Now()
+		_, _, err := client.ClientHandshake(ctx, "", near)
+		if !errors.Is(err, context.Canceled) || time.Since(from) != 3*time.Second || len(e.clientRefused.list()) != 0 {
+			t.Errorf("%v after %v, refusals %v", err, time.Since(from), e.clientRefused.list())
+		}
+		_ = far.Close()
+	})
 }
