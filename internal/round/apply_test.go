@@ -156,6 +156,7 @@ func impossibleUpdates() []impossible {
 		{"accepted in another round", log, accept(func(f *entry.UpdateAccepted) { f.Round = 2 })},
 		{"accepted in another try", log, accept(func(f *entry.UpdateAccepted) { f.Try = 2 })},
 		{"accepted of a stranger", log, accept(func(f *entry.UpdateAccepted) { f.Member = "d" })},
+		{"accepted of a stranger without a weight", log, accept(func(f *entry.UpdateAccepted) { f.Member, f.Weight = "d", 0 })},
 		{"accepted with another weight", log, accept(func(f *entry.UpdateAccepted) { f.Weight = 100 })},
 		{"accepted twice", untilSent(), accepted("a", 100)},
 		{"accepted of whom nothing is taken any more", untilSent(), accepted("c", 300)},
@@ -206,6 +207,9 @@ func impossibleEnds() []impossible {
 		{"closed with nobody", log, closing(func(f *entry.RoundClosed) { f.Members = nil })},
 		{"closed with what was not accepted", log, closing(func(f *entry.RoundClosed) {
 			f.Members = append(f.Members, entry.Contribution{Member: "c", Weight: 300, Update: digest("c")})
+		})},
+		{"closed with nothing of somebody", log, closing(func(f *entry.RoundClosed) {
+			f.Members = append(f.Members, entry.Contribution{Member: "c"})
 		})},
 		{"closed with another update", log, closing(func(f *entry.RoundClosed) { f.Members[1].Update = digest("a") })},
 		{"closed with another weight", log, closing(func(f *entry.RoundClosed) { f.Members[1].Weight++ })},

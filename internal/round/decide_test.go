@@ -6,7 +6,6 @@ import (
 	"math"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -132,6 +131,9 @@ func refusedPlans() []refusal {
 		{"no epoch", nil, adopt(func(f *entry.ManifestAdopted) { f.Epoch = 0 }), round.ErrOtherLog},
 		{"nothing", nil, round.Adopt{}, round.ErrOtherLog},
 		{"request with another plan", log, another(func(c *round.Create) { c.Fact.Request, c.Fact.Plan.Rounds = "request", 1 }), round.ErrRequest},
+		{"request with a plan that cannot be written", append([]entry.Fact{adopted}, with(created(), func(f *entry.RunCreated) {
+			f.Plan.Schema = []byte("{")
+		})), another(func(c *round.Create) { c.Fact.Request, c.Fact.Plan.Schema = "request", []byte("{") }), round.ErrRequest},
 		{"id of another run", log, another(func(c *round.Create) { c.Fact.Run = "run" }), round.ErrRequest},
 		{"too many open", log, another(func(c *round.Create) { c.Limits.OpenRuns = 1 }), round.ErrOpenRuns},
 		{"no limits", log, another(func(c *round.Create) { c.Limits = round.Limits{} }), round.ErrPlan},
@@ -234,6 +236,7 @@ func refusedFigures() []refusal {
 		{"figures after the end", untilEnded(), e(func(*round.Evaluation) {}), round.ErrClosed},
 		{"no set", log, metric(func(m *entry.Metric) { m.Set = "" }), round.ErrFigures},
 		{"no name", log, metric(func(m *entry.Metric) { m.Name = "" }), round.ErrFigures},
+		{"a name with what is behind z", log, metric(func(m *entry.Metric) { m.Name = "lo{ss" }), round.ErrFigures},
 		{"a name that breaks a line", log, metric(func(m *entry.Metric) { m.Name = "loss\n" }), round.ErrFigures},
 		{"a long name", log, metric(func(m *entry.Metric) { m.Name = strings.Repeat("x", 33) }), round.ErrFigures},
 		{"no number", log, metric(func(m *entry.Metric) { m.Value = math.NaN() }), round.ErrFigures},
@@ -264,6 +267,12 @@ func TestDecideTakes(t *testing.T) {
 		{"an answer again", untilConsented(), round.Consent{Run: "run", Member: "a", Records: 7}, nil},
 		{"an answer to the contrary", untilConsented(), round.Decline{Run: "run", Member: "a"}, nil},
 		{"an update", untilOpened(), offer("a", "a", 100), []entry.Fact{accepted("a", 100)}},
+		{"an update of the least weight", []entry.Fact{
+			adopted, created(), consented("a", 1), consented("b", 1),
+			with(opened(), func(f *entry.RoundOpened) {
+				f.Selected = []entry.Share{{Member: "a", Weight: 1}, {Member: "b", Weight: 1}}
+			}),
+		}, offer("a", "a", 1), []entry.Fact{accepted("a", 1)}},
 		{"an update again", untilSent(), offer("a", "a", 100), nil},
 		{"a question", untilOpened(), query("a", "a", 0), nil},
 		{"a question after a lost answer", untilSent(), query("a", "a", 100), nil},
@@ -320,40 +329,4 @@ func TestDecidePanics(t *testing.T) {
 		}
 		mustEqual(t, "Decide", s, folded(t, untilSent()))
 	}
-}
-
-// nothing is memory after a crash.
-func nothing(string, int, int, entry.Member) (entry.Digest, bool) { return entry.Digest{}, false }
-
-// TestTodoAlone: Todo is right also at a moment that no Tick has seen yet.
-func TestTodoAlone(t *testing.T) {
-	s := folded(t, append(untilOpened(), accepted("a", 100)))
-	all := func(_ string, _, _ int, m entry.Member) (entry.Digest, bool) { return digest(m), true }
-	for _, c := range []struct {
-		name string
-		held round.Held
-		want []round.Action
-	}{
-		{"below the quorum", all, []round.Action{ask("b", 200), ask("c", 300), round.Wake{At: start.Add(time.Minute)}}},
-		{"nothing in memory", nothing, []round.Action{
-			askAgain(ask("a", 100), digest("a")), ask("b", 200), ask("c", 300), round.Wake{At: start.Add(time.Minute)},
-		}},
-	} {
-		got := s.Todo(round.View{Now: start.Add(time.Hour), Held: c.held})
-		if d := cmp.Diff(got, c.want); d != "" {
-			t.Errorf("%s: Todo, - got + want:\n%s", c.name, d)
-		}
-	}
-}
-
-func ask(m entry.Member, weight int64) round.Ask {
-	return round.Ask{
-		Run: "run", Lead: "lead", Round: 1, Try: 1, Kind: entry.Training, Member: m, Weight: weight, Base: &zeros, Model: digest("zeros"),
-		Plan: created().Plan,
-	}
-}
-
-func askAgain(a round.Ask, accepted entry.Digest) round.Ask {
-	a.Accepted = accepted
-	return a
 }

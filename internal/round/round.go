@@ -135,8 +135,8 @@ func (r *run) open() *try {
 // next returns which try would be opened now.
 func (r *run) next() (number, attempt int) {
 	number = r.closed + 1
-	if r.closed < 0 && r.fact.Plan.Standardize == nil {
-		number = 1
+	if r.fact.Plan.Standardize == nil {
+		number = max(number, 1)
 	}
 	if n := len(r.tries); n > 0 && r.tries[n-1].state == failed {
 		return r.tries[n-1].fact.Round, r.tries[n-1].fact.Try + 1
@@ -164,6 +164,13 @@ func (t *try) of(m entry.Member) (entry.UpdateAccepted, bool) {
 		return entry.UpdateAccepted{}, false
 	}
 	return t.accepted[i], true
+}
+
+// holds reports whether the accepted update of a member is in memory.
+func (t *try) holds(held Held, m entry.Member) bool {
+	a, accepted := t.of(m)
+	d, ok := held(t.fact.Run, t.fact.Round, t.fact.Try, m)
+	return accepted && ok && d == a.Update
 }
 
 // sums reports whether members are some of the accepted updates, ascending, and as many as a quorum.

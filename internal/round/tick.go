@@ -36,11 +36,12 @@ func (t *try) progress(held Held) progress {
 	var p progress
 	for _, share := range t.fact.Selected {
 		a, accepted := t.of(share.Member)
-		if d, ok := held(t.fact.Run, t.fact.Round, t.fact.Try, share.Member); accepted && ok && d == a.Update {
+		switch {
+		case t.holds(held, share.Member):
 			p.held = append(p.held, entry.Contribution{Member: share.Member, Weight: share.Weight, Update: a.Update})
-		} else if accepted || t.refused[share.Member] < maxRefusals {
+		case accepted || t.refused[share.Member] < maxRefusals:
 			p.waiting = append(p.waiting, share.Member)
-		} else {
+		default:
 			p.out = append(p.out, share.Member)
 		}
 	}
@@ -98,7 +99,7 @@ func (s *State) begin(now time.Time, r *run) []entry.Fact {
 			yes, len(r.members), quorum, listed(r.who(declined)))))
 	case yes >= quorum && (silent == 0 || !now.Before(some)):
 		return r.reopen(now)
-	case yes < quorum && !now.Before(none):
+	case !now.Before(none): // and before it was some, so there is no quorum
 		return facts(r.end("failed", fmt.Sprintf("%d of the %d members needed have consented in time; no answer: %s",
 			yes, quorum, listed(r.who(invited)))))
 	}

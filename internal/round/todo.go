@@ -96,7 +96,7 @@ func (s *State) Todo(v View) []Action {
 				out = append(out, r.combine(t, p))
 				break
 			}
-			out = append(out, r.asks(t, v.Held)...)
+			out = append(out, r.asks(t, p)...)
 			at(t.deadline)
 		case len(r.tries) == 0:
 			some, none := s.patience(r)
@@ -125,20 +125,15 @@ func (r *run) invitations() []Action {
 	return out
 }
 
-// asks returns what is wanted of each member of an open try.
-func (r *run) asks(t *try, held Held) []Action {
+// asks returns what is wanted of each member that an open try waits for.
+func (r *run) asks(t *try, p progress) []Action {
 	var out []Action
 	f := t.fact
-	for _, share := range f.Selected {
-		a, accepted := t.of(share.Member)
-		if d, ok := held(f.Run, f.Round, f.Try, share.Member); accepted && ok && d == a.Update {
-			continue
-		}
-		if !accepted && t.refused[share.Member] >= maxRefusals {
-			continue
-		}
+	for _, m := range p.waiting {
+		share, _ := t.share(m)
+		a, _ := t.of(m) // zero for none
 		out = append(out, Ask{
-			Run: f.Run, Lead: r.fact.Lead, Round: f.Round, Try: f.Try, Kind: f.Kind, Member: share.Member, Weight: share.Weight,
+			Run: f.Run, Lead: r.fact.Lead, Round: f.Round, Try: f.Try, Kind: f.Kind, Member: m, Weight: share.Weight,
 			Base: f.Base, Model: f.Model, Accepted: a.Update, Plan: r.fact.Plan,
 		})
 	}
