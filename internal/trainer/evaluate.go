@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"errors"
 	"math"
 
 	"gonum.org/v1/gonum/blas"
@@ -13,7 +14,7 @@ import (
 
 // Evaluate returns a model's figures on a member's own rows: the mean log loss over the training rows and over the test rows,
 // and the share of test rows whose label the model gives more than even odds. The loss holds no penalty. A set that is nil or
-// empty has no figures. These numbers are all that leaves a participant beside its updates.
+// empty has no figures. These numbers are all that leaves a participant beside its updates; they are finite, or an error.
 func Evaluate(p entry.Plan, m *model.Model, train, test *dataset.Set) ([]entry.Metric, error) {
 	q, err := open(p, m)
 	if err != nil {
@@ -55,6 +56,9 @@ func (q params) score(set *dataset.Set) (loss float64, right int, err error) {
 		if (v > 0) == (label == 1) {
 			right++
 		}
+	}
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return 0, 0, errors.New("the model's loss on these records is no finite number: one of both holds values far too large")
 	}
 	return loss / float64(set.Rows()), right, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -95,12 +96,26 @@ func CheckPlan(p entry.Plan) error {
 func check(p entry.Plan) (dataset.Schema, error) {
 	s, err := dataset.ParseSchema(p.Schema)
 	if err == nil {
-		err = errors.Join(checkNames(p), checkRounds(p), checkNumbers(p), checkLocal(p.Local))
+		err = inOne(checkNames(p), checkRounds(p), checkNumbers(p), checkLocal(p.Local))
 	}
 	if err != nil {
 		return dataset.Schema{}, fmt.Errorf("plan: %w", err)
 	}
 	return s, nil
+}
+
+// inOne joins errors in one line, fit for a log.
+func inOne(all ...error) error {
+	var said []string
+	for _, err := range all {
+		if err != nil {
+			said = append(said, err.Error())
+		}
+	}
+	if len(said) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(said, "; "))
 }
 
 func checkNames(p entry.Plan) error {

@@ -1,0 +1,158 @@
+package trainer_test
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"consilium.dev/internal/dataset"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/trainer"
+)
+
+// own returns a hospital's records standardised with the mean and deviation of its own training rows.
+func own(m member) member {
+	d, n := m.train.Columns(), float64(m.train.Rows())
+	mean, scale := make([]float64, d), make([]float64, d)
+	for j := range d {
+		for i := range m.train.Rows() {
+			mean[j] += m.train.Row(i)[j] / n
+		}
+		for i := range m.train.Rows() {
+			scale[j] += (m.train.Row(i)[j] - mean[j]) * (m.train.Row(i)[j] - mean[j]) / (n - 1)
+		}
+		scale[j] = math.Sqrt(scale[j]) + 1e-9
+	}
+	return member{m.name, scaled(m.train, mean, scale), scaled(m.test, mean, scale)}
+}
+
+func scaled(s *dataset.Set, mean, scale []float64) *dataset.Set {
+	t := &dataset.Set{Names: s.Names, Features: slices.Clone(s.Features), Labels: s.Labels, Lines: s.Lines}
+	for i := range t.Features {
+		j := i % s.Columns()
+		t.Features[i] = (t.Features[i] - mean[j]) / scale[j]
+	}
+	return t
+}
+
+// pool returns all training rows of the members, and none for testing.
+func pool(members []member) *dataset.Set {
+	all := &dataset.Set{Names: members[0].train.Names}
+	for _, m := range members {
+		all.Features = append(all.Features, m.train.Features...)
+		all.Labels = append(all.Labels, m.train.Labels...)
+	}
+	return all
+}
+
+// unstandardised is the example's plan for records that are standardised already.
+func unstandardised(p entry.Plan) entry.Plan {
+	p.Standardize, p.MaxAbs = nil, 64
+	return p
+}
+
+// TestHospitalsOwn reproduces the rows of the table whose records are standardised per hospital: FedAvg after 1, 10 and 50
+// rounds, each hospital's test patients within one.
+func TestHospitalsOwn(t *testing.T) {
+	p, members := federation(t)
+	p = unstandardised(p)
+	for i, m := range members {
+		members[i] = own(m)
+	}
+	base, err := trainer.Initial(p, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []struct {
+		rounds, right int
+		each          [4]int64
+		loss          float64
+	}{
+		{1, 190, [4]int64{81, 68, 12, 29}, 0.614369}, {10, 191, [4]int64{82, 68, 12, 29}, 0.501200}, {50, 186, [4]int64{80, 67, 12, 27}, 0.488125},
+	} {
+		m := base
+		for n := range want.rounds {
+			m = trainRound(t, p, members, m, n+1)
+		}
+		right, _, loss := figures(t, p, members, m)
+		if right < int64(want.right)-1 || right > int64(want.right)+1 || math.Abs(loss-want.loss) > 1e-4 {
+			t.Errorf("%d rounds: %d right, loss %.6f, want %d within one, %.6f", want.rounds, right, loss, want.right, want.loss)
+		}
+		for i, h := range members {
+			if got, _, _ := figures(t, p, []member{h}, m); got < want.each[i]-1 || got > want.each[i]+1 {
+				t.Errorf("%d rounds: %d of %s right, want %d within one", want.rounds, got, h.name, want.each[i])
+			}
+		}
+	}
+}
+
+// TestHospitalsPenalised reproduces the rows with a penalty of the squared norm (C = 1, so l2 = 1/rows): on the records
+// pooled, and by each hospital alone.
+func TestHospitalsPenalised(t *testing.T) {
+	p, members := federation(t)
+	p = unstandardised(p)
+	p.Local = entry.Local{Steps: 10_000, LearningRate: 0.5}
+	var owns, globals []member
+	mean, scale := make([]float64, len(pooled)), make([]float64, len(pooled))
+	for j, c := range pooled {
+		mean[j], scale[j] = c.mean, c.sd+1e-9
+	}
+	for _, m := range members {
+		owns = append(owns, own(m))
+		globals = append(globals, member{m.name, scaled(m.train, mean, scale), scaled(m.test, mean, scale)})
+	}
+	for _, c := range []struct {
+		name    string
+		rows    *dataset.Set
+		members []member
+		right   int64
+		loss    float64 // 0: the table has none
+	}{
+		{"pooled, own standardising", pool(owns), owns, 184, 0.486747},
+		{"pooled, global standardising", pool(globals), globals, 202, 0},
+		{"cleveland alone", owns[0].train, owns, 182, 0},
+		{"budapest alone", owns[1].train, owns, 173, 0},
+		{"switzerland alone", owns[2].train, owns, 131, 0},
+		{"longbeach alone", owns[3].train, owns, 144, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := p
+			p.Local.L2 = 1 / float64(c.rows.Rows())
+			m, err := trainer.Initial(p, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := trainer.Train(t.Context(), p, m, c.rows, 1, "all")
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Params = u // it began at 0
+			right, count, loss := figures(t, p, c.members, m)
+			if count != 254 || right < c.right-1 || right > c.right+1 {
+				t.Errorf("%d of %d right, want %d of 254 within one", right, count, c.right)
+			}
+			if c.loss != 0 && math.Abs(loss-c.loss) > 1e-4 {
+				t.Errorf("train loss = %.6f, want %.6f", loss, c.loss)
+			}
+		})
+	}
+}
+
+// TestHospitalsMinibatch: batches of four, some 486 rows a round as with full batches, come as near as those do.
+func TestHospitalsMinibatch(t *testing.T) {
+	p, members := federation(t)
+	p.Local = entry.Local{Steps: 30, LearningRate: 0.02, Batch: 4}
+	mean := round(t, p, members, true, func(m member) ([]float32, error) { return trainer.Statistics(p, m.train) })
+	base, err := trainer.Initial(p, mean, 486)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range p.Rounds {
+		base = trainRound(t, p, members, base, n+1)
+	}
+	right, count, loss := figures(t, p, members, base)
+	if count != 254 || right < 199 || right > 203 || math.Abs(loss-0.418835) > 1e-3 {
+		t.Errorf("%d of %d right, train loss %.6f, want nearly 201 of 254 and 0.418835", right, count, loss)
+	}
+	t.Logf("%d of %d right, train loss %.6f", right, count, loss)
+}
