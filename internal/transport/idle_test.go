@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"runtime"
@@ -14,12 +15,27 @@ import (
 	"consilium.dev/internal/attest"
 )
 
+// bubbled returns how many goroutines there are in the bubble that calls it. Others, of tests that ran before, may be on
+// their way out.
+func bubbled() int {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	n := 0
+	for _, one := range bytes.Split(stacks, []byte("\n\n")) {
+		head, _, _ := bytes.Cut(one, []byte("\n"))
+		if bytes.Contains(head, []byte("synctest bubble")) {
+			n++
+		}
+	}
+	return n
+}
+
 // TestIdleConnections shows that an idle connection holds no goroutine of the channel, on either side.
 func TestIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEnds(attest.Participant, "north")
 		server, client := makeServer(t, e.server), makeClient(t, e.client)
-		before := runtime.NumGoroutine()
+		before := bubbled()
 		var held []outcome
 		for range 16 {
 			a, b := net.Pipe()
@@ -30,14 +46,14 @@ func TestIdleConnections(t *testing.T) {
 			held = append(held, s, c)
 		}
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 0 {
+		if n := bubbled() - before; n != 0 {
 			t.Errorf("%d goroutines for 16 idle connections, want 0", n)
 		}
 		for _, o := range held {
 			o.close()
 		}
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 0 {
+		if n := bubbled() - before; n != 0 {
 			t.Errorf("%d goroutines are left", n)
 		}
 	})
@@ -53,7 +69,7 @@ func TestIdleGRPC(t *testing.T) {
 		s.RegisterService(&deskService, &desk{})
 		go func() { _ = s.Serve(lis) }() // ends with Stop
 		synctest.Wait()
-		before := runtime.NumGoroutine()
+		before := bubbled()
 		var all []*grpc.ClientConn
 		for range connections {
 			conn, err := grpc.NewClient("passthrough:///council", grpc.WithTransportCredentials(client),
@@ -67,7 +83,7 @@ func TestIdleGRPC(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		n = runtime.NumGoroutine() - before
+		n = bubbled() - before
 		if n%connections != 0 {
 			t.Errorf("%d goroutines for %d connections", n, connections)
 		}

@@ -276,3 +276,34 @@ func TestCallerGoesAway(t *testing.T) {
 		_ = far.Close()
 	})
 }
+
+// TestEndsAtTheDeadline lets the last step of a dialler's handshake take until after its deadline: it is over, however well
+// it went.
+func TestEndsAtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls, last := 0, 0
+		for range 2 {
+			e := newEnds(attest.Participant, "north")
+			e.client.Now = func() time.Time {
+				if calls++; last > 0 && calls == last { // its last look at the clock comes after FINISHED
+					time.Sleep(2 * time.Minute)
+				}
+				return time.Now()
+			}
+			server := makeServer(t, e.server)
+			client := makeClient(t, e.client)
+			a, b := net.Pipe()
+			s, c := shake(server, client, a, b)
+			if last == 0 {
+				if s.err != nil || c.err != nil {
+					t.Fatal(s.err, c.err)
+				}
+				last, calls = calls, 0
+			} else if classOf(c.err) != attest.ClassRate || c.conn != nil || client.Live() != 0 {
+				t.Errorf("after the deadline: %v, live %d", c.err, client.Live())
+			}
+			s.close()
+			c.close()
+		}
+	})
+}

@@ -309,3 +309,37 @@ func TestNewerIsPaced(t *testing.T) {
 		}
 	})
 }
+
+// TestMembersLeaveTheLobby has 257 proven members wait in line for a quote: a stranger who comes then is judged at once, and
+// so would a member be.
+func TestMembersLeaveTheLobby(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		p := newPolicy()
+		e.server.Attester, e.server.Policy = &machine{t: attest.SEVSNP, slow: time.Hour}, p
+		for i := range 257 {
+			p.know(attest.Participant, fmt.Sprintf("member-%d", i))
+		}
+		server := makeServer(t, e.server)
+		var all sync.WaitGroup
+		for i := range 257 {
+			all.Go(func() {
+				var w witness
+				if s, _ := dialAs(t, server, fmt.Sprintf("member-%d", i), &w); s.err == nil {
+					t.Errorf("member %d was admitted without a quote", i)
+				}
+			})
+		}
+		synctest.Wait()
+		from := time.Now()
+		g := newRogue(t, e, clientSide)
+		g.victim, g.chain = server, mint{identity: seeded("stranger")}.make(t)
+		if got := g.run(); got.class != attest.ClassManifest || time.Since(from) != 0 {
+			t.Errorf("a stranger was told %v after %v", got.class, time.Since(from))
+		}
+		all.Wait()
+		if server.Held() != 0 {
+			t.Errorf("held %d", server.Held())
+		}
+	})
+}
