@@ -1,0 +1,4 @@
+package audit
+
+// Split is what reads log.jsonl.
+var Split = split
