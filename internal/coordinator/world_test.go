@@ -6,11 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -129,6 +127,12 @@ func (w *world) launch(name string, run func(context.Context) error) *program {
 // end ends the program, by a signal as it were, and returns what it returned.
 func (p *program) end() error {
 	p.cancel()
+	<-p.done
+	return p.err
+}
+
+// wait waits for the end of a program that ends by itself, and returns what it returned.
+func (p *program) wait() error {
 	<-p.done
 	return p.err
 }
@@ -432,6 +436,3 @@ func (b *book) awaitMany(t testing.TB, n int, message string, fields ...string) 
 		}
 	}
 }
-
-// sorted returns the names in a map.
-func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
