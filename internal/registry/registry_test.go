@@ -114,6 +114,18 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// TestStatistics: a run with a statistics round has no model before it.
+func TestStatistics(t *testing.T) {
+	x := folded(t, append(begun(), created("r", ""), closed("r", 0, "", "zero", "a"), closed("r", 1, "zero", "one", "a"))...)
+	all := x.Versions()
+	if len(all) != 2 || all[0].Round != 0 || !all[0].Base.IsZero() || len(all[0].Members) != 1 {
+		t.Fatalf("versions are %+v, want that of round 0, with its member, and that of round 1", all)
+	}
+	if got := x.Lineage(digest("one")); len(got) != 2 || got[1].Model != digest("zero") {
+		t.Errorf("lineage is %+v, want rounds 1 and 0", got)
+	}
+}
+
 // TestTags: a tag moves from where it is.
 func TestTags(t *testing.T) {
 	log := append(begun(), created("r", "zeros"), closed("r", 1, "zeros", "one", "a"), tagged("champion", "", "zeros"))
