@@ -18,7 +18,7 @@ demo: build
 
 # All tests, with the race detector where a C compiler is there. What needs more than Go skips and says why.
 test:
-	go build -o bin/testreport ./.ci/testreport
+	go build -buildvcs=false -o bin/testreport ./.ci/testreport
 	bin/testreport ./... ./.ci/testreport
 
 # All that a change must pass. Installs what it needs.
