@@ -275,6 +275,9 @@ func TestStrangerIsCheap(t *testing.T) {
 				if err := <-done; err == nil || g.told == 0 {
 					t.Errorf("%v, told %v", err, g.told)
 				}
+				if r := e.serverRefused.one(t); r.Name != "" || r.Office != 0 {
+					t.Errorf("Refused was told the name %q, which is not proven", r.Name)
+				}
 				if n := line.read.Load() - handshake; n > 4<<10+2*record {
 					t.Errorf("%d bytes were read after the TLS handshake", n)
 				}
