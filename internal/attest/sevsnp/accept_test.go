@@ -56,6 +56,10 @@ func TestAccepted(t *testing.T) {
 			s.more = attest.Collateral{crl(p.ark, p.arkKey)}
 			s.ours = attest.Collateral{crl(p.ark, p.arkKey, func(l *x509.RevocationList) { l.ThisUpdate = now.Add(-2 * day) })}
 		}, func(c attest.Claims) bool { return c.RevocationChecked && c.CollateralFrom.Equal(now.Add(-2*day)) }},
+		{"two lists, the older one sent", func(s *scene) {
+			s.more = attest.Collateral{crl(p.ark, p.arkKey, func(l *x509.RevocationList) { l.ThisUpdate = now.Add(-2 * day) })}
+			s.ours = attest.Collateral{crl(p.ark, p.arkKey)}
+		}, func(c attest.Claims) bool { return c.RevocationChecked && c.CollateralFrom.Equal(now.Add(-2*day)) }},
 		{"list of another line held", func(s *scene) {
 			s.ours = attest.Collateral{crl(pkis()["milan"].ark, pkis()["milan"].arkKey)}
 		}, func(c attest.Claims) bool { return !c.RevocationChecked }},

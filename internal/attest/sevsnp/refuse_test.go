@@ -173,6 +173,11 @@ var chainRefusals = []refusal{
 		other := newScene()
 		s.more = attest.Collateral{{Kind: attest.KindCertificate, Bytes: other.leafDER()}}
 	}},
+	{"two VCEKs sent, where the right one is held", attest.ClassChain, func(s *scene) {
+		other := newScene()
+		s.ours = attest.Collateral{{Kind: attest.KindCertificate, Bytes: s.leafDER()}}
+		s.more = attest.Collateral{{Kind: attest.KindCertificate, Bytes: other.leafDER()}}
+	}},
 	{"VCEK is not DER", attest.ClassChain, func(s *scene) {
 		s.leafless, s.more = true, attest.Collateral{{Kind: attest.KindCertificate, Bytes: []byte("-----BEGIN")}}
 	}},
@@ -303,6 +308,9 @@ func listRefusals() []refusal {
 		}},
 		refusal{"A32 list of another product line, sent", attest.ClassRevoked, func(s *scene) {
 			s.more = attest.Collateral{crl(pkis()["milan"].ark, pkis()["milan"].arkKey)}
+		}},
+		refusal{"A32 list under another root's name by this root's key, sent", attest.ClassRevoked, func(s *scene) {
+			s.more = attest.Collateral{crl(listing(p.ark, pkis()["milan"].ark), p.arkKey)}
 		}},
 		refusal{"A32 number lower than one seen", attest.ClassRevoked, func(s *scene) {
 			s.more = attest.Collateral{crl(p.ark, p.arkKey)}
