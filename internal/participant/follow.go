@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	pb "consilium.dev/proto/consilium/v1"
 )
@@ -37,6 +38,11 @@ func (p *Participant) follow(ctx context.Context) error {
 		return err
 	}
 	defer hangUp()
+	return p.over(ctx, conn)
+}
+
+// over follows over a connection until it breaks.
+func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(patience, func() { cancel(errSilent) })

@@ -1,0 +1,74 @@
+package participant
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"consilium.dev/internal/blob"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/store"
+)
+
+// Bare returns a participant that has neither manifest nor keys and can only follow over a connection that is given to it.
+func Bare(o Options) *Participant {
+	return &Participant{o: o, log: o.Log, kept: newKeeper(blob.New(o.Objects, o.KEK), o.Objects), data: &dataCache{files: o.Data}}
+}
+
+// Over loads what was kept and follows over one connection until it breaks.
+func (p *Participant) Over(ctx context.Context, conn grpc.ClientConnInterface) error {
+	if err := p.kept.load(ctx); err != nil {
+		return err
+	}
+	return p.over(ctx, conn)
+}
+
+// IsBroken reports whether an error says that the participant's own disk is broken.
+func IsBroken(err error) bool {
+	_, ok := err.(*diskError)
+	return ok
+}
+
+// Finished is an update that is kept.
+type Finished struct {
+	Salt   [32]byte
+	Base   entry.Digest
+	Weight int64
+	Values []float32
+}
+
+// Keeper holds finished updates.
+type Keeper struct{ k *keeper }
+
+// OpenKeeper returns the keeper of a disk, with what an earlier one kept.
+func OpenKeeper(ctx context.Context, o store.Objects, kek store.Sealer) (Keeper, error) {
+	k := Keeper{newKeeper(blob.New(o, kek), o)}
+	return k, k.k.load(ctx)
+}
+
+// Put keeps an update.
+func (k Keeper) Put(ctx context.Context, run string, round int, f Finished) error {
+	return k.k.put(ctx, key{run, round}, finished{f.Salt, f.Base, f.Weight, f.Values})
+}
+
+// Get returns a kept update.
+func (k Keeper) Get(ctx context.Context, run string, round int) (Finished, bool, error) {
+	f, ok, err := k.k.get(ctx, key{run, round})
+	return Finished{f.salt, f.base, f.weight, f.values}, ok, err
+}
+
+// Forget drops the updates of runs that closed does not hold and of rounds up to its value.
+func (k Keeper) Forget(ctx context.Context, closed map[string]int) error {
+	return k.k.forget(ctx, closed)
+}
+
+// Encode returns a kept update's plaintext.
+func (f Finished) Encode() []byte {
+	return encodeFinished(finished{f.Salt, f.Base, f.Weight, f.Values})
+}
+
+// Decode reads what Encode wrote.
+func Decode(text []byte) (Finished, error) {
+	f, err := decodeFinished(text)
+	return Finished{f.salt, f.base, f.weight, f.values}, err
+}

@@ -1,0 +1,58 @@
+package participant_test
+
+import (
+	"testing"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/participant"
+)
+
+func TestPolicy(t *testing.T) {
+	open := participant.Policy{
+		Leads: []string{"ada"}, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 3,
+	}
+	good := entry.Plan{Strategy: entry.Strategy{Name: "fedavg"}, Trainer: "builtin/logistic", Quorum: 3}
+	tests := []struct {
+		name, lead string
+		policy     func(*participant.Policy)
+		plan       func(*entry.Plan)
+		want       string
+	}{
+		{"allowed", "ada", nil, nil, ""},
+		{"more participants than the least", "ada", nil, func(p *entry.Plan) { p.Quorum = 4 }, ""},
+		{"other lead", "ben", nil, nil, `leads: "ben" is not on the owner's list`},
+		{"no lead", "", nil, nil, `leads: "" is not on the owner's list`},
+		{"other strategy", "ada", nil, func(p *entry.Plan) { p.Strategy.Name = "fedadam" }, `strategies: "fedadam" is not on the owner's list`},
+		{"other trainer", "ada", nil, func(p *entry.Plan) { p.Trainer = "sh" }, `trainers: "sh" is not on the owner's list`},
+		{
+			"fewer participants", "ada", nil, func(p *entry.Plan) { p.Quorum = 2 },
+			"least_participants: the plan closes rounds with 2, the owner wants 3",
+		},
+		{"nothing is allowed", "ada", func(p *participant.Policy) { *p = participant.Policy{} }, nil, `leads: "ada" is not on the owner's list`},
+		{"no leads", "ada", func(p *participant.Policy) { p.Leads = nil }, nil, `leads: "ada" is not on the owner's list`},
+		{"no strategies", "ada", func(p *participant.Policy) { p.Strategies = nil }, nil, `strategies: "fedavg" is not on the owner's list`},
+		{"no trainers", "ada", func(p *participant.Policy) { p.Trainers = nil }, nil, `trainers: "builtin/logistic" is not on the owner's list`},
+		{
+			"no least", "ada", func(p *participant.Policy) { p.LeastParticipants = 0 }, nil,
+			"least_participants: the owner has not set it to 2 or more",
+		},
+		{
+			"one is no federation", "ada", func(p *participant.Policy) { p.LeastParticipants = 1 }, nil,
+			"least_participants: the owner has not set it to 2 or more",
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			policy, plan := open, good
+			if test.policy != nil {
+				test.policy(&policy)
+			}
+			if test.plan != nil {
+				test.plan(&plan)
+			}
+			if got := policy.Refuses(test.lead, plan); got != test.want {
+				t.Errorf("Refuses(%q) = %q, want %q", test.lead, got, test.want)
+			}
+		})
+	}
+}
