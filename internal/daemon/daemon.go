@@ -75,13 +75,13 @@ func (e *ConfigError) Error() string { return e.Err.Error() }
 func (e *ConfigError) Unwrap() error { return e.Err }
 
 // Main reads the flags and the configuration file into config (a pointer to a struct with yaml tags), runs run until it
-// returns or SIGINT or SIGTERM arrives and it then returns, and gives the exit code. An error is logged once, here. A
-// second signal ends the process at once.
+// returns or SIGINT or SIGTERM arrives and it then returns, and gives the exit code, which is [ExitOK] after a signal
+// whatever run returns. An error is logged once, here. A second signal ends the process at once.
 func Main(name string, config any, run func(context.Context, Env) error) int {
-	return start(name, os.Args[1:], os.Stderr, config, run)
+	return start(name, os.Args[1:], os.Stdout, os.Stderr, config, run)
 }
 
-func start(name string, args []string, stderr io.Writer, config any, run func(context.Context, Env) error) int {
+func start(name string, args []string, stdout, stderr io.Writer, config any, run func(context.Context, Env) error) int {
 	// An own flag set: libraries register flags on the global one.
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -95,7 +95,7 @@ func start(name string, args []string, stderr io.Writer, config any, run func(co
 		return ExitUsage
 	}
 	if *version {
-		fmt.Fprintln(stderr, name, Version)
+		fmt.Fprintln(stdout, name, Version)
 		return ExitOK
 	}
 	if flags.NArg() > 0 {
@@ -123,6 +123,8 @@ func start(name string, args []string, stderr io.Writer, config any, run func(co
 	case err != nil && ctx.Err() == nil:
 		log.Error(name+" stopped", zap.Error(err))
 		return ExitFailed
+	case err != nil && !errors.Is(err, context.Canceled):
+		log.Warn(name+" did not end in order", zap.Error(err)) // it was asked to end, and did
 	}
 	log.Info(name + " ended")
 	return ExitOK
@@ -130,8 +132,10 @@ func start(name string, args []string, stderr io.Writer, config any, run func(co
 
 // logger writes lines to w: for people, or one JSON object each.
 func logger(format, level string, w io.Writer) (*zap.Logger, error) {
-	l, err := zapcore.ParseLevel(level)
-	if err != nil {
+	l, ok := map[string]zapcore.Level{
+		"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "warn": zapcore.WarnLevel, "error": zapcore.ErrorLevel,
+	}[level]
+	if !ok {
 		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
 	}
 	c := zap.NewProductionEncoderConfig()

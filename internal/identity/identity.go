@@ -6,6 +6,7 @@
 package identity
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -42,10 +43,12 @@ func Create(path string) (ed25519.PublicKey, error) {
 // Open returns the key that uri names. Its Public is an ed25519.PublicKey. The schemes are:
 //
 //	file:PATH    the PEM file at PATH, which nobody but its owner may read
+//
+// A missing file is fs.ErrNotExist. No error repeats what stands in the file.
 func Open(uri string) (crypto.Signer, error) {
-	scheme, path, found := strings.Cut(uri, ":")
-	if !found || scheme != "file" || path == "" {
-		return nil, fmt.Errorf("key %q: want file:PATH", uri)
+	path, ok := strings.CutPrefix(uri, "file:")
+	if !ok || path == "" {
+		return nil, errors.New("key: want file:PATH") // not repeated: somebody may have put the key itself there
 	}
 	text, err := keyfile.Read(path)
 	if err != nil {
@@ -61,17 +64,18 @@ func Open(uri string) (crypto.Signer, error) {
 
 func parse(text []byte) (ed25519.PrivateKey, error) {
 	block, rest := pem.Decode(text)
-	if block == nil || block.Type != pemType || len(strings.TrimSpace(string(rest))) > 0 {
-		return nil, fmt.Errorf("want one PEM block %q", pemType)
+	if block == nil || block.Type != pemType || len(block.Headers) > 0 ||
+		!bytes.HasPrefix(bytes.TrimSpace(text), []byte("-----BEGIN")) || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("want one PEM block %q, without headers, and nothing else", pemType)
 	}
 	defer clear(block.Bytes)
-	any, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	found, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		return nil, errors.New("the PEM block holds no PKCS #8 key") // the cause could quote the key
 	}
-	key, ok := any.(ed25519.PrivateKey)
+	key, ok := found.(ed25519.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("a key of the kind %T, want Ed25519", any)
+		return nil, fmt.Errorf("a key of the kind %T, want Ed25519", found)
 	}
 	return key, nil
 }

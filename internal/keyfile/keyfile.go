@@ -10,14 +10,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // MaxSize is the most bytes that such a file may have.
 const MaxSize = 64 << 10
 
-// Create makes a file of mode 0600 at path. One that is there already is left as it is, and the error is fs.ErrExist. A crash
-// leaves the whole file or none.
+// Create makes a file of mode 0600 at path. Whatever has that name already is left as it is, and the error is fs.ErrExist; of
+// several that create it at once one succeeds. A crash leaves the whole file or none, and perhaps a .key-* of mode 0600 beside it.
 func Create(path string, content []byte) error {
+	if len(content) > MaxSize {
+		return fmt.Errorf("key file %s: %d bytes, at most %d are allowed", path, len(content), MaxSize)
+	}
 	if err := create(path, content); err != nil {
 		return fmt.Errorf("key file %s: %w", path, err)
 	}
@@ -50,8 +54,8 @@ func create(path string, content []byte) error {
 	return cmp.Or(folder.Sync(), folder.Close())
 }
 
-// Read returns the content of the file at path. It refuses one that its group or others may read or write, one that is not
-// regular, and one that is larger than [MaxSize]. A missing file is fs.ErrNotExist.
+// Read returns the content of the file at path, or that a link there leads to. It refuses one that its group or others may read
+// or write, one that is not regular, and one that is larger than [MaxSize]. A missing file is fs.ErrNotExist.
 func Read(path string) ([]byte, error) {
 	text, err := read(path)
 	if err != nil {
@@ -60,9 +64,10 @@ func Read(path string) ([]byte, error) {
 	return text, nil
 }
 
-// read asks the open file, not the path, which could change between a look and a read.
+// read asks the open file, not the path, which could change between a look and a read. O_NONBLOCK keeps it from waiting for
+// the other end of a pipe.
 func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fs.ErrNotExist
 	}
@@ -81,8 +86,11 @@ func read(path string) ([]byte, error) {
 		return nil, fmt.Errorf("mode %04o lets others than its owner use it; make it private with chmod 600", mode)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
-	if err == nil && len(text) > MaxSize {
-		err = fmt.Errorf("more than %d bytes", MaxSize)
+	if err != nil {
+		return nil, err
 	}
-	return text, err
+	if len(text) > MaxSize {
+		return nil, fmt.Errorf("more than %d bytes", MaxSize)
+	}
+	return text, nil
 }

@@ -130,6 +130,7 @@ func TestParsePlanRefuses(t *testing.T) {
 		{"schema of another kind", least[strings.Index(least, "schema:"):], "schema: [1]", "all of it: want an object"},
 		{"fault in the schema", "use: number", "use: numeral", `x: use is "numeral", want`},
 		{"unknown key in the schema", "use: number", "use: number, unit: mg", `unknown field "unit"`},
+		{"number that two versions of YAML read differently", "rounds: 3", "rounds: 010", "line 2: a number with leading zeros"},
 		{"levels that are numbers", "use: number", "use: category, levels: [1, 2]", `columns.levels: want text, as in "1", not a JSON number`},
 		{"infinity in the schema", "above: 0", "above: .inf", "plan: schema has no JSON"},
 		{"no quorum", "quorum: 2\n", "", "quorum is 0, want 1 to 65536"},
