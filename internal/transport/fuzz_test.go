@@ -183,3 +183,34 @@ func TestPreimage(t *testing.T) {
 		}
 	}
 }
+
+// TestParseLeaf judges leaves that were kept, as of an instant.
+func TestParseLeaf(t *testing.T) {
+	now := time.Now()
+	good := mint{}.make(t).Leaf
+	want := transport.Leaf{
+		Federation: "heart", Office: attest.Participant, Name: "north", Instance: "00112233445566778899aabbccddeeff",
+		SPKI: sha256.Sum256(good.RawSubjectPublicKeyInfo), NotAfter: good.NotAfter,
+	}
+	if got, err := transport.ParseLeaf(newPolicy(), good.Raw, now); err != nil || got != want {
+		t.Errorf("ParseLeaf = %+v, %v, want %+v", got, err, want)
+	}
+	nobody := mint{uri: "spiffe://heart/participant/east/00112233445566778899aabbccddeeff", identity: seeded("participant/east")}
+	for _, test := range []struct {
+		name string
+		der  []byte
+		at   time.Time
+		want attest.Class
+	}{
+		{"garbage", good.Raw[:50], now, attest.ClassParse},
+		{"before its time", good.Raw, now.Add(-time.Hour), attest.ClassTime},
+		{"after its time", good.Raw, now.Add(2 * time.Hour), attest.ClassTime},
+		{"no leaf's form", mint{uri: northURI + "?a"}.make(t).Leaf.Raw, now, attest.ClassChain},
+		{"nobody's", nobody.make(t).Leaf.Raw, now, attest.ClassManifest},
+		{"signed by another", mint{signer: seeded("participant/south")}.make(t).Leaf.Raw, now, attest.ClassSig},
+	} {
+		if got, err := transport.ParseLeaf(newPolicy(), test.der, test.at); classOf(err) != test.want || got != (transport.Leaf{}) {
+			t.Errorf("%s: ParseLeaf = %+v, %v, want class %v", test.name, got, err, test.want)
+		}
+	}
+}
