@@ -323,6 +323,12 @@ func TestRefusesPeople(t *testing.T) {
 		{name: "a member who shows a signature", want: attest.ClassPlat, twist: showing(byte(attest.Signature))},
 		{name: "a member who shows a signature too", want: attest.ClassPlat, twist: showing(byte(attest.Nitro), byte(attest.Signature))},
 		{name: "a coordinator who shows a signature", side: serverSide, want: attest.ClassPlat, twist: showing(byte(attest.Signature))},
+		{name: "a member who shows a signature, where the policy would have it", want: attest.ClassPlat,
+			twist: showing(byte(attest.Signature)), setup: func(_ *testing.T, e *ends) {
+				p := newPolicy()
+				p.types[attest.Participant] = [][]attest.Type{{attest.Signature}}
+				e.server.Policy = p
+			}},
 		signed("no signature", attest.ClassParse, func(*rogue, attest.Binding) []byte { return nil }),
 		signed("a signature of 63 bytes", attest.ClassParse, func(*rogue, attest.Binding) []byte { return make([]byte, 63) }),
 		signed("zeros for a signature", attest.ClassBind, func(*rogue, attest.Binding) []byte { return make([]byte, 64) }),
