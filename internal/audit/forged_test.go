@@ -23,6 +23,7 @@ const replayed = `.*; nothing after it can be replayed`
 func checkForgeries(t *testing.T, all []forgery) {
 	for _, f := range all {
 		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
 			h := forge(t)
 			f.edit(h)
 			found := judged(t, h.seal().write(t))

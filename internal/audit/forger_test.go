@@ -38,7 +38,7 @@ type forger struct {
 	keys     map[string]ed25519.PrivateKey
 	signer   note.Signer
 	verifier string
-	spki     []byte
+	spki     []byte // of the log's key
 }
 
 var newForger = sync.OnceValues(func() (*forger, error) {
@@ -98,6 +98,13 @@ type history struct {
 	items    []item
 }
 
+// opened is the committed history, read once.
+var opened struct {
+	sync.Once
+	m     *manifest.Manifest
+	items []item
+}
+
 // forge opens the committed history for forging.
 func forge(t testing.TB) *history {
 	t.Helper()
@@ -106,11 +113,24 @@ func forge(t testing.TB) *history {
 		t.Fatal(err)
 	}
 	c := committed(t)
+	opened.Do(func() { opened.m, opened.items = openHistory(t, c) })
+	h := &history{forger: f, t: t, m: opened.m, envelope: c.manifest, items: slices.Clone(opened.items)}
+	for n, one := range h.items {
+		if one.kept != nil {
+			k := *one.kept
+			h.items[n].kept = &k
+		}
+	}
+	return h
+}
+
+func openHistory(t testing.TB, c *copied) (*manifest.Manifest, []item) {
+	t.Helper()
 	m, err := manifest.Load(c.manifest, manifest.Anchor{Digest: options(t).Anchor})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &history{forger: f, t: t, m: m, envelope: c.manifest}
+	var items []item
 	for n, line := range c.lines {
 		l, err := entry.Decode(line)
 		if err != nil {
@@ -124,9 +144,9 @@ func forge(t testing.TB) *history {
 			}
 			one.kept = &k
 		}
-		h.items = append(h.items, one)
+		items = append(items, one)
 	}
-	return h
+	return m, items
 }
 
 // seal signs the history with the forger's key: boots get new evidence, over it and over the history before them, and every

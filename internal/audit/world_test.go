@@ -68,12 +68,7 @@ func committed(t testing.TB) *copied {
 	}
 	c.lines = bytes.Split(bytes.TrimSuffix(readFile(t, "history", "log.jsonl"), []byte("\n")), []byte("\n"))
 	for n, line := range c.lines {
-		l, err := entry.Decode(line)
-		if err != nil {
-			t.Fatal(err)
-		}
-		switch l.Fact.(type) {
-		case entry.Booted, entry.Admitted:
+		if bytes.Contains(line, []byte(`"kind":"booted"`)) || bytes.Contains(line, []byte(`"kind":"admitted"`)) {
 			c.kept[n] = readFile(t, "history", "kept", strconv.Itoa(n)+".json")
 		}
 	}
