@@ -31,6 +31,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -63,16 +64,18 @@ type Source interface {
 }
 
 // Export writes a copy of the log that the signed checkpoint speaks of into folder, which must not exist or be empty. What it
-// writes it has compared with the checkpoint's root hash; a copy that does not fit is an error and stays unfinished, without
-// its checkpoint. seen, if not nil, is told of each line.
+// writes it has compared with the checkpoint's root hash, and evidence with the digest in its line; a copy that does not fit is
+// an error and stays unfinished, without its checkpoint. seen, if not nil, is told of each line.
 func Export(ctx context.Context, from Source, m *manifest.Manifest, signed []byte, c ledger.Checkpoint, folder string, seen func(int64)) error {
-	if err := os.MkdirAll(filepath.Join(folder, keptFolder), 0o700); err != nil {
+	there, err := os.ReadDir(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if there, err := os.ReadDir(folder); err != nil {
-		return err
-	} else if len(there) > 1 {
+	if len(there) > 0 {
 		return fmt.Errorf("%s is not empty: %w", folder, fs.ErrExist)
+	}
+	if err := os.MkdirAll(filepath.Join(folder, keptFolder), 0o700); err != nil {
+		return err
 	}
 	if err := write(filepath.Join(folder, manifestFile), m.Envelope()); err != nil {
 		return err
@@ -120,12 +123,16 @@ func exportKept(ctx context.Context, from Source, line []byte, n int64, folder s
 	if err != nil {
 		return fmt.Errorf("line %d: %w", n, err)
 	}
-	if _, ok := keptBy(l.Fact); !ok {
+	ref, ok := keptBy(l.Fact)
+	if !ok {
 		return nil
 	}
 	text, err := from.Kept(ctx, n)
 	if err != nil {
 		return err
+	}
+	if sha256.Sum256(text) != ref.Plain {
+		return fmt.Errorf("line %d: what came as its evidence is not what it names", n)
 	}
 	return write(keptPath(folder, n), text)
 }
