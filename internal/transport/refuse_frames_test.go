@@ -212,11 +212,13 @@ func TestRefusesFrames(t *testing.T) {
 		add("evidence twice in its frame"+from, "evidence", side, attest.ClassParse, func(f []byte) []byte {
 			return transport.Frame(3, append(f[5:], f[5:]...))
 		})
-		add("collateral of no kind"+from, "evidence", side, attest.ClassParse, func(f []byte) []byte {
-			parts := splitLP(f[5:])
-			parts[2] = transport.LP([]byte{12}, nil)
-			return transport.Frame(3, transport.LP(parts...))
-		})
+		for _, kind := range []byte{0, 12, 255} {
+			add(fmt.Sprintf("collateral of kind %d%s", kind, from), "evidence", side, attest.ClassParse, func(f []byte) []byte {
+				parts := splitLP(f[5:])
+				parts[2] = transport.LP([]byte{kind}, nil)
+				return transport.Frame(3, transport.LP(parts...))
+			})
+		}
 	}
 	add("hello twice", "hello", clientSide, attest.ClassFrame, again)
 	add("server's hello twice", "hello", serverSide, attest.ClassFrame, again)
@@ -323,12 +325,14 @@ func TestRefusesPeople(t *testing.T) {
 		{name: "a member who shows a signature", want: attest.ClassPlat, twist: showing(byte(attest.Signature))},
 		{name: "a member who shows a signature too", want: attest.ClassPlat, twist: showing(byte(attest.Nitro), byte(attest.Signature))},
 		{name: "a coordinator who shows a signature", side: serverSide, want: attest.ClassPlat, twist: showing(byte(attest.Signature))},
-		{name: "a member who shows a signature, where the policy would have it", want: attest.ClassPlat,
+		{
+			name: "a member who shows a signature, where the policy would have it", want: attest.ClassPlat,
 			twist: showing(byte(attest.Signature)), setup: func(_ *testing.T, e *ends) {
 				p := newPolicy()
 				p.types[attest.Participant] = [][]attest.Type{{attest.Signature}}
 				e.server.Policy = p
-			}},
+			},
+		},
 		signed("no signature", attest.ClassParse, func(*rogue, attest.Binding) []byte { return nil }),
 		signed("a signature of 63 bytes", attest.ClassParse, func(*rogue, attest.Binding) []byte { return make([]byte, 63) }),
 		signed("zeros for a signature", attest.ClassBind, func(*rogue, attest.Binding) []byte { return make([]byte, 64) }),
