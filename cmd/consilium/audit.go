@@ -206,14 +206,16 @@ func heldModel(r *audit.Report, file string) (*audit.Model, error) {
 func showReport(w *page, r *audit.Report, held *audit.Model) {
 	verdict := "everything is as agreed"
 	if !r.Good() {
-		verdict = fmt.Sprintf("NOT AS AGREED: %d findings", len(r.Findings))
+		verdict = "NOT AS AGREED: " + many(len(r.Findings), "finding")
 	}
 	w.printf("federation   %s, epoch %d, manifest %s\n", name(r.Federation), r.Epoch, r.Manifest)
-	w.printf("log          %d lines, %s to %s, root %s\n", r.Lines, clock(r.From), clock(r.To), r.Root.Short())
+	w.printf("log          %d lines, %s to %s\n", r.Lines, clock(r.From), clock(r.To))
+	w.printf("root hash    %s\n", r.Root)
 	w.printf("log's key    %s\n", name(r.LogKey))
-	w.printf("judged       %d pieces of evidence: %d boots, %d admissions\n", r.Evidence, r.Boots, sum(r.Admissions))
-	w.printf("replayed     %d runs, %d rounds closed with %d updates, %d model versions, epsilon %g spent\n",
-		r.Runs, r.Rounds, r.Updates, len(r.Models), r.Epsilon)
+	w.printf("judged       %s of evidence: %s, %s\n",
+		many(r.Evidence, "piece"), many(r.Boots, "boot"), many(sum(r.Admissions), "admission"))
+	w.printf("replayed     %s, %s closed with %s, %s, epsilon %g spent\n", many(r.Runs, "run"), many(r.Rounds, "round"),
+		many(r.Updates, "update"), many(len(r.Models), "model version"), r.Epsilon)
 	for _, root := range r.Simulated {
 		w.printf("warning      SIMULATED enclaves under the private root %q: their evidence proves nothing\n", name(root))
 	}
@@ -247,6 +249,14 @@ func escaped(all []string) []string {
 		out[i] = name(s)
 	}
 	return out
+}
+
+// many counts things whose plural is regular.
+func many(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func sum(counts map[string]int) int {
