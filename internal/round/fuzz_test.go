@@ -28,7 +28,7 @@ func FuzzDecide(f *testing.F) {
 	f.Add([]byte{2, 1, 0x55, 3, 1, 0, 9, 3, 1, 1, 9, 10, 60, 11, 10, 60, 10, 60, 10, 60})
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p := &player{T: t, text: text, now: start, state: round.New(), held: map[string]entry.Digest{}}
-		for range 100 {
+		for range 60 {
 			if len(p.text) == 0 {
 				break
 			}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,7 +110,7 @@ func (w *world) create(i int) {
 	w.decide(in) // the answer was lost: the same request once more
 }
 
-func digest(parts ...any) entry.Digest { return sha256.Sum256([]byte(fmt.Sprint(parts...))) }
+func digest(parts ...any) entry.Digest { return sha256.Sum256(fmt.Append(nil, parts...)) }
 
 func (w *world) chanceOf(percent int) bool { return !w.calm && w.chance.IntN(100) < percent }
 
@@ -353,11 +354,11 @@ func (w *world) check() {
 }
 
 func (w *world) trace() string {
-	out := ""
+	var out strings.Builder
 	for i, l := range w.log {
-		out += fmt.Sprintf("%4d %s %T%+v\n", i, l.At.Format("15:04:05"), l.Fact, l.Fact)
+		out.WriteString(fmt.Sprintf("%4d %s %T%+v\n", i, l.At.Format("15:04:05"), l.Fact, l.Fact))
 	}
-	return out
+	return out.String()
 }
 
 // audit holds the promises of the log, written down a second time without the machine.
