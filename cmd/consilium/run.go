@@ -173,13 +173,14 @@ func runShow(a *app) *cobra.Command {
 // showRun prints everything there is to say of a run.
 func showRun(w *page, r client.Run, all bool) {
 	w.printf("run       %s (%s), of %s, created %s\n", name(r.Name), name(r.ID), name(r.Lead), clock(r.Created))
-	state := name(r.State)
+	var state strings.Builder
+	state.WriteString(name(r.State))
 	for _, more := range []string{r.Reason, r.Waiting} {
 		if more != "" {
-			state += ": " + name(more)
+			state.WriteString(": " + name(more))
 		}
 	}
-	w.printf("state     %s\n", state)
+	w.printf("state     %s\n", state.String())
 	p := r.Plan
 	w.printf("plan      %d rounds of %s with %s; %d updates close a round, %s and %d tries at most\n", p.Rounds, name(p.Trainer),
 		name(p.Strategy.Name), p.Quorum, time.Duration(p.Deadline), p.Tries)

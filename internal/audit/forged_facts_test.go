@@ -33,20 +33,30 @@ func TestForgedBoots(t *testing.T) {
 		}
 	}
 	checkForgeries(t, []forgery{
-		{"no manifest", func(h *history) { h.remove(0) },
-			[]string{`0: the first line adopts no manifest`, `1: the second line is not the boot of a coordinator`}},
-		{"somebody before the boot", func(h *history) { h.items[1], h.items[2] = h.items[2], h.items[1] },
-			[]string{`-1: the log does not begin with a manifest and the boot of a coordinator`}},
-		{"another manifest", at(0, func(f *entry.ManifestAdopted) { f.Manifest[0] ^= 1 }),
-			[]string{`0: a manifest was adopted that is not the one that this copy is judged by`}},
+		{
+			"no manifest", func(h *history) { h.remove(0) },
+			[]string{`0: the first line adopts no manifest`, `1: the second line is not the boot of a coordinator`},
+		},
+		{
+			"somebody before the boot", func(h *history) { h.items[1], h.items[2] = h.items[2], h.items[1] },
+			[]string{`-1: the log does not begin with a manifest and the boot of a coordinator`},
+		},
+		{
+			"another manifest", at(0, func(f *entry.ManifestAdopted) { f.Manifest[0] ^= 1 }),
+			[]string{`0: a manifest was adopted that is not the one that this copy is judged by`},
+		},
 		{"another epoch", at(0, func(f *entry.ManifestAdopted) { f.Epoch = 2 }), []string{`0: a manifest was adopted`}},
 		{"another federation", at(0, func(f *entry.ManifestAdopted) { f.Federation = "x" }), []string{`0: a manifest was adopted`}},
 		{"another past", at(0, func(f *entry.ManifestAdopted) { f.Previous[0] = 1 }), []string{`0: a manifest was adopted`}},
 		{"witnesses said to be there", at(0, func(f *entry.ManifestAdopted) { f.Witnesses = "" }), []string{`0: a manifest was adopted`}},
 		{"adopted again", func(h *history) { h.insert(30, item{Line: h.items[0].Line}) }, []string{`30: fact entry.ManifestAdopted cannot follow` + replayed}},
-		{"another coordinator", at(25, func(f *entry.Booted) { f.Coordinator = "senate" }),
-			[]string{`25: boot of senate: MANIFEST: `, `\d+: admission of .* its session was with council, and senate had booted`,
-				`\d+: .* was not admitted since the coordinator booted`}},
+		{
+			"another coordinator", at(25, func(f *entry.Booted) { f.Coordinator = "senate" }),
+			[]string{
+				`25: boot of senate: MANIFEST: `, `\d+: admission of .* its session was with council, and senate had booted`,
+				`\d+: .* was not admitted since the coordinator booted`,
+			},
+		},
 		{"the same process twice", func(h *history) {
 			change(h, 25, func(f *entry.Booted) { f.Instance = h.items[1].Fact.(entry.Booted).Instance })
 		}, []string{`25: boot of council: it is the process that booted at line 1`}},
@@ -58,8 +68,10 @@ func TestForgedBoots(t *testing.T) {
 			evidence(func(*history, *entry.Kept) {})(h)
 			change(h, 25, func(f *entry.Booted) { f.LogKey += "x" })
 		}, []string{`25: boot of council: it signed the log with another key than those before it`}},
-		{"evidence over another history", evidence(func(h *history, k *entry.Kept) { h.attest(k, [32]byte{1}, h.items[25].At, "council") }),
-			[]string{`25: .* its evidence is bound to another history`}},
+		{
+			"evidence over another history", evidence(func(h *history, k *entry.Kept) { h.attest(k, [32]byte{1}, h.items[25].At, "council") }),
+			[]string{`25: .* its evidence is bound to another history`},
+		},
 		{"evidence over the history but one line", evidence(func(h *history, k *entry.Kept) {
 			short := &history{forger: h.forger, t: h.t, m: h.m, envelope: h.envelope, items: h.items[:24]}
 			h.attest(k, short.root(), h.items[25].At, "council")
@@ -87,8 +99,10 @@ func TestForgedFacts(t *testing.T) {
 	refused := `83: the rules refuse it: the federation's rules do not allow the plan`
 	unsound := `83: no coordinator takes such a plan`
 	checkForgeries(t, []forgery{
-		{"a run of somebody who may not lead", at(83, func(f *entry.RunCreated) { f.Lead = "mallory" }),
-			[]string{`83: mallory may not lead a run`, `83: mallory was not admitted since`}},
+		{
+			"a run of somebody who may not lead", at(83, func(f *entry.RunCreated) { f.Lead = "mallory" }),
+			[]string{`83: mallory may not lead a run`, `83: mallory was not admitted since`},
+		},
 		{"a run of somebody who was not there", func(h *history) { h.remove(6) }, []string{`6: lead was not admitted since`}},
 		{"a run under another manifest", at(83, func(f *entry.RunCreated) { f.Manifest[0] ^= 1 }), []string{`83: the run names another manifest`}},
 		{"more rounds than may be", plan(func(p *entry.Plan) { p.Rounds = 201 }), []string{refused}},
@@ -99,8 +113,10 @@ func TestForgedFacts(t *testing.T) {
 		{"another trainer", plan(func(p *entry.Plan) { p.Trainer = "builtin/cox" }), []string{refused, unsound}},
 		{"a plan that nobody runs", plan(func(p *entry.Plan) { p.Local.Steps = 0 }), []string{unsound}},
 		{"a schema that means nothing", plan(func(p *entry.Plan) { p.Schema = []byte(`{}`) }), []string{unsound}},
-		{"others asked than the plan says", at(60, func(f *entry.RunCreated) { f.Plan.Members = nil }),
-			[]string{`60: others were asked to take part than the plan says`}},
+		{
+			"others asked than the plan says", at(60, func(f *entry.RunCreated) { f.Plan.Members = nil }),
+			[]string{`60: others were asked to take part than the plan says`},
+		},
 		{"a model beside the round that makes one", at(83, func(f *entry.RunCreated) {
 			f.Initial, f.Model = &entry.Blob{Plain: entry.Digest{1}}, entry.Digest{1}
 		}), []string{`83: the run begins with a model, and the plan with a round that makes one`}},
@@ -148,16 +164,24 @@ func TestForgedFacts(t *testing.T) {
 			h.insert(14, item{Line: h.items[13].Line})
 			change(h, 14, func(f *entry.UpdateAccepted) { f.Update[0] ^= 1 })
 		}, []string{`14: the rules refuse it: another update of the same member`, `14: .*` + replayed}},
-		{"the same update twice", func(h *history) { h.insert(14, item{Line: h.items[13].Line}) },
-			[]string{`14: the rules draw another fact`, `14: .*` + replayed}},
+		{
+			"the same update twice", func(h *history) { h.insert(14, item{Line: h.items[13].Line}) },
+			[]string{`14: the rules draw another fact`, `14: .*` + replayed},
+		},
 		{"another weight", at(13, func(f *entry.UpdateAccepted) { f.Weight++ }), []string{`13: the rules refuse it: another weight`, `13: .*` + replayed}},
 		{"another try", at(13, func(f *entry.UpdateAccepted) { f.Try = 2 }), []string{`13: the rules refuse it: not open`, `13: .*` + replayed}},
-		{"an update of somebody who takes no part", at(66, func(f *entry.UpdateAccepted) { f.Member = "longbeach" }),
-			[]string{`66: the rules refuse it: not asked`, `66: .*` + replayed}},
-		{"an update of an unadmitted member", at(13, func(f *entry.UpdateAccepted) { f.Member = "mallory" }),
-			[]string{`13: mallory was not admitted`, `13: the rules refuse it: not asked`, `13: .*` + replayed}},
-		{"an update after its round", func(h *history) { h.items[16].Fact, h.items[17].Fact = h.items[17].Fact, h.items[16].Fact },
-			[]string{`16: the model is not of all`, `16: .*` + replayed, `\d+: `}},
+		{
+			"an update of somebody who takes no part", at(66, func(f *entry.UpdateAccepted) { f.Member = "longbeach" }),
+			[]string{`66: the rules refuse it: not asked`, `66: .*` + replayed},
+		},
+		{
+			"an update of an unadmitted member", at(13, func(f *entry.UpdateAccepted) { f.Member = "mallory" }),
+			[]string{`13: mallory was not admitted`, `13: the rules refuse it: not asked`, `13: .*` + replayed},
+		},
+		{
+			"an update after its round", func(h *history) { h.items[16].Fact, h.items[17].Fact = h.items[17].Fact, h.items[16].Fact },
+			[]string{`16: the model is not of all`, `16: .*` + replayed, `\d+: `},
+		},
 		{"a refusal of somebody who takes no part", func(h *history) {
 			h.insert(67, item{Line: entry.Line{Fact: entry.UpdateRefused{Run: h.run(60), Round: 1, Try: 1, Member: "longbeach", Reason: "value"}}})
 		}, []string{`67: the rules refuse it: not asked`, `67: .*` + replayed}},
@@ -165,34 +189,46 @@ func TestForgedFacts(t *testing.T) {
 			h.insert(26, item{Line: entry.Line{Fact: entry.UpdateRefused{Run: h.run(7), Round: 1, Try: 1, Member: "longbeach", Reason: "value"}}})
 		}, []string{`26: longbeach was not admitted`}},
 
-		{"below the quorum", at(17, func(f *entry.RoundClosed) { f.Members = f.Members[:3] }),
-			[]string{`17: 3 members made the model, the plan and the manifest want 4`, `17: the model is not of all updates`, `17: .*` + replayed}},
-		{"another weight in the model", at(17, func(f *entry.RoundClosed) { f.Members = weighed(f.Members) }),
-			[]string{`17: the model is not of all updates`, `17: .*` + replayed}},
+		{
+			"below the quorum", at(17, func(f *entry.RoundClosed) { f.Members = f.Members[:3] }),
+			[]string{`17: 3 members made the model, the plan and the manifest want 4`, `17: the model is not of all updates`, `17: .*` + replayed},
+		},
+		{
+			"another weight in the model", at(17, func(f *entry.RoundClosed) { f.Members = weighed(f.Members) }),
+			[]string{`17: the model is not of all updates`, `17: .*` + replayed},
+		},
 		{"another base", at(33, func(f *entry.RoundClosed) { f.Base[0] ^= 1 }), []string{`33: .*` + replayed}},
 		{"another kind", at(33, func(f *entry.RoundClosed) { f.Kind = entry.Statistics }), []string{`33: .*` + replayed}},
 		{"no model", at(33, func(f *entry.RoundClosed) { f.Model = entry.Digest{} }), []string{`33: the model lies under another digest`, `33: .*` + replayed}},
-		{"a model that lies elsewhere", at(53, func(f *entry.RoundClosed) { f.Blob.Plain[0] ^= 1 }),
-			[]string{`53: the model lies under another digest than its own`}},
+		{
+			"a model that lies elsewhere", at(53, func(f *entry.RoundClosed) { f.Blob.Plain[0] ^= 1 }),
+			[]string{`53: the model lies under another digest than its own`},
+		},
 		{"privacy spent", at(33, func(f *entry.RoundClosed) { f.Spent.Epsilon = 0.5 }), []string{`33: privacy was spent for which`}},
 		{"privacy lost", at(33, func(f *entry.RoundClosed) { f.Spent.Delta = 1e-9 }), []string{`33: privacy was spent for which`}},
 		{"privacy won back", at(33, func(f *entry.RoundClosed) { f.Spent.Epsilon = -0.5 }), []string{`33: privacy was spent for which`}},
 		{"no optimiser's state", at(77, func(f *entry.RoundClosed) { f.State = nil }), []string{`77: the optimiser's state is missing`}},
 		{"a state of nothing", at(33, func(f *entry.RoundClosed) { f.State = &entry.Blob{} }), []string{`33: the optimiser's state is missing, or`}},
 
-		{"figures of another model", at(35, func(f *entry.Evaluated) { f.Model[0] ^= 1 }),
-			[]string{`35: the rules refuse it: not the model of that round`, `35: .*` + replayed}},
+		{
+			"figures of another model", at(35, func(f *entry.Evaluated) { f.Model[0] ^= 1 }),
+			[]string{`35: the rules refuse it: not the model of that round`, `35: .*` + replayed},
+		},
 		{"figures twice", func(h *history) { h.insert(36, item{Line: h.items[35].Line}) }, []string{`36: the rules draw another fact`, `36: .*` + replayed}},
-		{"figures of no kind", at(35, func(f *entry.Evaluated) { f.Metrics = []entry.Metric{{Set: "all", Name: "loss", Better: "min"}} }),
-			[]string{`35: the rules refuse it: figures of a form`}},
+		{
+			"figures of no kind", at(35, func(f *entry.Evaluated) { f.Metrics = []entry.Metric{{Set: "all", Name: "loss", Better: "min"}} }),
+			[]string{`35: the rules refuse it: figures of a form`},
+		},
 
 		{"failed though all was there", func(h *history) { h.fail(17) }, []string{`17: the rules do not draw this`, `\d+: `}},
 		{"failed before the deadline", func(h *history) {
 			h.items[107].At = h.items[106].At
 			h.items = h.items[:108]
 		}, []string{`107: the rules do not draw this`}},
-		{"failed for another reason", at(107, func(f *entry.RoundFailed) { f.Reason = "2 of the 4 updates needed were there at the deadline" }),
-			[]string{`107: the rules do not draw this`}},
+		{
+			"failed for another reason", at(107, func(f *entry.RoundFailed) { f.Reason = "2 of the 4 updates needed were there at the deadline" }),
+			[]string{`107: the rules do not draw this`},
+		},
 		{"the last failure without an end", func(h *history) { h.remove(113) }, []string{`113: the rules end the run with the failure of its last try`}},
 		{"an end for another reason", at(113, func(f *entry.RunEnded) { f.Reason = "" }), []string{`113: the rules end the run`, `113: the rules do not draw this`}},
 		{"an end at another instant", func(h *history) {
@@ -201,8 +237,10 @@ func TestForgedFacts(t *testing.T) {
 			}
 		}, []string{`113: the rules end the run`, `113: the rules do not draw this`}},
 		{"broken off in a commit", func(h *history) { h.items = h.items[:113] }, []string{`-1: the log breaks off in the middle of a commit`}},
-		{"ended too early", func(h *history) { h.items[54].Fact, h.items[58].Fact = h.items[58].Fact, h.items[54].Fact },
-			[]string{`54: the rules do not draw this`, `\d+: `}},
+		{
+			"ended too early", func(h *history) { h.items[54].Fact, h.items[58].Fact = h.items[58].Fact, h.items[54].Fact },
+			[]string{`54: the rules do not draw this`, `\d+: `},
+		},
 		{"cancelled", at(58, func(f *entry.RunEnded) { f.Outcome = "cancelled" }), []string{`58: the rules do not draw this`}},
 		{"ended as nothing", at(58, func(f *entry.RunEnded) { f.Outcome = "lost" }), []string{`58: the rules do not draw this`, `58: .*` + replayed}},
 		{"ended for want of members who are there", at(85, func(f *entry.RunEnded) { f.Reason = "" }), []string{`85: the rules do not draw this`}},

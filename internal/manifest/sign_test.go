@@ -297,11 +297,11 @@ func TestLoadRefusesPayloads(t *testing.T) {
 // withMembers returns a manifest's text with so many members more, of the keys "g0", "i0" and on, and a threshold.
 func withMembers(t *testing.T, n, threshold int) string {
 	t.Helper()
-	members := ""
+	var members strings.Builder
 	for i := range n {
-		members += fmt.Sprintf("  - {name: m%d, governance: %q, identity: %q}\n", i, public(t, fmt.Sprint("g", i)), public(t, fmt.Sprint("i", i)))
+		members.WriteString(fmt.Sprintf("  - {name: m%d, governance: %q, identity: %q}\n", i, public(t, fmt.Sprint("g", i)), public(t, fmt.Sprint("i", i))))
 	}
-	return edited(t, read(t, "manifest.yaml"), "members:\n", "members:\n"+members, "threshold: 3", fmt.Sprintf("threshold: %d", threshold))
+	return edited(t, read(t, "manifest.yaml"), "members:\n", "members:\n"+members.String(), "threshold: 3", fmt.Sprintf("threshold: %d", threshold))
 }
 
 // A federation of a hundred is no trouble where signatures stand in the order of names, nor one of forty in the worst.

@@ -356,7 +356,7 @@ func (w *world) check() {
 func (w *world) trace() string {
 	var out strings.Builder
 	for i, l := range w.log {
-		out.WriteString(fmt.Sprintf("%4d %s %T%+v\n", i, l.At.Format("15:04:05"), l.Fact, l.Fact))
+		fmt.Fprintf(&out, "%4d %s %T%+v\n", i, l.At.Format("15:04:05"), l.Fact, l.Fact)
 	}
 	return out.String()
 }

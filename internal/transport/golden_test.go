@@ -237,8 +237,8 @@ func TestTranscriptByOthers(t *testing.T) {
 	altered.derive()
 	for i := range altered.Sessions {
 		fields := reflect.ValueOf(&altered.Sessions[i].Derived).Elem()
-		for j := range fields.NumField() {
-			values += flip(fields.Field(j).Addr().Interface().(*octets))
+		for _, field := range fields.Fields() {
+			values += flip(field.Addr().Interface().(*octets))
 		}
 	}
 	for i := range altered.LogKeys {

@@ -21,7 +21,7 @@ func bubbled() int {
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	n := 0
-	for _, one := range bytes.Split(stacks, []byte("\n\n")) {
+	for one := range bytes.SplitSeq(stacks, []byte("\n\n")) {
 		head, _, _ := bytes.Cut(one, []byte("\n"))
 		if bytes.Contains(head, []byte("synctest bubble")) {
 			n++

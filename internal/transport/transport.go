@@ -39,6 +39,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"consilium.dev/internal/attest"
@@ -210,10 +211,8 @@ func (c *Config) asksDevices() bool {
 		sets = append(sets, c.Policy.Types(o)...)
 	}
 	for _, set := range sets {
-		for _, t := range set {
-			if isDevice(t) {
-				return true
-			}
+		if slices.ContainsFunc(set, isDevice) {
+			return true
 		}
 	}
 	return false

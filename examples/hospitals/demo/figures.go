@@ -146,12 +146,12 @@ func (d *demo) checkModel(id string) error {
 	if err != nil {
 		return fmt.Errorf("reading the exported model: %w", err)
 	}
-	got := ""
+	var got strings.Builder
 	for _, t := range m.Layout {
-		got += fmt.Sprintf("%s%v ", t.Name, t.Shape)
+		fmt.Fprintf(&got, "%s%v ", t.Name, t.Shape)
 	}
 	const want = "linear.bias[1] linear.weight[1 13] standardize.mean[13] standardize.scale[13] "
 	return errors.Join(
 		holds(hex.EncodeToString(sum[:]) == id, "the exported file's SHA-256 is %x, the model's id %s", sum, id),
-		holds(got == want, "the model's tensors are %s, want %s", got, want))
+		holds(got.String() == want, "the model's tensors are %s, want %s", got.String(), want))
 }

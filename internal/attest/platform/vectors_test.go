@@ -3,6 +3,7 @@ package platform_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"consilium.dev/internal/attest/platform"
@@ -21,13 +22,13 @@ func TestVectors(t *testing.T) {
 	if _, err := os.Stat(folder); err != nil {
 		t.Fatal(err)
 	}
-	supported := ""
+	var supported strings.Builder
 	verifiers, err := platform.Verifiers(platform.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range verifiers {
-		supported += " " + v.Type().String()
+		supported.WriteString(" " + v.Type().String())
 	}
 	paths, err := filepath.Glob(filepath.Join(folder, "*", "*", "vector.json"))
 	if err != nil {
@@ -40,7 +41,7 @@ func TestVectors(t *testing.T) {
 			continue
 		}
 		t.Run(name+"/"+filepath.Base(dir), func(t *testing.T) {
-			t.Skipf("the platform %s is not supported yet; supported are:%s", name, supported)
+			t.Skipf("the platform %s is not supported yet; supported are:%s", name, supported.String())
 		})
 	}
 }

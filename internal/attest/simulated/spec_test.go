@@ -3,6 +3,7 @@ package simulated_test
 import (
 	"bytes"
 	"crypto/sha512"
+	"maps"
 	"strings"
 	"testing"
 
@@ -126,9 +127,7 @@ func TestNitroSpec(t *testing.T) {
 			}
 			want := map[int][]byte{}
 			for _, of := range []map[int][]byte{plain, test.pcrs} {
-				for index, value := range of {
-					want[index] = value
-				}
+				maps.Copy(want, of)
 			}
 			if diff := cmp.Diff(want, claims.Nitro.PCRs); diff != "" {
 				t.Errorf("PCRs (-want +got):\n%s", diff)
