@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -176,6 +178,33 @@ func TestAlteredFiles(t *testing.T) {
 	}
 	if found := judged(t, w.dir); len(found) < 20 {
 		t.Errorf("without everything that was kept: found %q", found)
+	}
+}
+
+// TestNoPlainFiles finds links and folders in the place of files: what they lead to is not what somebody copied.
+func TestNoPlainFiles(t *testing.T) {
+	c := committed(t)
+	w := newTampered(t, c)
+	for _, name := range []string{"manifest.dsse.json", "checkpoint", "log.jsonl", filepath.Join("kept", "2.json")} {
+		path, elsewhere := filepath.Join(w.dir, name), filepath.Join(t.TempDir(), "file")
+		if err := os.Rename(path, elsewhere); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(elsewhere, path); err != nil {
+			t.Fatal(err)
+		}
+		if found := judged(t, w.dir); len(found) == 0 || !strings.Contains(found[0], "is not a plain file") {
+			t.Errorf("with a link for %s: found %q", name, found)
+		}
+		if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		if found := judged(t, w.dir); len(found) == 0 || !strings.Contains(found[0], "is not a plain file") {
+			t.Errorf("with a folder for %s: found %q", name, found)
+		}
+		if err := errors.Join(os.Remove(path), os.Rename(elsewhere, path)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -95,6 +95,24 @@ func TestTreeRoot(t *testing.T) {
 	}
 }
 
+// TestPage holds the page for auditors to what is true of the history that it shows.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "auditing.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(readFile(t, "root.py")), "\n") // without its first line, which says what it is
+	c := committed(t)
+	for _, want := range []string{
+		script, anchor, logKey, string(c.lines[8]), "root hash    d951e87da74a219e86c8948d0047505d9170cd1a0c595cfce3c8f6bfa1f57390",
+		"2 boots, 17 admissions", "4 runs, 7 rounds closed with 26 updates, 8 model versions",
+	} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("docs/auditing.md does not hold:\n%s", want)
+		}
+	}
+}
+
 // TestForgerIsGood shows that a history signed anew by somebody who holds the log's key and the coordinator's enclave, and
 // otherwise left as it is, is good: what the other tests find is what they have altered.
 func TestForgerIsGood(t *testing.T) {
