@@ -41,6 +41,11 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 		return &daemon.ConfigError{Err: err}
 	}
 	defer parts.Close() //nolint:errcheck // nothing is written by closing
+	return serve(ctx, env, c, parts)
+}
+
+// serve runs the coordinator on what the configuration names.
+func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) error {
 	lis, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return &daemon.ConfigError{Err: fmt.Errorf("%w (is another coordinator running? \"listen\" names the address)", err)}

@@ -1,0 +1,16 @@
+package client
+
+import (
+	"google.golang.org/grpc"
+
+	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// Through returns a client of whoever is at the other end of a connection.
+func Through(conn *grpc.ClientConn) *Client {
+	return &Client{conn: conn, runs: pb.NewRunsClient(conn), models: pb.NewModelsClient(conn), blobs: pb.NewBlobsClient(conn)}
+}
+
+// Refuse makes r the last refusal by the attested channel.
+func (c *Client) Refuse(r transport.Refusal) { c.refused.Store(&r) }
