@@ -108,6 +108,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"debug", []string{"debug: false", "debug: true"}, "policy.debug: is true: a debug enclave hides nothing"},
 		{"debug any", []string{"debug: false", `debug: {any: true, reason: "x"}`}, "policy.debug: is a group of fields"},
 		{"yes for true", []string{"smt: false, abi", "smt: no, abi"}, "policy.smt"},
+		{"True for true", []string{"tsme: true", "tsme: True"}, `write true or false instead of "True"`},
 		{"any false", []string{"single_socket: {any: true", "single_socket: {any: false"}, "single_socket.any: is false"},
 		{"any without reason", []string{`single_socket: {any: true, reason: "demonstration"}`, "single_socket: {any: true}"}, `single_socket: field "reason" is missing`},
 		{"any with an empty reason", []string{`single_socket: {any: true, reason: "demonstration"}`, `single_socket: {any: true, reason: ""}`}, "single_socket.reason: has 0 bytes"},

@@ -3,6 +3,7 @@ package sevsnp_test
 import (
 	"bytes"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -123,6 +124,9 @@ var chainRefusals = []refusal{
 	{"A26 self-signed VCEK", attest.ClassChain, func(s *scene) {
 		key := rsaKey()
 		s.issuer, s.by = s.leaf, key
+	}},
+	{"A27 VCEK by the ASK's key under another name", attest.ClassChain, func(s *scene) {
+		s.issuer = listing(pkis()["genoa"].ask, pkis()["milan"].ask)
 	}},
 	{"A27 VCEK by the ASVK", attest.ClassChain, func(s *scene) { s.issuer, s.by = pkis()["genoa"].asvk, pkis()["genoa"].asvkKey }},
 	{"A27 VCEK by the ARK", attest.ClassChain, func(s *scene) { s.issuer, s.by = pkis()["genoa"].ark, pkis()["genoa"].arkKey }},
@@ -346,9 +350,17 @@ func TestRootsApart(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	genoa, milan, stranger := pkis()["genoa"], pkis()["milan"], pkis()["stranger"]
-	named := template("ARK-Turin", 1)
-	named.IsCA, named.BasicConstraintsValid, named.KeyUsage = true, true, x509.KeyUsageCertSign
-	turin := certificate(named, named, &genoa.arkKey.PublicKey, genoa.arkKey)
+	// authority returns one that is in order but for its name, or who signed it.
+	authority := func(name string, key *rsa.PrivateKey, parent *x509.Certificate, by *rsa.PrivateKey) *x509.Certificate {
+		c := template(name, 9)
+		c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign
+		if parent == nil {
+			parent = c
+		}
+		return certificate(c, parent, &key.PublicKey, by)
+	}
+	turin := authority("ARK-Turin", stranger.arkKey, nil, stranger.arkKey)
+	cross := authority("ARK-Genoa", stranger.arkKey, milan.ark, milan.arkKey)
 	for _, o := range []struct {
 		name  string
 		roots map[string][]*x509.Certificate
@@ -360,9 +372,16 @@ func TestOptions(t *testing.T) {
 		{"intermediate of another line", map[string][]*x509.Certificate{"a": {genoa.ark, milan.ask}}},
 		{"intermediate of another root", map[string][]*x509.Certificate{"a": {genoa.ark, stranger.ask}}},
 		{"root that is not self-signed", map[string][]*x509.Certificate{"a": {
-			certificate(turinAs(named, "ARK-Genoa"), milan.ark, &genoa.askKey.PublicKey, milan.arkKey), genoa.ask,
+			cross, authority("SEV-Genoa", stranger.askKey, cross, stranger.arkKey),
 		}}},
-		{"Turin", map[string][]*x509.Certificate{"a": {turin, genoa.ask}}},
+		{"Turin", map[string][]*x509.Certificate{"a": {turin, authority("SEV-Turin", stranger.askKey, turin, stranger.arkKey)}}},
+		{"root without a product line", map[string][]*x509.Certificate{"a": {genoa.ask, genoa.ask}}},
+		{"one root, two names, each with an intermediate of its own", map[string][]*x509.Certificate{
+			"a": {genoa.ark, genoa.ask}, "b": {genoa.ark, authority("SEV-Genoa", stranger.askKey, genoa.ark, genoa.arkKey)},
+		}},
+		{"one intermediate's key under two roots", map[string][]*x509.Certificate{
+			"a": {genoa.ark, genoa.ask}, "b": {stranger.ark, authority("SEV-Genoa", genoa.askKey, stranger.ark, stranger.arkKey)},
+		}},
 		{"one root, two names", map[string][]*x509.Certificate{"a": genoa.certs(), "b": genoa.certs()}},
 		{"one intermediate twice", map[string][]*x509.Certificate{"a": {genoa.ark, genoa.ask, genoa.ask}}},
 		{"AMD's own", map[string][]*x509.Certificate{"a": amdGenoa(t)}},
@@ -373,12 +392,6 @@ func TestOptions(t *testing.T) {
 			}
 		})
 	}
-}
-
-func turinAs(template *x509.Certificate, name string) *x509.Certificate {
-	c := *template
-	c.Subject.CommonName = name
-	return &c
 }
 
 // amdGenoa returns AMD's root and intermediate for Genoa, out of the certificate table of real evidence.
