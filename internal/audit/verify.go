@@ -2,7 +2,6 @@ package audit
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -347,6 +346,3 @@ func (a *auditor) end() {
 		r.Rollback = registry.NoProtection
 	}
 }
-
-// digestOf is the digest by which a fact names what was kept.
-func digestOf(text []byte) entry.Digest { return sha256.Sum256(text) }
