@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -321,6 +322,44 @@ func TestManifestsFromWhom(t *testing.T) {
 				}
 				if (len(got.refusals) == 0) != (test.want == "adopted") {
 					t.Errorf("refusals: %v", got.refusals)
+				}
+			})
+		})
+	}
+}
+
+// TestChainFits sends of a long chain what one frame takes: whole envelopes, from the oldest.
+func TestChainFits(t *testing.T) {
+	large := func(n int) []byte { return bytes.Repeat([]byte("x"), n) }
+	for _, test := range []struct {
+		name  string
+		chain [][]byte
+		sent  int // envelopes; none is a refusal
+	}{
+		{"three of 400 KiB", [][]byte{large(400 << 10), large(400 << 10), large(400 << 10)}, 2},
+		{"exactly a mebibyte", [][]byte{large(1<<19 - 4), large(1<<19 - 4)}, 2},
+		{"a byte more", [][]byte{large(1<<19 - 4), large(1<<19 - 3)}, 1},
+		{"one that does not fit", [][]byte{large(1<<20 - 3)}, 0},
+		{"twenty", slices.Repeat([][]byte{large(10)}, 20), 16},
+		{"none", nil, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEnds(attest.Participant, "north")
+				e.server.Epoch = 2
+				e.server.Past = func(uint64) attest.Policy { return newPolicy() }
+				e.server.Chain = func(uint64) [][]byte { return test.chain }
+				var got [][]byte
+				e.client.Newer = func(_ uint64, all [][]byte) error { got = all; return nil }
+				a, b := net.Pipe()
+				s, c := shake(makeServer(t, e.server), makeClient(t, e.client), a, b)
+				if s.err == nil || c.err == nil || len(got) != test.sent {
+					t.Fatalf("%d envelopes came, want %d; server: %v, client: %v", len(got), test.sent, s.err, c.err)
+				}
+				for i := range got {
+					if !bytes.Equal(got[i], test.chain[i]) {
+						t.Errorf("envelope %d is another", i)
+					}
 				}
 			})
 		})

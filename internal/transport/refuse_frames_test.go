@@ -122,14 +122,14 @@ func TestRefusesHello(t *testing.T) {
 		rogueCase{name: "office swap from a client", twist: withField(fOffice, []byte{1}), want: attest.ClassManifest},
 		rogueCase{name: "office swap from a server", side: serverSide, twist: withField(fOffice, []byte{2}), want: attest.ClassManifest},
 		rogueCase{name: "nonce of the client from a server", side: serverSide, want: attest.ClassBind, twist: func(_ *testing.T, g *rogue) {
-			g.hello = func(body []byte) []byte {
-				f := splitLP(body)
-				f[fNonce] = g.given.Client.Nonce[:]
-				return transport.LP(f...)
+			g.hello = func([]byte) []byte {
+				g.me.Nonce = g.given.Client.Nonce
+				return g.given.Hello(serverSide)
 			}
 		}},
 		rogueCase{
-			name: "nonce that the server will draw", want: attest.ClassBind, twist: withField(fNonce, bytes.Repeat([]byte{7}, 32)),
+			name: "nonce that the server will draw", want: attest.ClassBind,
+			twist: func(_ *testing.T, g *rogue) { g.me.Nonce = [32]byte(bytes.Repeat([]byte{7}, 32)) },
 			setup: func(_ *testing.T, e *ends) { e.server.Rand = sevens{} },
 		},
 		rogueCase{name: "the client's hello sent back", side: serverSide, want: attest.ClassBind, twist: func(_ *testing.T, g *rogue) {

@@ -178,6 +178,8 @@ func TestConfig(t *testing.T) {
 		edit func(server, client *transport.Config)
 	}{
 		{"no policy", func(s, c *transport.Config) { s.Policy, c.Policy = nil, nil }},
+		{"no epoch", func(s, c *transport.Config) { s.Epoch, c.Epoch = 0, 0 }},
+		{"no manifest", func(s, c *transport.Config) { s.Manifest, c.Manifest = [32]byte{}, [32]byte{} }},
 		{"no identity", func(s, c *transport.Config) { s.Identity, c.Identity = nil, nil }},
 		{"no attester", func(s, c *transport.Config) { s.Attester, c.Attester = nil, nil }},
 		{"no office", func(s, c *transport.Config) { s.Office, c.Office = 0, 0 }},
