@@ -37,7 +37,8 @@ const (
 type Env struct {
 	Log *zap.Logger
 
-	dir string
+	dir  string
+	last **zap.Logger // the log that has the last word
 }
 
 // Path returns p as the configuration means it: relative to the folder that the configuration file is in.
@@ -63,7 +64,11 @@ func (e Env) Simulated(root string) *zap.Logger {
 	if root == "" {
 		return e.Log
 	}
-	return e.Log.With(zap.String("simulated", root))
+	log := e.Log.With(zap.String("simulated", root))
+	if e.last != nil { // an Env that was not made by Main has none
+		*e.last = log // how the daemon ends is said in it too
+	}
+	return log
 }
 
 // ConfigError says that the configuration cannot be used. Main turns it into [ExitUsage].
@@ -114,7 +119,7 @@ func start(name string, args []string, stdout, stderr io.Writer, config any, run
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	err = run(ctx, Env{Log: log, dir: filepath.Dir(*path)})
+	err = run(ctx, Env{Log: log, dir: filepath.Dir(*path), last: &log})
 	var usage *ConfigError
 	switch {
 	case errors.As(err, &usage):
