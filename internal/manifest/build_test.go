@@ -91,6 +91,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"root unused", []string{"roots: ", "roots:\n  other: [\"" + "AAAA\"]"}, "no set is about evidence of the root \"other\""},
 		{"roots empty", []string{"  demo: [", "  {}\n#  demo: ["}, "roots: is empty"},
 		{"root without certificates", []string{"  demo: [", "  demo: []\n#  demo: ["}, "roots.demo: is empty"},
+		{"root with too many certificates", []string{`demo: ["MIIB`, `demo: [` + strings.Repeat(`"AAAA", `, 8) + `"MIIB`}, "roots.demo: has 9 certificates, want at most 8"},
 		{"root's name", []string{"  demo: [", "  Demo: ["}, "roots.Demo: \"Demo\" must be made of"},
 		{"root unknown", []string{"simulated: demo", "simulated: dmeo"}, `reference_sets.snp-coordinator: there is no root "dmeo"`},
 
