@@ -12,7 +12,7 @@ import (
 
 // Bare returns a participant that has neither manifest nor keys and can only follow over a connection that is given to it.
 func Bare(o Options) *Participant {
-	return &Participant{o: o, log: o.Log, kept: newKeeper(blob.New(o.Objects, o.KEK), o.Objects), data: &dataCache{files: o.Data}}
+	return &Participant{o: o, log: o.Log, kept: newKeeper(blob.New(o.Objects, o.KEK), o.Objects), plans: planCache{}, data: &dataCache{files: o.Data}}
 }
 
 // Over loads what was kept and follows over one connection until it breaks.

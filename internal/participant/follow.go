@@ -180,7 +180,7 @@ func (s *session) do(session context.Context, t task) error {
 	return nil
 }
 
-// forget drops the kept updates of rounds that are closed and the data of runs that have ended.
+// forget drops the kept updates of rounds that are closed, and plans and data of runs that have ended.
 func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
 	closed := map[string]int{}
 	for _, r := range w.Progress {
@@ -191,6 +191,7 @@ func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
 	for _, i := range w.Invitations { // not consented yet: data was only counted
 		closed[i.Run] = -1
 	}
+	p.plans.forget(closed)
 	p.data.forget(closed)
 	return p.kept.forget(ctx, closed)
 }

@@ -63,6 +63,7 @@ type Participant struct {
 	o     Options
 	log   *zap.Logger
 	kept  *keeper
+	plans planCache
 	data  *dataCache
 	class atomic.Uint32 // attest.Class of the last refusal by either side
 }
@@ -87,7 +88,7 @@ func New(o Options) (*Participant, error) {
 		o.Now = time.Now
 	}
 	return &Participant{
-		o: o, log: o.Log, kept: newKeeper(blob.New(o.Objects, o.KEK), o.Objects), data: &dataCache{files: o.Data},
+		o: o, log: o.Log, kept: newKeeper(blob.New(o.Objects, o.KEK), o.Objects), plans: planCache{}, data: &dataCache{files: o.Data},
 	}, nil
 }
 

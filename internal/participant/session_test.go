@@ -249,19 +249,22 @@ func TestNonsense(t *testing.T) {
 		"unknown field":           func(q *pb.Train) { q.Plan = []byte(`{"evil": 1}`) },
 		"long plan":               func(q *pb.Train) { q.Plan = make([]byte, 256<<10+1) },
 		"other lead":              func(q *pb.Train) { q.Lead = "ben" },
-		"no statistics asked":     func(q *pb.Train) { q.Plan = plan(t, unscaled) },
+		"no statistics asked":     func(q *pb.Train) { q.Run, q.Plan = "1122334455667788", plan(t, unscaled) },
+		"another plan":            func(q *pb.Train) { q.Plan = plan(t, func(p *entry.Plan) { p.Seed++ }) },
 		"no base":                 func(q *pb.Train) { q.Kind, q.Round = "training", 1 },
 	}
 	synctest.Test(t, func(t *testing.T) {
 		m := newMember(t)
 		m.follow()
+		m.wants(&pb.Wanted{Invitations: []*pb.Invitation{{Run: run, Lead: "ada", Plan: plan(t)}}})
+		<-m.consents
 		var tried []string
 		for name, spoil := range train {
 			q := statistics(t)
 			q.Try += int32(len(tried)) // what was refused once is not looked at again in the same session
 			tried = append(tried, name)
 			spoil(q)
-			m.wants(&pb.Wanted{Train: []*pb.Train{q}, Progress: []*pb.Progress{{Run: q.Run, Closed: -1}}})
+			m.wants(&pb.Wanted{Train: []*pb.Train{q}, Progress: []*pb.Progress{{Run: run, Closed: -1}, {Run: q.Run, Closed: -1}}})
 			if text := m.book.take(); !strings.Contains(text, "out of this round") {
 				t.Errorf("%s: the log says %q, want that it is out of this round", name, text)
 			}
@@ -269,7 +272,7 @@ func TestNonsense(t *testing.T) {
 				t.Errorf("%s: object %s is there, %v", name, object, err)
 			}
 		}
-		m.wants(&pb.Wanted{Invitations: []*pb.Invitation{{Run: run, Lead: "ada", Plan: plan(t)}}})
+		m.wants(&pb.Wanted{Invitations: []*pb.Invitation{{Run: "ffffffffffffffff", Lead: "ada", Plan: plan(t)}}})
 		if q := <-m.consents; q.Records != 199 || q.Declined != "" {
 			t.Errorf("consent after nonsense: %v, want 199 records", q)
 		}

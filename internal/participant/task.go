@@ -1,11 +1,9 @@
 package participant
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -19,38 +17,18 @@ import (
 	pb "consilium.dev/proto/consilium/v1"
 )
 
-// maxPlan is the most bytes of a plan as JSON.
-const maxPlan = 256 << 10
-
 // errNotOurs marks what the coordinator asked for and this participant will not do. The session goes on without it.
 var errNotOurs = errors.New("not done")
-
-// readPlan reads and judges a plan that came over the wire.
-func readPlan(text []byte) (entry.Plan, error) {
-	var p entry.Plan
-	if len(text) > maxPlan {
-		return p, fmt.Errorf("plan has more than %d bytes", maxPlan)
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
-		return p, fmt.Errorf("plan: %w", err)
-	}
-	if err := trainer.CheckPlan(p); err != nil {
-		return p, fmt.Errorf("plan: %w", err)
-	}
-	return p, nil
-}
 
 // consent answers an invitation by the owner's policy and the number of records at hand.
 func (s *session) consent(ctx context.Context, i *pb.Invitation) error {
 	reply := &pb.ConsentRequest{Run: i.Run}
-	plan, err := readPlan(i.Plan)
+	study, err := s.p.plans.read(i.Run, i.Plan)
 	if err != nil {
 		reply.Declined = err.Error()
-	} else if rule := s.p.o.Policy.Refuses(i.Lead, plan); rule != "" {
+	} else if rule := s.p.o.Policy.Refuses(i.Lead, study.plan); rule != "" {
 		reply.Declined = rule
-	} else if r, err := s.p.data.read(i.Run, plan); err != nil {
+	} else if r, err := s.p.data.read(i.Run, study.plan); err != nil {
 		// The lead learns that the data do not fit, the owner's own log where.
 		s.p.log.Error("the data do not fit the plan's schema", zap.String("run", i.Run), zap.Error(err))
 		reply.Declined = "data: the records do not fit the plan's schema"
@@ -69,7 +47,7 @@ func (s *session) consent(ctx context.Context, i *pb.Invitation) error {
 	if reply.Declined != "" {
 		log.Warn("declined", zap.String("rule", reply.Declined))
 	} else {
-		log.Info("consented", zap.String("name", plan.Name), zap.Int64("records", reply.Records))
+		log.Info("consented", zap.String("name", study.plan.Name), zap.Int64("records", reply.Records))
 	}
 	return nil
 }
@@ -99,11 +77,11 @@ func (s *session) train(ctx context.Context, t *pb.Train) error {
 
 // update returns the update that was kept for the round, or trains and keeps it.
 func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (finished, error) {
-	plan, err := s.allowed(t.Lead, t.Plan)
+	at, err := keyOf(t)
 	if err != nil {
 		return finished{}, err
 	}
-	at, err := keyOf(t)
+	study, err := s.allowed(t.Run, t.Lead, t.Plan)
 	if err != nil {
 		return finished{}, err
 	}
@@ -128,7 +106,7 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 			return finished{}, err
 		}
 	}
-	data, err := s.p.data.read(t.Run, plan)
+	data, err := s.p.data.read(t.Run, study.plan)
 	if err != nil {
 		return finished{}, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
@@ -137,7 +115,7 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 	}
 	log.Info("training", zap.String("kind", t.Kind))
 	u = finished{base: base, weight: t.Weight}
-	if u.values, err = s.compute(ctx, t, plan, data); err != nil {
+	if u.values, err = s.compute(ctx, t, study, data); err != nil {
 		return finished{}, err
 	}
 	rand.Read(u.salt[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
@@ -156,24 +134,20 @@ func keyOf(t *pb.Train) (key, error) {
 }
 
 // allowed asks the owner's policy again: it may have changed since consent.
-func (s *session) allowed(lead string, text []byte) (entry.Plan, error) {
-	plan, err := readPlan(text)
-	if err != nil {
-		return plan, fmt.Errorf("%w: %w", errNotOurs, err)
-	}
-	if rule := s.p.o.Policy.Refuses(lead, plan); rule != "" {
-		return plan, fmt.Errorf("%w: the owner's policy refuses it: %s", errNotOurs, rule)
-	}
-	return plan, nil
-}
-
-// compute trains, or takes the statistics of a statistics round, and checks the result as the coordinator will.
-func (s *session) compute(ctx context.Context, t *pb.Train, plan entry.Plan, data rows) ([]float32, error) {
-	d, err := trainer.Describe(plan)
+func (s *session) allowed(run, lead string, text []byte) (*study, error) {
+	study, err := s.p.plans.read(run, text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
-	var values []float32
+	if rule := s.p.o.Policy.Refuses(lead, study.plan); rule != "" {
+		return nil, fmt.Errorf("%w: the owner's policy refuses it: %s", errNotOurs, rule)
+	}
+	return study, nil
+}
+
+// compute trains, or takes the statistics of a statistics round, and checks the result as the coordinator will.
+func (s *session) compute(ctx context.Context, t *pb.Train, study *study, data rows) (values []float32, err error) {
+	plan, d := study.plan, study.shape
 	spec := aggregate.Spec{Ranges: d.Training, Weights: []int64{t.Weight}}
 	if entry.RoundKind(t.Kind) == entry.Statistics {
 		spec.Ranges = d.Statistics
@@ -222,23 +196,19 @@ func (s *session) evaluate(ctx context.Context, e *pb.Evaluate) error {
 }
 
 func (s *session) figures(ctx context.Context, e *pb.Evaluate) ([]entry.Metric, error) {
-	plan, err := s.allowed(e.Lead, e.Plan)
+	study, err := s.allowed(e.Run, e.Lead, e.Plan)
 	if err != nil {
 		return nil, err
 	}
-	data, err := s.p.data.read(e.Run, plan)
+	data, err := s.p.data.read(e.Run, study.plan)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
-	d, err := trainer.Describe(plan)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
-	}
-	m, err := s.fetch(ctx, d.Layout, e.Model, e.Size)
+	m, err := s.fetch(ctx, study.shape.Layout, e.Model, e.Size)
 	if err != nil {
 		return nil, err
 	}
-	figures, err := trainer.Evaluate(plan, m, data.train, data.test)
+	figures, err := trainer.Evaluate(study.plan, m, data.train, data.test)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
