@@ -240,7 +240,7 @@ func parseLevels(texts []string) ([]float64, error) {
 
 // place gives every column its feature, and checks what concerns all columns together.
 func (s *Schema) place() error {
-	names, labels := map[string]bool{}, 0
+	names, labels := make(map[string]bool, len(s.columns)), 0
 	for i := range s.columns {
 		c := &s.columns[i]
 		if names[c.name] {
@@ -283,6 +283,9 @@ func (s *Schema) placeCategories() error {
 	}
 	if len(s.features) == 0 {
 		return errors.New("no column is a feature")
+	}
+	if next == 0 { // the features are columns, whose names differ
+		return nil
 	}
 	seen := make(map[string]bool, len(s.features))
 	for _, f := range s.features {
