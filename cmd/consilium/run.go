@@ -25,7 +25,7 @@ const maxPlan = 256 << 10
 // runCommand returns the commands of a research lead. All of them talk to the coordinator.
 func runCommand(a *app) *cobra.Command {
 	group := &cobra.Command{Use: "run", Short: "Start runs and look at them"}
-	group.AddCommand(runStart(a), runList(a), runShow(a), runWatch(a))
+	group.AddCommand(runStart(a), runClone(a), runList(a), runShow(a), runWatch(a), runCancel(a))
 	return group
 }
 
@@ -45,30 +45,43 @@ func runStart(a *app) *cobra.Command {
 			"the same run's id, so it is safe to repeat when an answer was lost.",
 		Example: "  consilium run start plan.yaml --watch\n  consilium run start plan.yaml --request $(date +%F) -o json",
 		Args:    oneArgument("plan"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.start(cmd.Context(), args[0], o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
+			plan, err := readPlan(args[0], o.name)
+			if err != nil {
+				return err
+			}
+			return a.startPlan(cmd.Context(), plan, o)
+		},
 	}
-	cmd.Flags().StringVar(&o.name, "name", "", "name of the run (default: the plan's)")
-	cmd.Flags().StringVar(&o.request, "request", "", "id of this request, 1 to 64 characters (default: drawn)")
-	cmd.Flags().BoolVar(&o.watch, "watch", false, "watch the run until it ends, as run watch does")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "with --watch: the longest to wait (default: for ever)")
+	o.flags(cmd, "name of the run (default: the plan's)")
 	return cmd
 }
 
-func (a *app) start(ctx context.Context, file string, o startOptions) error {
+func (o *startOptions) flags(cmd *cobra.Command, name string) {
+	cmd.Flags().StringVar(&o.name, "name", "", name)
+	cmd.Flags().StringVar(&o.request, "request", "", "id of this request, 1 to 64 characters (default: drawn)")
+	cmd.Flags().BoolVar(&o.watch, "watch", false, "watch the run until it ends, as run watch does")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "with --watch: the longest to wait (default: for ever)")
+}
+
+func (o *startOptions) check() error {
 	if o.timeout != 0 && !o.watch {
 		return usageError("add --watch", "--timeout says how long to watch the run")
 	}
-	plan, err := readPlan(file, o.name)
-	if err != nil {
-		return err
-	}
+	return nil
+}
+
+func (a *app) startPlan(ctx context.Context, plan entry.Plan, o startOptions) error {
 	if o.request == "" {
 		var id [8]byte
 		rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
 		o.request = hex.EncodeToString(id[:])
 	}
 	var id string
-	err = a.ask(ctx, func(ctx context.Context, c *connection) (err error) {
+	err := a.ask(ctx, func(ctx context.Context, c *connection) (err error) {
 		id, err = c.Start(ctx, o.request, plan)
 		if errors.Is(err, client.ErrUnreachable) {
 			return newFault(kindUnreachable, c.reachHint()+"\nthen repeat the command with --request "+o.request+

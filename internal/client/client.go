@@ -123,6 +123,16 @@ func (c *Client) Run(ctx context.Context, name string) (Run, error) {
 	return run(r)
 }
 
+// Cancel ends the run that is named as for Run, for all its members, and returns its id. The reason is written down. It may be
+// repeated.
+func (c *Client) Cancel(ctx context.Context, name, reason string) (string, error) {
+	r, err := c.runs.Cancel(ctx, &pb.CancelRequest{Run: name, Reason: reason})
+	if err != nil {
+		return "", c.fault("cancelling run "+name, err)
+	}
+	return r.Run, nil
+}
+
 // Watch yields a run whenever it changes, and ends after the run has ended. Its error is the last thing that it yields.
 func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Run, error] {
 	return func(yield func(Run, error) bool) {

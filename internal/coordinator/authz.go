@@ -33,6 +33,7 @@ var methods = map[string][]may{
 	pb.Runs_Start_FullMethodName:        {{attest.Person, "lead"}},
 	pb.Runs_List_FullMethodName:         {{attest.Person, "lead"}, {attest.Person, "audit"}},
 	pb.Runs_Show_FullMethodName:         {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Runs_Cancel_FullMethodName:       {{attest.Person, "lead"}},
 	pb.Runs_Watch_FullMethodName:        {{attest.Person, "lead"}, {attest.Person, "audit"}},
 	pb.Models_ListModels_FullMethodName: {{attest.Person, "lead"}, {attest.Person, "audit"}},
 	pb.Models_ShowModel_FullMethodName:  {{attest.Person, "lead"}, {attest.Person, "audit"}},

@@ -198,8 +198,30 @@ func (r *runs) Watch(q *pb.ShowRequest, stream grpc.ServerStreamingServer[pb.Sho
 	}
 }
 
-// show returns the view of the run that text names: by id, by a unique prefix of it, or by a name that one run has.
+// Cancel ends a run whose lead, or another lead of the federation, wants it no more.
+func (r *runs) Cancel(ctx context.Context, q *pb.CancelRequest) (*pb.CancelReply, error) {
+	run, err := r.find(ctx, q.Run)
+	if err != nil {
+		return nil, answer(r.log, err)
+	}
+	in := round.Cancel{Run: run.Fact.Run, By: caller(ctx).Name, Reason: clip(q.Reason, 200)}
+	if err := r.loop.decide(ctx, in); err != nil {
+		return nil, answer(r.log, err)
+	}
+	return &pb.CancelReply{Run: run.Fact.Run}, nil
+}
+
+// show returns the view of the run that text names.
 func (r *runs) show(ctx context.Context, text string) (*pb.ShowReply, error) {
+	run, err := r.find(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	return r.view.run(run, r.manifest.MayReadMetrics(caller(ctx).Name)), nil
+}
+
+// find returns the run that text names: by id, by a unique prefix of it, or by a name that one run has.
+func (r *runs) find(ctx context.Context, text string) (round.Run, error) {
 	var found []round.Run
 	err := r.loop.read(ctx, func() {
 		if run, ok := r.loop.state.Run(text); ok {
@@ -214,13 +236,13 @@ func (r *runs) show(ctx context.Context, text string) (*pb.ShowReply, error) {
 	})
 	switch {
 	case err != nil:
-		return nil, err
+		return round.Run{}, err
 	case len(found) == 0:
-		return nil, status.Errorf(codes.NotFound, "no run %q", clip(text, 64))
+		return round.Run{}, status.Errorf(codes.NotFound, "no run %q", clip(text, 64))
 	case len(found) > 1:
-		return nil, status.Errorf(codes.InvalidArgument, "%d runs are called %q: use an id", len(found), clip(text, 64))
+		return round.Run{}, status.Errorf(codes.InvalidArgument, "%d runs are called %q: use an id", len(found), clip(text, 64))
 	}
-	return r.view.run(found[0], r.manifest.MayReadMetrics(caller(ctx).Name)), nil
+	return found[0], nil
 }
 
 // changed reports whether b says something that a did not, but for the time.

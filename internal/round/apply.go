@@ -195,8 +195,8 @@ func (s *State) ended(at time.Time, f entry.RunEnded) error {
 		return err
 	}
 	switch f.Outcome {
-	case "failed", "cancelled":
-	case "completed":
+	case failed, cancelled:
+	case completed:
 		if !r.finished() {
 			return fmt.Errorf("run %s is completed before its last round is closed", f.Run)
 		}

@@ -48,6 +48,8 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 		return s.combined(in)
 	case Evaluation:
 		return s.evaluation(in)
+	case Cancel:
+		return s.cancel(in)
 	case Tick:
 		return s.tick(now, in.Held), nil
 	}
@@ -140,6 +142,21 @@ func (s *State) offer(in Offer) ([]entry.Fact, error) {
 	return facts(entry.UpdateAccepted{
 		Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Weight: in.Weight, Bytes: in.Bytes,
 	}), nil
+}
+
+func (s *State) cancel(in Cancel) ([]entry.Fact, error) {
+	if r := s.byID[in.Run]; r != nil && r.ended == cancelled {
+		return nil, nil
+	}
+	r, err := s.run(in.Run)
+	if err != nil {
+		return nil, err
+	}
+	reason := "by " + in.By
+	if in.Reason != "" {
+		reason += ": " + in.Reason
+	}
+	return facts(r.end(cancelled, reason)), nil
 }
 
 func (s *State) reject(in Reject) ([]entry.Fact, error) {

@@ -112,6 +112,12 @@ type (
 		Model   entry.Digest
 		Metrics []entry.Metric
 	}
+	// Cancel ends an open run. Asked for again, once it has ended so, it is taken and changes nothing.
+	Cancel struct {
+		Run    string
+		By     string // a lead
+		Reason string
+	}
 	// Tick lets time pass. It is repeated until nothing follows.
 	Tick struct{ Held Held }
 )
@@ -127,4 +133,5 @@ func (Offer) input()      {}
 func (Reject) input()     {}
 func (Combined) input()   {}
 func (Evaluation) input() {}
+func (Cancel) input()     {}
 func (Tick) input()       {}

@@ -15,7 +15,7 @@ const defaultResolution = 0x1p-36
 func (r *run) reopen(now time.Time) []entry.Fact {
 	f := r.opening(now)
 	if _, resolution := r.grid(f.Round); !(f.Bound <= resolution) {
-		return facts(r.end("failed", fmt.Sprintf("round %d was not opened: with the smallest records of %d members its mean could be "+
+		return facts(r.end(failed, fmt.Sprintf("round %d was not opened: with the smallest records of %d members its mean could be "+
 			"off by %.3g, the plan's resolution is %.3g; a larger quorum, a smaller max_abs or a coarser resolution would do",
 			f.Round, r.fact.Plan.Quorum, f.Bound, resolution)))
 	}

@@ -91,7 +91,13 @@ const (
 const (
 	open   = "open"
 	closed = "closed"
-	failed = "failed"
+	failed = "failed" // a run too
+)
+
+// The other outcomes of a run.
+const (
+	completed = "completed"
+	cancelled = "cancelled"
 )
 
 // member returns the member's part, nil for one that was not asked.

@@ -67,7 +67,7 @@ func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
 	}
 	out := facts(entry.RoundFailed{Run: r.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Reason: reason})
 	if t.fact.Try >= r.fact.Plan.Tries {
-		out = append(out, r.end("failed", fmt.Sprintf("round %d failed in try %d of %d: %s", t.fact.Round, t.fact.Try, r.fact.Plan.Tries, reason)))
+		out = append(out, r.end(failed, fmt.Sprintf("round %d failed in try %d of %d: %s", t.fact.Round, t.fact.Try, r.fact.Plan.Tries, reason)))
 	}
 	return out
 }
@@ -95,12 +95,12 @@ func (s *State) begin(now time.Time, r *run) []entry.Fact {
 	some, none := s.patience(r)
 	switch {
 	case yes+silent < quorum:
-		return facts(r.end("failed", fmt.Sprintf("%d of %d members take part, %d are needed; declined: %s",
+		return facts(r.end(failed, fmt.Sprintf("%d of %d members take part, %d are needed; declined: %s",
 			yes, len(r.members), quorum, listed(r.who(declined)))))
 	case yes >= quorum && (silent == 0 || !now.Before(some)):
 		return r.reopen(now)
 	case !now.Before(none): // and before it was some, so there is no quorum
-		return facts(r.end("failed", fmt.Sprintf("%d of the %d members needed have consented in time; no answer: %s",
+		return facts(r.end(failed, fmt.Sprintf("%d of the %d members needed have consented in time; no answer: %s",
 			yes, quorum, listed(r.who(invited)))))
 	}
 	return nil
@@ -121,7 +121,7 @@ func (s *State) finish(now time.Time, r *run) []entry.Fact {
 	if len(r.evaluators(r.closing(r.closed))) > 0 && now.Before(s.lastCall(r)) {
 		return nil
 	}
-	return facts(r.end("completed", ""))
+	return facts(r.end(completed, ""))
 }
 
 // lastCall returns until when figures of the last model are waited for.

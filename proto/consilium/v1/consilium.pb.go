@@ -1425,6 +1425,102 @@ func (x *StartReply) GetRun() string {
 	return ""
 }
 
+type CancelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`       // as in ShowRequest
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // for the members and the log, at most 200 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRequest) Reset() {
+	*x = CancelRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRequest) ProtoMessage() {}
+
+func (x *CancelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
+func (*CancelRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CancelRequest) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *CancelRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type CancelReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"` // its id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelReply) Reset() {
+	*x = CancelReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelReply) ProtoMessage() {}
+
+func (x *CancelReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelReply.ProtoReflect.Descriptor instead.
+func (*CancelReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CancelReply) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
 type ListRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1433,7 +1529,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1541,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1554,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
 }
 
 type ListReply struct {
@@ -1470,7 +1566,7 @@ type ListReply struct {
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1578,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1591,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListReply) GetRuns() []*RunSummary {
@@ -1520,7 +1616,7 @@ type RunSummary struct {
 
 func (x *RunSummary) Reset() {
 	*x = RunSummary{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1628,7 @@ func (x *RunSummary) String() string {
 func (*RunSummary) ProtoMessage() {}
 
 func (x *RunSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1641,7 @@ func (x *RunSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunSummary.ProtoReflect.Descriptor instead.
 func (*RunSummary) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RunSummary) GetRun() string {
@@ -1606,7 +1702,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1714,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1727,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ShowRequest) GetRun() string {
@@ -1659,7 +1755,7 @@ type ShowReply struct {
 
 func (x *ShowReply) Reset() {
 	*x = ShowReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1767,7 @@ func (x *ShowReply) String() string {
 func (*ShowReply) ProtoMessage() {}
 
 func (x *ShowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1780,7 @@ func (x *ShowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowReply.ProtoReflect.Descriptor instead.
 func (*ShowReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ShowReply) GetSummary() *RunSummary {
@@ -1771,7 +1867,7 @@ type MemberView struct {
 
 func (x *MemberView) Reset() {
 	*x = MemberView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1879,7 @@ func (x *MemberView) String() string {
 func (*MemberView) ProtoMessage() {}
 
 func (x *MemberView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1892,7 @@ func (x *MemberView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberView.ProtoReflect.Descriptor instead.
 func (*MemberView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MemberView) GetMember() string {
@@ -1862,7 +1958,7 @@ type RoundView struct {
 
 func (x *RoundView) Reset() {
 	*x = RoundView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +1970,7 @@ func (x *RoundView) String() string {
 func (*RoundView) ProtoMessage() {}
 
 func (x *RoundView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +1983,7 @@ func (x *RoundView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoundView.ProtoReflect.Descriptor instead.
 func (*RoundView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RoundView) GetRound() int32 {
@@ -1991,7 +2087,7 @@ type MemberMetrics struct {
 
 func (x *MemberMetrics) Reset() {
 	*x = MemberMetrics{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2099,7 @@ func (x *MemberMetrics) String() string {
 func (*MemberMetrics) ProtoMessage() {}
 
 func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2112,7 @@ func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberMetrics.ProtoReflect.Descriptor instead.
 func (*MemberMetrics) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MemberMetrics) GetMember() string {
@@ -2041,7 +2137,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2149,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2162,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
 }
 
 type ListModelsReply struct {
@@ -2078,7 +2174,7 @@ type ListModelsReply struct {
 
 func (x *ListModelsReply) Reset() {
 	*x = ListModelsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2186,7 @@ func (x *ListModelsReply) String() string {
 func (*ListModelsReply) ProtoMessage() {}
 
 func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2199,7 @@ func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsReply.ProtoReflect.Descriptor instead.
 func (*ListModelsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListModelsReply) GetModels() []*ModelView {
@@ -2122,7 +2218,7 @@ type ShowModelRequest struct {
 
 func (x *ShowModelRequest) Reset() {
 	*x = ShowModelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2230,7 @@ func (x *ShowModelRequest) String() string {
 func (*ShowModelRequest) ProtoMessage() {}
 
 func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2243,7 @@ func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelRequest.ProtoReflect.Descriptor instead.
 func (*ShowModelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ShowModelRequest) GetModel() string {
@@ -2166,7 +2262,7 @@ type ShowModelReply struct {
 
 func (x *ShowModelReply) Reset() {
 	*x = ShowModelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2274,7 @@ func (x *ShowModelReply) String() string {
 func (*ShowModelReply) ProtoMessage() {}
 
 func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2287,7 @@ func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelReply.ProtoReflect.Descriptor instead.
 func (*ShowModelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ShowModelReply) GetModel() *ModelView {
@@ -2227,7 +2323,7 @@ type ModelView struct {
 
 func (x *ModelView) Reset() {
 	*x = ModelView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2335,7 @@ func (x *ModelView) String() string {
 func (*ModelView) ProtoMessage() {}
 
 func (x *ModelView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,7 +2348,7 @@ func (x *ModelView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelView.ProtoReflect.Descriptor instead.
 func (*ModelView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ModelView) GetModel() []byte {
@@ -2389,7 +2485,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2401,7 +2497,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2414,7 +2510,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
 }
 
 type CheckpointReply struct {
@@ -2427,7 +2523,7 @@ type CheckpointReply struct {
 
 func (x *CheckpointReply) Reset() {
 	*x = CheckpointReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2535,7 @@ func (x *CheckpointReply) String() string {
 func (*CheckpointReply) ProtoMessage() {}
 
 func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2548,7 @@ func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointReply.ProtoReflect.Descriptor instead.
 func (*CheckpointReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CheckpointReply) GetCheckpoint() []byte {
@@ -2478,7 +2574,7 @@ type TileRequest struct {
 
 func (x *TileRequest) Reset() {
 	*x = TileRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2586,7 @@ func (x *TileRequest) String() string {
 func (*TileRequest) ProtoMessage() {}
 
 func (x *TileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2599,7 @@ func (x *TileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TileRequest.ProtoReflect.Descriptor instead.
 func (*TileRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TileRequest) GetPath() string {
@@ -2523,7 +2619,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2631,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2644,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ProveRequest) GetLine() int64 {
@@ -2574,7 +2670,7 @@ type ProveReply struct {
 
 func (x *ProveReply) Reset() {
 	*x = ProveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2682,7 @@ func (x *ProveReply) String() string {
 func (*ProveReply) ProtoMessage() {}
 
 func (x *ProveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2695,7 @@ func (x *ProveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveReply.ProtoReflect.Descriptor instead.
 func (*ProveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ProveReply) GetHashes() [][]byte {
@@ -2619,7 +2715,7 @@ type ExtendsRequest struct {
 
 func (x *ExtendsRequest) Reset() {
 	*x = ExtendsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2727,7 @@ func (x *ExtendsRequest) String() string {
 func (*ExtendsRequest) ProtoMessage() {}
 
 func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2740,7 @@ func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsRequest.ProtoReflect.Descriptor instead.
 func (*ExtendsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExtendsRequest) GetOld() int64 {
@@ -2670,7 +2766,7 @@ type ExtendsReply struct {
 
 func (x *ExtendsReply) Reset() {
 	*x = ExtendsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2778,7 @@ func (x *ExtendsReply) String() string {
 func (*ExtendsReply) ProtoMessage() {}
 
 func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2791,7 @@ func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsReply.ProtoReflect.Descriptor instead.
 func (*ExtendsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExtendsReply) GetHashes() [][]byte {
@@ -2715,7 +2811,7 @@ type EntriesRequest struct {
 
 func (x *EntriesRequest) Reset() {
 	*x = EntriesRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2823,7 @@ func (x *EntriesRequest) String() string {
 func (*EntriesRequest) ProtoMessage() {}
 
 func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2836,7 @@ func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
 func (*EntriesRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *EntriesRequest) GetFrom() int64 {
@@ -2766,7 +2862,7 @@ type EntriesReply struct {
 
 func (x *EntriesReply) Reset() {
 	*x = EntriesReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2874,7 @@ func (x *EntriesReply) String() string {
 func (*EntriesReply) ProtoMessage() {}
 
 func (x *EntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2887,7 @@ func (x *EntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesReply.ProtoReflect.Descriptor instead.
 func (*EntriesReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *EntriesReply) GetLines() [][]byte {
@@ -2810,7 +2906,7 @@ type KeptRequest struct {
 
 func (x *KeptRequest) Reset() {
 	*x = KeptRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2918,7 @@ func (x *KeptRequest) String() string {
 func (*KeptRequest) ProtoMessage() {}
 
 func (x *KeptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2931,7 @@ func (x *KeptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptRequest.ProtoReflect.Descriptor instead.
 func (*KeptRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *KeptRequest) GetLine() int64 {
@@ -2958,6 +3054,11 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x04plan\x18\x02 \x01(\fR\x04plan\"\x1e\n" +
 	"\n" +
 	"StartReply\x12\x10\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\"9\n" +
+	"\rCancelRequest\x12\x10\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x1f\n" +
+	"\vCancelReply\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\"\r\n" +
 	"\vListRequest\"9\n" +
 	"\tListReply\x12,\n" +
@@ -3074,11 +3175,12 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05Offer\x12\x1a.consilium.v1.OfferRequest\x1a\x18.consilium.v1.OfferReply(\x010\x01\x12@\n" +
 	"\x06Report\x12\x1b.consilium.v1.ReportRequest\x1a\x19.consilium.v1.ReportReply2C\n" +
 	"\x05Blobs\x12:\n" +
-	"\x05Fetch\x12\x1a.consilium.v1.FetchRequest\x1a\x13.consilium.v1.Chunk0\x012\xfc\x01\n" +
+	"\x05Fetch\x12\x1a.consilium.v1.FetchRequest\x1a\x13.consilium.v1.Chunk0\x012\xbe\x02\n" +
 	"\x04Runs\x12=\n" +
 	"\x05Start\x12\x1a.consilium.v1.StartRequest\x1a\x18.consilium.v1.StartReply\x12:\n" +
 	"\x04List\x12\x19.consilium.v1.ListRequest\x1a\x17.consilium.v1.ListReply\x12:\n" +
-	"\x04Show\x12\x19.consilium.v1.ShowRequest\x1a\x17.consilium.v1.ShowReply\x12=\n" +
+	"\x04Show\x12\x19.consilium.v1.ShowRequest\x1a\x17.consilium.v1.ShowReply\x12@\n" +
+	"\x06Cancel\x12\x1b.consilium.v1.CancelRequest\x1a\x19.consilium.v1.CancelReply\x12=\n" +
 	"\x05Watch\x12\x19.consilium.v1.ShowRequest\x1a\x17.consilium.v1.ShowReply0\x012\xa1\x01\n" +
 	"\x06Models\x12L\n" +
 	"\n" +
@@ -3106,7 +3208,7 @@ func file_consilium_v1_consilium_proto_rawDescGZIP() []byte {
 }
 
 var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_consilium_v1_consilium_proto_goTypes = []any{
 	(QueryReply_State)(0),     // 0: consilium.v1.QueryReply.State
 	(OfferReply_State)(0),     // 1: consilium.v1.OfferReply.State
@@ -3130,29 +3232,31 @@ var file_consilium_v1_consilium_proto_goTypes = []any{
 	(*FetchRequest)(nil),      // 19: consilium.v1.FetchRequest
 	(*StartRequest)(nil),      // 20: consilium.v1.StartRequest
 	(*StartReply)(nil),        // 21: consilium.v1.StartReply
-	(*ListRequest)(nil),       // 22: consilium.v1.ListRequest
-	(*ListReply)(nil),         // 23: consilium.v1.ListReply
-	(*RunSummary)(nil),        // 24: consilium.v1.RunSummary
-	(*ShowRequest)(nil),       // 25: consilium.v1.ShowRequest
-	(*ShowReply)(nil),         // 26: consilium.v1.ShowReply
-	(*MemberView)(nil),        // 27: consilium.v1.MemberView
-	(*RoundView)(nil),         // 28: consilium.v1.RoundView
-	(*MemberMetrics)(nil),     // 29: consilium.v1.MemberMetrics
-	(*ListModelsRequest)(nil), // 30: consilium.v1.ListModelsRequest
-	(*ListModelsReply)(nil),   // 31: consilium.v1.ListModelsReply
-	(*ShowModelRequest)(nil),  // 32: consilium.v1.ShowModelRequest
-	(*ShowModelReply)(nil),    // 33: consilium.v1.ShowModelReply
-	(*ModelView)(nil),         // 34: consilium.v1.ModelView
-	(*CheckpointRequest)(nil), // 35: consilium.v1.CheckpointRequest
-	(*CheckpointReply)(nil),   // 36: consilium.v1.CheckpointReply
-	(*TileRequest)(nil),       // 37: consilium.v1.TileRequest
-	(*ProveRequest)(nil),      // 38: consilium.v1.ProveRequest
-	(*ProveReply)(nil),        // 39: consilium.v1.ProveReply
-	(*ExtendsRequest)(nil),    // 40: consilium.v1.ExtendsRequest
-	(*ExtendsReply)(nil),      // 41: consilium.v1.ExtendsReply
-	(*EntriesRequest)(nil),    // 42: consilium.v1.EntriesRequest
-	(*EntriesReply)(nil),      // 43: consilium.v1.EntriesReply
-	(*KeptRequest)(nil),       // 44: consilium.v1.KeptRequest
+	(*CancelRequest)(nil),     // 22: consilium.v1.CancelRequest
+	(*CancelReply)(nil),       // 23: consilium.v1.CancelReply
+	(*ListRequest)(nil),       // 24: consilium.v1.ListRequest
+	(*ListReply)(nil),         // 25: consilium.v1.ListReply
+	(*RunSummary)(nil),        // 26: consilium.v1.RunSummary
+	(*ShowRequest)(nil),       // 27: consilium.v1.ShowRequest
+	(*ShowReply)(nil),         // 28: consilium.v1.ShowReply
+	(*MemberView)(nil),        // 29: consilium.v1.MemberView
+	(*RoundView)(nil),         // 30: consilium.v1.RoundView
+	(*MemberMetrics)(nil),     // 31: consilium.v1.MemberMetrics
+	(*ListModelsRequest)(nil), // 32: consilium.v1.ListModelsRequest
+	(*ListModelsReply)(nil),   // 33: consilium.v1.ListModelsReply
+	(*ShowModelRequest)(nil),  // 34: consilium.v1.ShowModelRequest
+	(*ShowModelReply)(nil),    // 35: consilium.v1.ShowModelReply
+	(*ModelView)(nil),         // 36: consilium.v1.ModelView
+	(*CheckpointRequest)(nil), // 37: consilium.v1.CheckpointRequest
+	(*CheckpointReply)(nil),   // 38: consilium.v1.CheckpointReply
+	(*TileRequest)(nil),       // 39: consilium.v1.TileRequest
+	(*ProveRequest)(nil),      // 40: consilium.v1.ProveRequest
+	(*ProveReply)(nil),        // 41: consilium.v1.ProveReply
+	(*ExtendsRequest)(nil),    // 42: consilium.v1.ExtendsRequest
+	(*ExtendsReply)(nil),      // 43: consilium.v1.ExtendsReply
+	(*EntriesRequest)(nil),    // 44: consilium.v1.EntriesRequest
+	(*EntriesReply)(nil),      // 45: consilium.v1.EntriesReply
+	(*KeptRequest)(nil),       // 46: consilium.v1.KeptRequest
 }
 var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	4,  // 0: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
@@ -3164,15 +3268,15 @@ var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	14, // 6: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
 	1,  // 7: consilium.v1.OfferReply.state:type_name -> consilium.v1.OfferReply.State
 	17, // 8: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
-	24, // 9: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
-	24, // 10: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
-	27, // 11: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
-	28, // 12: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
-	29, // 13: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
+	26, // 9: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
+	26, // 10: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
+	29, // 11: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
+	30, // 12: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
+	31, // 13: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
 	17, // 14: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
-	34, // 15: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
-	34, // 16: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
-	29, // 17: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
+	36, // 15: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
+	36, // 16: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
+	31, // 17: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
 	2,  // 18: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
 	8,  // 19: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
 	10, // 20: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
@@ -3180,37 +3284,39 @@ var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	16, // 22: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
 	19, // 23: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
 	20, // 24: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
-	22, // 25: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
-	25, // 26: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
-	25, // 27: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
-	30, // 28: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
-	32, // 29: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
-	35, // 30: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
-	37, // 31: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
-	38, // 32: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
-	40, // 33: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
-	42, // 34: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
-	44, // 35: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
-	3,  // 36: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
-	9,  // 37: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
-	11, // 38: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
-	15, // 39: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
-	18, // 40: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
-	14, // 41: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
-	21, // 42: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
-	23, // 43: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
-	26, // 44: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
-	26, // 45: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
-	31, // 46: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
-	33, // 47: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
-	36, // 48: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
-	14, // 49: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
-	39, // 50: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
-	41, // 51: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
-	43, // 52: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
-	14, // 53: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
-	36, // [36:54] is the sub-list for method output_type
-	18, // [18:36] is the sub-list for method input_type
+	24, // 25: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
+	27, // 26: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
+	22, // 27: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
+	27, // 28: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
+	32, // 29: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
+	34, // 30: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
+	37, // 31: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
+	39, // 32: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
+	40, // 33: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
+	42, // 34: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
+	44, // 35: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
+	46, // 36: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
+	3,  // 37: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
+	9,  // 38: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
+	11, // 39: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
+	15, // 40: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
+	18, // 41: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
+	14, // 42: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
+	21, // 43: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
+	25, // 44: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
+	28, // 45: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
+	23, // 46: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
+	28, // 47: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
+	33, // 48: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
+	35, // 49: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
+	38, // 50: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
+	14, // 51: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
+	41, // 52: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
+	43, // 53: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
+	45, // 54: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
+	14, // 55: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
+	37, // [37:56] is the sub-list for method output_type
+	18, // [18:37] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -3231,7 +3337,7 @@ func file_consilium_v1_consilium_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_consilium_v1_consilium_proto_rawDesc), len(file_consilium_v1_consilium_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   43,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

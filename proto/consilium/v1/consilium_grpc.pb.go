@@ -404,10 +404,11 @@ var Blobs_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Runs_Start_FullMethodName = "/consilium.v1.Runs/Start"
-	Runs_List_FullMethodName  = "/consilium.v1.Runs/List"
-	Runs_Show_FullMethodName  = "/consilium.v1.Runs/Show"
-	Runs_Watch_FullMethodName = "/consilium.v1.Runs/Watch"
+	Runs_Start_FullMethodName  = "/consilium.v1.Runs/Start"
+	Runs_List_FullMethodName   = "/consilium.v1.Runs/List"
+	Runs_Show_FullMethodName   = "/consilium.v1.Runs/Show"
+	Runs_Cancel_FullMethodName = "/consilium.v1.Runs/Cancel"
+	Runs_Watch_FullMethodName  = "/consilium.v1.Runs/Watch"
 )
 
 // RunsClient is the client API for Runs service.
@@ -420,6 +421,8 @@ type RunsClient interface {
 	Start(ctx context.Context, in *StartRequest, opts ...grpc.CallOption) (*StartReply, error)
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListReply, error)
 	Show(ctx context.Context, in *ShowRequest, opts ...grpc.CallOption) (*ShowReply, error)
+	// Cancel ends an open run, for all its members. It may be repeated.
+	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelReply, error)
 	// Watch streams a run's view whenever it changes, and ends after the run has ended.
 	Watch(ctx context.Context, in *ShowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ShowReply], error)
 }
@@ -462,6 +465,16 @@ func (c *runsClient) Show(ctx context.Context, in *ShowRequest, opts ...grpc.Cal
 	return out, nil
 }
 
+func (c *runsClient) Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelReply)
+	err := c.cc.Invoke(ctx, Runs_Cancel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *runsClient) Watch(ctx context.Context, in *ShowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ShowReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Runs_ServiceDesc.Streams[0], Runs_Watch_FullMethodName, cOpts...)
@@ -491,6 +504,8 @@ type RunsServer interface {
 	Start(context.Context, *StartRequest) (*StartReply, error)
 	List(context.Context, *ListRequest) (*ListReply, error)
 	Show(context.Context, *ShowRequest) (*ShowReply, error)
+	// Cancel ends an open run, for all its members. It may be repeated.
+	Cancel(context.Context, *CancelRequest) (*CancelReply, error)
 	// Watch streams a run's view whenever it changes, and ends after the run has ended.
 	Watch(*ShowRequest, grpc.ServerStreamingServer[ShowReply]) error
 	mustEmbedUnimplementedRunsServer()
@@ -511,6 +526,9 @@ func (UnimplementedRunsServer) List(context.Context, *ListRequest) (*ListReply, 
 }
 func (UnimplementedRunsServer) Show(context.Context, *ShowRequest) (*ShowReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Show not implemented")
+}
+func (UnimplementedRunsServer) Cancel(context.Context, *CancelRequest) (*CancelReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
 }
 func (UnimplementedRunsServer) Watch(*ShowRequest, grpc.ServerStreamingServer[ShowReply]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -590,6 +608,24 @@ func _Runs_Show_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Runs_Cancel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunsServer).Cancel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Runs_Cancel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunsServer).Cancel(ctx, req.(*CancelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Runs_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ShowRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -619,6 +655,10 @@ var Runs_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Show",
 			Handler:    _Runs_Show_Handler,
+		},
+		{
+			MethodName: "Cancel",
+			Handler:    _Runs_Cancel_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
