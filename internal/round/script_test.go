@@ -121,8 +121,6 @@ func (s *script) do(args []string) {
 		clear(s.begun)
 		s.state = s.replay()
 		s.decide(round.Boot{})
-	case "cancel":
-		s.apply(entry.RunEnded{Run: args[0], Outcome: "cancelled"})
 	case "begin", "combine":
 		s.begin(args[0])
 		if name == "combine" {
@@ -176,6 +174,8 @@ func (s *script) input(name string, args []string) round.Input {
 			s.decide(in)
 		}
 		return in
+	case "cancel":
+		return round.Cancel{Run: arg(0), By: "lin", Reason: strings.Join(args[1:], " ")}
 	case "evaluate":
 		return s.evaluation(arg(0), int(s.number(arg(1))), member(2), args[3:])
 	}
