@@ -7,6 +7,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"consilium.dev/internal/aggregate"
@@ -67,54 +68,57 @@ func later(a, b time.Time) time.Time {
 }
 
 // passes finds a fact that the rules do not draw from the time that had passed. What they draw from it depends on which updates
-// the coordinator held in memory: all that it had accepted since it booted, and of those from before as many as were offered
-// again, of which the log says nothing.
+// the coordinator held in memory. It held all that it had accepted since it booted; of those from before it may have held none,
+// and the more it holds the less fails.
 func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
 	if a.due != nil { // and f is it, or inTurn would have said so
 		a.due = nil
 		return
 	}
+	if ended, ok := f.(entry.RunEnded); ok && ended.Outcome == "cancelled" {
+		a.cancelled(n, at, ended)
+		return
+	}
 	if a.broken {
 		return
 	}
-	for _, held := range a.memories(f) {
-		facts, err := a.state.Decide(later(at, a.state.Newest()), round.Tick{Held: held})
-		if err != nil {
-			continue
-		}
-		i := slices.IndexFunc(facts, func(g entry.Fact) bool { return same(g, f) })
-		if i < 0 {
-			continue
-		}
-		if failed, ok := f.(entry.RoundFailed); ok && i+1 < len(facts) {
-			if ended, ok := facts[i+1].(entry.RunEnded); ok && ended.Run == failed.Run {
-				a.due, a.dueAt = ended, at
-			}
-		}
+	facts, err := a.state.Decide(later(at, a.state.Newest()), round.Tick{Held: a.held})
+	i := slices.IndexFunc(facts, func(g entry.Fact) bool { return same(g, f) })
+	if err != nil || i < 0 {
+		a.find(n, "the rules do not draw this from what had happened by then, or not so")
 		return
 	}
-	a.find(n, "the rules do not draw this from what had happened by then, or not so")
-}
-
-// memories returns what the coordinator may have held when it drew f.
-func (a *auditor) memories(f entry.Fact) []round.Held {
-	failed, ok := f.(entry.RoundFailed)
-	if !ok {
-		return []round.Held{holding(nil)}
-	}
-	var sure, perhaps []entry.UpdateAccepted
-	for _, u := range a.accepted(failed.Run) {
-		if a.fresh[part{u.Run, u.Round, u.Try, u.Member}] {
-			sure = append(sure, u)
-		} else {
-			perhaps = append(perhaps, u)
+	if failed, ok := f.(entry.RoundFailed); ok && i+1 < len(facts) {
+		if ended, ok := facts[i+1].(entry.RunEnded); ok && ended.Run == failed.Run {
+			a.due, a.dueAt = ended, at
 		}
 	}
-	var all []round.Held
-	for i := range len(perhaps) + 1 { // the rules only count them
-		all = append(all, holding(slices.Concat(sure, perhaps[:i])))
+}
+
+// held says which update of a member was accepted since the coordinator booted.
+func (a *auditor) held(run string, number, try int, m entry.Member) (entry.Digest, bool) {
+	d, ok := a.fresh[part{run, number, try, m}]
+	return d, ok
+}
+
+// cancelled finds a run that was cancelled by somebody who may not. The reason begins with "by NAME", and with a colon goes on as
+// that person likes. That the run was open replay sees to.
+func (a *auditor) cancelled(n int64, at time.Time, f entry.RunEnded) {
+	name, _, _ := strings.Cut(strings.TrimPrefix(f.Reason, "by "), ":")
+	if !strings.HasPrefix(f.Reason, "by ") {
+		a.find(n, "the run was cancelled, and it is not said by whom")
+		return
 	}
-	return all
+	a.lead(n, at, name)
+}
+
+// lead finds something that only somebody could do who may lead, and was there.
+func (a *auditor) lead(n int64, at time.Time, name string) {
+	p, ok := a.manifest.Person(name)
+	if !ok || !slices.Contains(p.May, "lead") {
+		a.find(n, "%s may not lead a run", name)
+	}
+	a.here(n, at, who{attest.Person, name})
 }
 
 // accepted returns the updates of a run's newest try.
@@ -126,24 +130,8 @@ func (a *auditor) accepted(run string) []entry.UpdateAccepted {
 	return r.Rounds[len(r.Rounds)-1].Accepted
 }
 
-// holding is a memory with those updates in it.
-func holding(all []entry.UpdateAccepted) round.Held {
-	held := map[part]entry.Digest{}
-	for _, u := range all {
-		held[part{u.Run, u.Round, u.Try, u.Member}] = u.Update
-	}
-	return func(run string, number, try int, m entry.Member) (entry.Digest, bool) {
-		d, ok := held[part{run, number, try, m}]
-		return d, ok
-	}
-}
-
 func (a *auditor) created(n int64, at time.Time, f entry.RunCreated) {
-	lead, ok := a.manifest.Person(f.Lead)
-	if !ok || !slices.Contains(lead.May, "lead") {
-		a.find(n, "%s may not lead a run", f.Lead)
-	}
-	a.here(n, at, who{attest.Person, f.Lead})
+	a.lead(n, at, f.Lead)
 	if f.Manifest != a.manifest.Digest() {
 		a.find(n, "the run names another manifest")
 	}
@@ -224,25 +212,42 @@ func (a *auditor) closed(n int64, at time.Time, f entry.RoundClosed) {
 // complete reports whether the rules ask, at the instant at, for the mean of these updates: all that were accepted since the
 // coordinator booted, and of those from before the ones that were offered again.
 func (a *auditor) complete(at time.Time, f entry.RoundClosed) bool {
-	var held []entry.UpdateAccepted
+	held := map[entry.Member]entry.Digest{}
 	for _, u := range a.accepted(f.Run) {
-		switch {
-		case slices.ContainsFunc(f.Members, func(c entry.Contribution) bool { return c.Member == u.Member }):
-			held = append(held, u)
-		case a.fresh[part{u.Run, u.Round, u.Try, u.Member}]:
-			return false
+		if _, sure := a.held(f.Run, f.Round, f.Try, u.Member); sure ||
+			slices.ContainsFunc(f.Members, func(c entry.Contribution) bool { return c.Member == u.Member }) {
+			held[u.Member] = u.Update
 		}
 	}
-	todo := a.state.Todo(round.View{Now: later(at, a.state.Newest()), Held: holding(held)})
+	todo := a.state.Todo(round.View{
+		Now: later(at, a.state.Newest()),
+		Held: func(run string, number, try int, m entry.Member) (entry.Digest, bool) {
+			d, ok := held[m]
+			return d, ok && run == f.Run && number == f.Round && try == f.Try
+		},
+	})
 	return slices.ContainsFunc(todo, func(x round.Action) bool {
 		c, ok := x.(round.Combine)
 		return ok && c.Run == f.Run && c.Round == f.Round && c.Try == f.Try && slices.Equal(c.Members, f.Members)
 	})
 }
 
-// same reports whether two facts would be written down alike.
+// same reports whether two facts would be written down alike, but for reasons: those are words for people, which another version
+// of the rules chooses otherwise.
 func same(a, b entry.Fact) bool {
-	x, err := json.Marshal(a)
-	y, err2 := json.Marshal(b)
+	x, err := json.Marshal(wordless(a))
+	y, err2 := json.Marshal(wordless(b))
 	return err == nil && err2 == nil && reflect.TypeOf(a) == reflect.TypeOf(b) && bytes.Equal(x, y)
+}
+
+func wordless(f entry.Fact) entry.Fact {
+	switch f := f.(type) {
+	case entry.RoundFailed:
+		f.Reason = ""
+		return f
+	case entry.RunEnded:
+		f.Reason = ""
+		return f
+	}
+	return f
 }

@@ -15,7 +15,7 @@ func at[F entry.Fact](n int, edit func(*F)) func(*history) {
 
 func TestForgedBoots(t *testing.T) {
 	// evidence leaves what the forger makes of the boot's evidence as it is.
-	evidence := func(make func(h *history, k *entry.Kept)) func(*history) {
+	evidenceAt := func(at int, make func(h *history, k *entry.Kept)) func(*history) {
 		return func(h *history) {
 			sealed := h.seal()
 			for n := range h.items { // with the references of the sealed history
@@ -25,13 +25,11 @@ func TestForgedBoots(t *testing.T) {
 				}
 				h.items[n].Line, h.items[n].raw = l, true
 			}
-			make(h, h.items[25].kept)
-			f := h.items[25].Fact.(entry.Booted)
-			text := h.items[25].kept.Encode()
-			f.Evidence = h.refer(item{}, f.Evidence, text)
-			h.items[25].Fact = f
+			make(h, h.items[at].kept)
+			change(h, at, func(f *entry.Booted) { f.Evidence = h.refer(item{}, f.Evidence, h.items[at].kept.Encode()) })
 		}
 	}
+	evidence := func(make func(h *history, k *entry.Kept)) func(*history) { return evidenceAt(25, make) }
 	checkForgeries(t, []forgery{
 		{
 			"no manifest", func(h *history) { h.remove(0) },
@@ -76,6 +74,10 @@ func TestForgedBoots(t *testing.T) {
 			short := &history{forger: h.forger, t: h.t, m: h.m, envelope: h.envelope, items: h.items[:24]}
 			h.attest(k, short.root(), h.items[25].At, "council")
 		}), []string{`25: .* its evidence is bound to another history`}},
+		{
+			"evidence over another beginning", evidenceAt(1, func(h *history, k *entry.Kept) { h.attest(k, [32]byte{1}, h.items[1].At, "council") }),
+			[]string{`1: .* its evidence is bound to another history`, `25: .* its evidence is bound to another history`},
+		},
 		{"evidence over another key", evidence(func(h *history, k *entry.Kept) {
 			spki := h.spki
 			h.spki = h.items[31].kept.SPKI
@@ -225,12 +227,11 @@ func TestForgedFacts(t *testing.T) {
 			h.items[107].At = h.items[106].At
 			h.items = h.items[:108]
 		}, []string{`107: the rules do not draw this`}},
-		{
-			"failed for another reason", at(107, func(f *entry.RoundFailed) { f.Reason = "2 of the 4 updates needed were there at the deadline" }),
-			[]string{`107: the rules do not draw this`},
-		},
 		{"the last failure without an end", func(h *history) { h.remove(113) }, []string{`113: the rules end the run with the failure of its last try`}},
-		{"an end for another reason", at(113, func(f *entry.RunEnded) { f.Reason = "" }), []string{`113: the rules end the run`, `113: the rules do not draw this`}},
+		{
+			"another end", at(113, func(f *entry.RunEnded) { f.Outcome = "completed" }),
+			[]string{`113: the rules end the run`, `113: the rules do not draw this`, `113: .*` + replayed},
+		},
 		{"an end at another instant", func(h *history) {
 			for n := 113; n < len(h.items); n++ {
 				h.items[n].At = h.items[n].At.Add(time.Microsecond)
@@ -241,14 +242,64 @@ func TestForgedFacts(t *testing.T) {
 			"ended too early", func(h *history) { h.items[54].Fact, h.items[58].Fact = h.items[58].Fact, h.items[54].Fact },
 			[]string{`54: the rules do not draw this`, `\d+: `},
 		},
-		{"cancelled", at(58, func(f *entry.RunEnded) { f.Outcome = "cancelled" }), []string{`58: the rules do not draw this`}},
+		{"cancelled by nobody", at(58, func(f *entry.RunEnded) { f.Outcome = "cancelled" }), []string{`58: the run was cancelled, and it is not said by whom`}},
+		{
+			"cancelled by a stranger", at(58, func(f *entry.RunEnded) { f.Outcome, f.Reason = "cancelled", "by mallory: no" }),
+			[]string{`58: mallory may not lead a run`, `58: mallory was not admitted`},
+		},
+		{"cancelled by somebody who was not there", func(h *history) {
+			h.items = h.items[:31]
+			h.remove(26)
+			h.items[29].Fact = entry.RunEnded{Run: h.run(7), Outcome: "cancelled", Reason: "by lead"}
+		}, []string{`29: lead was not admitted since`}},
+		{"cancelled after its end", func(h *history) {
+			h.insert(59, item{Line: entry.Line{Fact: entry.RunEnded{Run: h.run(7), Outcome: "cancelled", Reason: "by lead"}}})
+		}, []string{`59: .*` + replayed}},
 		{"ended as nothing", at(58, func(f *entry.RunEnded) { f.Outcome = "lost" }), []string{`58: the rules do not draw this`, `58: .*` + replayed}},
-		{"ended for want of members who are there", at(85, func(f *entry.RunEnded) { f.Reason = "" }), []string{`85: the rules do not draw this`}},
+		{"ended for want of members who may come", func(h *history) { h.remove(84) }, []string{`84: the rules do not draw this`}},
 
 		{"time goes back", func(h *history) { h.items[40].At = h.items[38].At }, []string{`40: .*is before the newest one` + replayed}},
 		{"a tag", func(h *history) {
 			h.insert(114, item{Line: entry.Line{Fact: entry.TagMoved{Tag: "champion", Model: h.items[53].Fact.(entry.RoundClosed).Model, By: "lead"}}})
 		}, []string{`114: no program of this version writes down a entry.TagMoved`}},
+	})
+}
+
+// TestLostUpdates judges what may come of a boot in the middle of a round: updates from before it may be offered again or not.
+func TestLostUpdates(t *testing.T) {
+	good := func(name string, edit func(*history)) {
+		t.Run(name, func(t *testing.T) {
+			h := forge(t)
+			edit(h)
+			if found := judged(t, h.seal().write(t)); len(found) != 0 {
+				t.Errorf("found in what may be: %q", found)
+			}
+		})
+	}
+	late := func(h *history) { // the log ends at the renewed deadline of the round
+		h.items = h.items[:34]
+		h.items[33].At = h.items[25].At.Add(10 * time.Minute)
+	}
+	good("failed", func(h *history) {
+		h.fail(33)
+		late(h)
+	})
+	good("failed, in other words", func(h *history) {
+		h.fail(33)
+		late(h)
+		change(h, 33, func(f *entry.RoundFailed) { f.Reason = "somebody was missing" })
+	})
+	good("cancelled", func(h *history) {
+		late(h)
+		h.items[33].Fact = entry.RunEnded{Run: h.run(7), Outcome: "cancelled", Reason: "by lead: no more of this"}
+	})
+	good("closed without one at the deadline", func(h *history) {
+		change(h, 7, func(f *entry.RunCreated) { f.Plan.Quorum = 3 })
+		h.reopen()
+		late(h)
+		change(h, 33, func(f *entry.RoundClosed) {
+			f.Members = slices.DeleteFunc(slices.Clone(f.Members), func(c entry.Contribution) bool { return c.Member == "cleveland" })
+		})
 	})
 }
 
@@ -270,6 +321,11 @@ func TestForgedQuorum(t *testing.T) {
 		{"left out", three(without(17, "cleveland")), []string{`17: the model is not of all updates that were held`}},
 		{"closed too early", three(func(h *history) { without(17, "cleveland")(h); h.remove(16) }), []string{`16: the model is not of all updates that were held, or the round was closed too early`}},
 		{"left out after a boot", three(without(33, "longbeach")), []string{`33: the model is not of all updates that were held`}},
+		{"failed with enough at the deadline", three(func(h *history) {
+			h.fail(17)
+			h.items = h.items[:18]
+			h.items[17].At = h.items[12].At.Add(10 * time.Minute)
+		}), []string{`17: the rules do not draw this`}},
 		{"not waited for after a boot", three(without(33, "cleveland")), []string{`33: the model is not of all updates that were held, or the round was closed too early`}},
 	})
 }

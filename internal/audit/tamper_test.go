@@ -144,11 +144,15 @@ func TestAlteredFiles(t *testing.T) {
 	kept := func(n int) string { return filepath.Join("kept", strconv.Itoa(n)+".json") }
 	w.refused(kept(2), c.kept[3], "another's evidence")
 	w.refused(kept(2), nil, "nothing")
+	h := forge(t)
+	h.items[2].kept.Nonce = []byte{1} // which an admission has no use for
+	sealed := h.seal()
+	v := newTampered(t, sealed)
+	v.refused(kept(2), bytes.Replace(sealed.kept[2], []byte(`"nonce":"AQ=="`), []byte(`"nonce":"Ag=="`), 1), "what nobody reads")
 	w.refused(kept(2), append(bytes.Clone(c.kept[2]), '\n'), "a newline more")
 	w.refused(kept(2), bytes.Repeat([]byte(" "), 9<<20), "9 MiB")
 	w.refused("manifest.dsse.json", bytes.Repeat([]byte(" "), 2<<20), "2 MiB")
 	w.refused("checkpoint", bytes.Repeat([]byte("x"), 1<<20), "1 MiB")
-	h := forge(t)
 	w.refused("checkpoint", h.seal().checkpoint, "another key's checkpoint")
 	w.refused("checkpoint", append(bytes.Clone(c.checkpoint), h.seal().checkpoint[bytes.LastIndex(h.seal().checkpoint, []byte("\u2014")):]...),
 		"a second signature")

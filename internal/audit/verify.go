@@ -81,7 +81,7 @@ func Verify(ctx context.Context, folder string, o Options) (*Report, error) {
 	a := &auditor{
 		folder: folder, state: round.New(), index: registry.New(), admitted: map[who]time.Time{}, open: map[string]bool{},
 		simulated: map[string]bool{}, named: map[string]bool{}, sessions: map[entry.Digest]int64{}, instances: map[string]int64{},
-		leaves: map[[32]byte]int64{}, fresh: map[part]bool{},
+		leaves: map[[32]byte]int64{}, fresh: map[part]entry.Digest{},
 		report: &Report{Admissions: map[string]int{}, Models: []Model{}, Findings: []Finding{}},
 	}
 	if err := a.begin(o); err != nil {
@@ -143,7 +143,7 @@ type auditor struct {
 	coordinator string // who booted
 	adopting    bool   // the last line adopted a manifest
 	admitted    map[who]time.Time
-	fresh       map[part]bool // updates accepted since
+	fresh       map[part]entry.Digest // updates accepted since
 
 	named     map[string]bool        // files in kept that lines name
 	sessions  map[entry.Digest]int64 // line of each admission, by binding
@@ -303,7 +303,7 @@ func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line
 		a.follows(n, l.At, round.Offer{
 			Run: f.Run, Round: f.Round, Try: f.Try, Member: f.Member, Update: f.Update, Weight: f.Weight, Bytes: f.Bytes,
 		}, f)
-		a.fresh[part{f.Run, f.Round, f.Try, f.Member}] = true
+		a.fresh[part{f.Run, f.Round, f.Try, f.Member}] = f.Update
 	case entry.UpdateRefused:
 		a.present(n, l.At, f.Member)
 		a.follows(n, l.At, round.Reject{
