@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -179,18 +180,18 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// FuzzLog judges a copy with another log, which is never good.
+// FuzzLog judges a copy whose log goes on otherwise after its first lines, which is never good.
 func FuzzLog(f *testing.F) {
 	c := committed(f)
-	log := c.log()
-	dir := c.write(f)
-	f.Add(log)
-	f.Add(bytes.Join(c.lines[:3], []byte("\n")))
-	f.Add([]byte("\n"))
+	c.lines = c.lines[:2]
+	dir, begin := c.write(f), c.log()
+	for _, line := range committed(f).lines[2:30:30] {
+		f.Add(append(bytes.Clone(line), '\n'))
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		writeFile(t, text, dir, "log.jsonl")
-		if found := judged(t, dir); (len(found) == 0) != bytes.Equal(text, log) {
-			t.Errorf("found %q", found)
+		writeFile(t, slices.Concat(begin, text), dir, "log.jsonl")
+		if len(judged(t, dir)) == 0 {
+			t.Error("judged good")
 		}
 	})
 }
