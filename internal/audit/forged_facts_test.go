@@ -30,7 +30,7 @@ func TestForgedBoots(t *testing.T) {
 		}
 	}
 	evidence := func(make func(h *history, k *entry.Kept)) func(*history) { return evidenceAt(25, make) }
-	checkForgeries(t, []forgery{
+	checkForgeries(t, 45, []forgery{
 		{
 			"no manifest", func(h *history) { h.remove(0) },
 			[]string{`0: the first line adopts no manifest`, `1: the second line is not the boot of a coordinator`},
@@ -100,7 +100,7 @@ func TestForgedFacts(t *testing.T) {
 	}
 	refused := `83: the rules refuse it: the federation's rules do not allow the plan`
 	unsound := `83: no coordinator takes such a plan`
-	checkForgeries(t, []forgery{
+	checkForgeries(t, 115, []forgery{
 		{
 			"a run of somebody who may not lead", at(83, func(f *entry.RunCreated) { f.Lead = "mallory" }),
 			[]string{`83: mallory may not lead a run`, `83: mallory was not admitted since`},
@@ -317,7 +317,7 @@ func TestForgedQuorum(t *testing.T) {
 			f.Members = slices.DeleteFunc(slices.Clone(f.Members), func(c entry.Contribution) bool { return c.Member == m })
 		})
 	}
-	checkForgeries(t, []forgery{
+	checkForgeries(t, 34, []forgery{
 		{"left out", three(without(17, "cleveland")), []string{`17: the model is not of all updates that were held`}},
 		{"closed too early", three(func(h *history) { without(17, "cleveland")(h); h.remove(16) }), []string{`16: the model is not of all updates that were held, or the round was closed too early`}},
 		{"left out after a boot", three(without(33, "longbeach")), []string{`33: the model is not of all updates that were held`}},

@@ -20,11 +20,13 @@ type forgery struct {
 // replayed is what is found where a fact cannot follow: the rest is not replayed.
 const replayed = `.*; nothing after it can be replayed`
 
-func checkForgeries(t *testing.T, all []forgery) {
+// checkForgeries forges the first lines of the history, so many.
+func checkForgeries(t *testing.T, lines int, all []forgery) {
 	for _, f := range all {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			h := forge(t)
+			h.items = h.items[:lines]
 			f.edit(h)
 			found := judged(t, h.seal().write(t))
 			if len(found) == 0 {
@@ -58,9 +60,9 @@ func TestForgedAdmissions(t *testing.T) {
 	}
 	session := func(fields map[int][]byte) func(*history) { return func(h *history) { h.session(31, fields) } }
 	lead := func(edit func(*entry.Admitted, *entry.Kept)) func(*history) {
-		return func(h *history) { h.admission(114, edit) } // the last line: nobody needs it
+		return func(h *history) { h.admission(59, edit) } // the last line: nobody needs it
 	}
-	checkForgeries(t, []forgery{
+	checkForgeries(t, 60, []forgery{
 		{"never admitted", func(h *history) { h.remove(31) }, []string{gone}},
 		{"a session with the process before", func(h *history) {
 			expires := h.items[31].Fact.(entry.Admitted).Expires
@@ -204,29 +206,29 @@ func TestForgedAdmissions(t *testing.T) {
 
 		{"a person's signature by another key", lead(func(_ *entry.Admitted, k *entry.Kept) {
 			k.Evidence[0].Body = ed25519.Sign(ed25519.NewKeyFromSeed(make([]byte, 32)), k.ReportData)
-		}), []string{`114: admission of person lead: the signature is not of the key that the manifest gives this person`}},
+		}), []string{`59: admission of person lead: the signature is not of the key that the manifest gives this person`}},
 		{"a person with collateral", lead(func(_ *entry.Admitted, k *entry.Kept) {
 			k.Evidence[0].Collateral = []entry.KeptCollateral{{Kind: 1, Bytes: []byte{1}}}
-		}), []string{`114: .* the signature is not of the key`}},
+		}), []string{`59: .* the signature is not of the key`}},
 		{
 			"a person without a signature", lead(func(_ *entry.Admitted, k *entry.Kept) { k.Evidence = nil }),
-			[]string{`114: .* the signature is not of the key`},
+			[]string{`59: .* the signature is not of the key`},
 		},
 		{
 			"a stranger", lead(func(f *entry.Admitted, _ *entry.Kept) { f.Name = "mallory" }),
-			[]string{`114: admission of person mallory: its session was of another peer`},
+			[]string{`59: admission of person mallory: its session was of another peer`},
 		},
 		{
 			"a person longer than the manifest lets it", lead(func(f *entry.Admitted, _ *entry.Kept) { f.Expires = f.Expires.Add(2 * time.Minute) }),
-			[]string{`114: .* made to last longer than the manifest lets it`},
+			[]string{`59: .* made to last longer than the manifest lets it`},
 		},
 		{
 			"a person said to be an enclave", lead(func(f *entry.Admitted, _ *entry.Kept) { f.Sets, f.Simulated = []string{"snp-participant"}, "demo" }),
-			[]string{`114: .* matches other reference sets than the log says`},
+			[]string{`59: .* matches other reference sets than the log says`},
 		},
 		{
 			"a person's evidence named", lead(func(f *entry.Admitted, _ *entry.Kept) { f.Evidence = []entry.Digest{{1}} }),
-			[]string{`114: .* the log names other evidence`},
+			[]string{`59: .* the log names other evidence`},
 		},
 	})
 }

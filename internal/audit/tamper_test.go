@@ -75,14 +75,14 @@ var every = flag.Bool("every", false, "flip a bit of every byte of a short histo
 
 // TestFlippedBits flips bits of bytes here and there, all over a short history and a long one.
 func TestFlippedBits(t *testing.T) {
-	stride := 83
+	stride := 131
 	if *every {
 		stride = 1
 	}
 	for name, of := range map[string]struct {
 		c      *copied
 		stride int
-	}{"short": {short(t), stride}, "committed": {committed(t), 2003}} {
+	}{"short": {short(t), stride}, "committed": {committed(t), 4001}} {
 		t.Run(name, func(t *testing.T) {
 			files := slices.Sorted(maps.Keys(newTampered(t, of.c).files))
 			var workers sync.WaitGroup
