@@ -50,22 +50,31 @@ func restart(t *testing.T, want entry.Digest, n int, effect storetest.Effect) {
 	disk.FailFrom(n, effect)
 	council := w.serve()
 	w.joinAll()
-	var run string
-	for run == "" { // a lead whose start gets no answer starts again
-		r, err := w.person("ada").Start(t.Context(), &pb.StartRequest{Request: "once", Plan: asJSON(t, plan(t, adam))})
-		if err == nil {
-			run = r.Run
-			continue
-		}
-		<-council.done
+	killed := false
+	again := func() {
+		killed = true
+		_ = council.end() // it has failed, or only a call has: then it is killed now
 		disk.Heal()
 		council = w.serve()
 	}
-	select {
-	case <-council.done: // killed
-		disk.Heal()
-		council = w.serve()
-	case <-ended(w, run):
+	var run string
+	for run == "" { // a lead whose start gets no answer starts again
+		r, err := w.person("ada").Start(t.Context(), &pb.StartRequest{Request: "once", Plan: asJSON(t, plan(t, adam))})
+		if err != nil {
+			again()
+			continue
+		}
+		run = r.Run
+	}
+	if !killed {
+		select {
+		case <-council.done:
+			again()
+		case <-w.told("request failed", "run ended"):
+			if len(w.books["council"].find("run ended")) == 0 {
+				again()
+			}
+		}
 	}
 	v := w.completed(run)
 	if got := final(v); got != want {
@@ -86,15 +95,17 @@ func restart(t *testing.T, want entry.Digest, n int, effect storetest.Effect) {
 	}
 }
 
-// ended returns a channel that is closed when the coordinator has logged the end of a run.
-func ended(w *world, run string) <-chan struct{} {
+// told returns a channel that is closed when the coordinator has logged one of these messages.
+func (w *world) told(messages ...string) <-chan struct{} {
 	c := make(chan struct{})
 	go func() {
 		defer close(c)
 		for {
 			_, changed := w.books["council"].read()
-			if len(w.books["council"].find("run ended", "run", run)) > 0 {
-				return
+			for _, m := range messages {
+				if len(w.books["council"].find(m)) > 0 {
+					return
+				}
 			}
 			<-changed
 		}

@@ -139,7 +139,7 @@ func (c *court) accepted(p *peer, u *upload) {
 	}
 }
 
-// large returns values for the plan that wide makes: three chunks.
+// large returns values for the plan that wide makes: two chunks.
 func large() []float32 {
 	values := make([]float32, wideLen)
 	for i := range values {
@@ -148,9 +148,9 @@ func large() []float32 {
 	return values
 }
 
-const wideLen = 3*codec.MaxChunk/4 - 1000
+const wideLen = codec.MaxChunk/4 + 20_000
 
-// wide gives a plan a model of three chunks.
+// wide gives a plan a model of two chunks.
 func wide(p *entry.Plan) {
 	p.Trainer = trainer.Logistic
 	p.Schema = fmt.Appendf(nil, `{"columns": [{"name": "gene", "use": "number", "count": %d}, {"name": "ill", "use": "label", "above": 0}]}`, wideLen-1)
