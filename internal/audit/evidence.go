@@ -112,13 +112,14 @@ func (a *auditor) judgeAdmission(ctx context.Context, n int64, at time.Time, f e
 	}
 	b := attest.Binding{ReportData: [64]byte(k.ReportData), Nonce: s.Nonce, SPKI: k.SPKI}
 	peer := attest.Peer{Office: s.Office, Name: f.Name}
+	judged := issued(at, f)
 	var appraisal attest.Appraisal
 	claims := []attest.Claims{{Type: attest.Signature}}
 	var signed []entry.Digest
 	if s.Office == attest.Person {
-		appraisal, err = a.person(k, b, peer, at)
+		appraisal, err = a.person(k, b, peer, judged)
 	} else {
-		appraisal, claims, err = a.appraise(ctx, k, b, peer, at)
+		appraisal, claims, err = a.appraise(ctx, k, b, peer, judged)
 		for _, c := range claims {
 			signed = append(signed, c.Signed)
 		}
@@ -128,12 +129,23 @@ func (a *auditor) judgeAdmission(ctx context.Context, n int64, at time.Time, f e
 		return 0, err
 	case !slices.Equal(f.Types, typesOf(claims)) || !slices.Equal(f.Evidence, signed):
 		return 0, errors.New("the log names other evidence")
-	case f.Expires.After(at.Add(appraisal.TTL + slack)):
+	case judged.After(at.Add(slack)):
+		return 0, errors.New("its evidence is said to have been judged after it was admitted")
+	case f.Expires.After(judged.Add(appraisal.TTL + slack)):
 		return 0, errors.New("its appraisal was made to last longer than the manifest lets it")
 	case at.After(f.Expires.Add(slack)):
 		return 0, errors.New("its appraisal had ended before")
 	}
 	return s.Office, sameAppraisal(appraisal, k, f.Sets, f.Any, f.Simulated)
+}
+
+// issued returns when the evidence of an admission was judged: at the handshake, while the admission is written down with the
+// first call, which may be as late as the appraisal lasts. Logs of before the instant was written down have only the latter.
+func issued(at time.Time, f entry.Admitted) time.Time {
+	if f.Issued.IsZero() {
+		return at
+	}
+	return f.Issued
 }
 
 // session judges what an admission is bound to: a session of its own, of that peer with the coordinator that had booted, under
@@ -162,7 +174,7 @@ func (a *auditor) session(n int64, at time.Time, k entry.Kept, f entry.Admitted)
 		return s, fmt.Errorf("its session was with the process that booted at line %d", boot)
 	}
 	a.leaves[s.PeerSPKI] = a.boot
-	l, err := transport.ParseLeaf(m, k.Leaf, at)
+	l, err := transport.ParseLeaf(m, k.Leaf, issued(at, f))
 	switch {
 	case err != nil:
 		return s, err

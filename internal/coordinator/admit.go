@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/stats"
 
@@ -51,6 +52,9 @@ func (a *admitter) entered(ctx context.Context, p transport.Peer) error {
 	if c.done {
 		return nil
 	}
+	// A call that its caller gives up must not leave the fact half written, or written and forgotten: then each further call
+	// would write it again, and a peer could fill the log over one connection.
+	ctx = context.WithoutCancel(ctx)
 	leaf := p.State.PeerCertificates[0]
 	kept, err := a.blobs.Put(ctx, bytes.NewReader(entry.Kept{
 		Evidence: keptOf(p.Evidence), Preimage: p.Preimage, ReportData: p.Binding[:], SPKI: leaf.RawSubjectPublicKeyInfo, Leaf: leaf.Raw,
@@ -61,7 +65,8 @@ func (a *admitter) entered(ctx context.Context, p transport.Peer) error {
 	}
 	f := entry.Admitted{
 		Office: p.Office.String(), Name: p.Name, Instance: p.Instance, Sets: p.Appraisal.Sets, Any: p.Appraisal.Any,
-		Simulated: p.Appraisal.Simulated, Binding: sha256.Sum256(p.Binding[:]), Kept: kept, Expires: p.Expires.UTC(),
+		Simulated: p.Appraisal.Simulated, Binding: sha256.Sum256(p.Binding[:]), Kept: kept,
+		Issued: p.Issued.UTC().Truncate(time.Microsecond), Expires: p.Expires.UTC(),
 	}
 	for _, e := range p.Evidence {
 		f.Types = append(f.Types, e.Type.String())

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"unicode"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -39,7 +40,7 @@ func clip(s string, n int) string {
 	out := make([]rune, 0, min(len(s), n))
 	size := 0
 	for _, c := range s {
-		if c < ' ' || c == 0x7f {
+		if !unicode.IsPrint(c) {
 			c = ' '
 		}
 		if size += len(string(c)); size > n {

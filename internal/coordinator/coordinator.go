@@ -260,8 +260,9 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 		grpc.UnaryInterceptor(gate.unary(doorman.entered)),
 		grpc.StreamInterceptor(gate.stream(doorman.entered)),
 		grpc.MaxConcurrentStreams(c.o.Limits.Streams),
-		grpc.WaitForHandlers(true), // Stop cuts the connections, which ends them
-		grpc.MaxRecvMsgSize(4<<20), grpc.MaxSendMsgSize(4<<20),
+		grpc.WaitForHandlers(true),    // Stop cuts the connections, which ends them
+		grpc.MaxHeaderListSize(8<<10), // the default keeps 16 MiB of headers for each open call
+		grpc.MaxRecvMsgSize(2<<20), grpc.MaxSendMsgSize(4<<20),
 		grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{

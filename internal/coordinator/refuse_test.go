@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"consilium.dev/internal/attest"
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
@@ -151,30 +152,26 @@ func TestSecond(t *testing.T) {
 	})
 }
 
-// TestRace has a member offer two updates at once. One of them is taken, and the other one is found out when it is whole.
-func TestRace(t *testing.T) {
+// TestOneUpload has a member offer two updates of one try at once. Over the same connection the second is refused; one over
+// another connection takes the place of the first, whose line must be dead, and its memory.
+func TestOneUpload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCourt(t)
+		c := newCourt(t, oneUpload)
 		run := c.open()
-		first, err := c.budapest.Offer(t.Context())
-		if err != nil {
-			t.Fatal(err)
+		first, state := c.begin(c.budapest, sound(run, with(1)...))
+		if state != pb.OfferReply_STATE_SEND {
+			t.Fatalf("first upload: %v, want send", state)
 		}
-		slow := sound(run, with(1)...)
-		if err := first.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Header{Header: slow.head}}); err != nil {
-			t.Fatal(err)
+		if reply, err := c.budapest.send(t.Context(), sound(run)); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("second upload over the same connection: %v, %v, want ResourceExhausted", reply, err)
 		}
-		if reply, err := first.Recv(); err != nil || reply.State != pb.OfferReply_STATE_SEND {
-			t.Fatalf("slow upload: %v, %v, want send", reply, err)
+		c.accepted(c.connect(attest.Participant, "budapest"), sound(run))
+		if state := first.state(); state != pb.OfferReply_STATE_UNSPECIFIED {
+			t.Errorf("first upload, after another came over a new connection: %v, want a broken stream", state)
 		}
-		c.accepted(c.budapest, sound(run))
-		if err := first.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Chunk{Chunk: slow.chunks[0]}}); err != nil {
-			t.Fatal(err)
-		}
-		if reply, err := first.Recv(); err != nil || reply.State != pb.OfferReply_STATE_REFUSED || reply.Reason != "second" {
-			t.Errorf("slow upload: %v, %v, want refused for second", reply, err)
-		}
-		c.checkRefusals(run, "race", "second")
+		c.checkRefusals(run, "two uploads")
+		c.accepted(c.cleveland, sound(run))
+		c.books["council"].await(t, "round closed", "run", run)
 	})
 }
 

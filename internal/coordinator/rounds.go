@@ -27,6 +27,7 @@ type rounds struct {
 	presence *presence
 	cut      func(transport.Peer) // closes the peer's connection
 	progress time.Duration        // most that an upload may stand still
+	uploads  uploads
 	log      *zap.Logger
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -91,6 +92,11 @@ func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferR
 	case o.size > r.loop.hold.limit:
 		return r.reject(ctx, o, reasonMemory)
 	}
+	end, err := r.begin(o)
+	if err != nil {
+		return "", err
+	}
+	defer end()
 	release, err := r.reserve(stream, o.size)
 	if err != nil {
 		return "", err
@@ -158,6 +164,44 @@ func (r *rounds) asked(ctx context.Context, o offer) (spec aggregate.Spec, held 
 		return nil
 	}})
 	return spec, held, err
+}
+
+// uploads knows which uploads are under way: a member has one for each try, or it could take all memory that uploads may take.
+type uploads struct {
+	mu sync.Mutex // guards of
+	of map[upload]*transport.Peer
+}
+
+type upload struct {
+	attempt
+	member entry.Member
+}
+
+// begin makes this the one upload of its member for its try. An older one over another connection is cut: its link is dead,
+// though that has not been noticed yet. One over the same connection is no honest participant's.
+func (r *rounds) begin(o offer) (end func(), err error) {
+	key, me := upload{attempt{o.in.Run, o.in.Round, o.in.Try}, o.in.Member}, &o.peer
+	r.uploads.mu.Lock()
+	before := r.uploads.of[key]
+	if before != nil && before.Binding == me.Binding {
+		r.uploads.mu.Unlock()
+		return nil, status.Error(codes.ResourceExhausted, "another upload of this update is under way over this connection")
+	}
+	if r.uploads.of == nil {
+		r.uploads.of = map[upload]*transport.Peer{}
+	}
+	r.uploads.of[key] = me
+	r.uploads.mu.Unlock()
+	if before != nil {
+		r.cut(*before)
+	}
+	return func() {
+		r.uploads.mu.Lock()
+		defer r.uploads.mu.Unlock()
+		if r.uploads.of[key] == me {
+			delete(r.uploads.of, key)
+		}
+	}, nil
 }
 
 // reserve takes memory for an upload, and says so when it has to wait in line for it.

@@ -204,7 +204,7 @@ func (w *wire) line() (Line, error) {
 func instants(f Fact) []time.Time {
 	switch f := f.(type) {
 	case Admitted:
-		return []time.Time{f.Expires}
+		return []time.Time{f.Issued, f.Expires}
 	case RoundOpened:
 		return []time.Time{f.Deadline}
 	}

@@ -105,9 +105,10 @@ type Admitted struct {
 	Sets      []string  `json:"sets"`
 	Any       []string  `json:"any,omitempty"` // reference fields that were not judged, with reasons
 	Simulated string    `json:"simulated,omitempty"`
-	Evidence  []Digest  `json:"evidence"` // of the signed bodies
-	Binding   Digest    `json:"binding"`  // SHA-256 of the report data
-	Kept      Blob      `json:"kept"`     // evidence, collateral, binding preimage and appraisal, sealed
+	Evidence  []Digest  `json:"evidence"`        // of the signed bodies
+	Binding   Digest    `json:"binding"`         // SHA-256 of the report data
+	Kept      Blob      `json:"kept"`            // evidence, collateral, binding preimage and appraisal, sealed
+	Issued    time.Time `json:"issued,omitzero"` // when the evidence was judged; zero in logs of before it was written down
 	Expires   time.Time `json:"expires"`
 }
 
