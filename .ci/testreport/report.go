@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -145,11 +146,28 @@ func (r *report) ended(e event, said string) {
 		fmt.Fprintf(r.out, "ok    %-45s %5d tests %8s\n", e.Package, r.done[e.Package], took)
 	case "fail":
 		fmt.Fprintf(r.out, "%s%s", taken(r.builds, e.FailedBuild), said)
+		for _, n := range r.running(e.Package) { // when it ended: where it hung or broke, their output says why
+			fmt.Fprintf(r.out, "%s--- never ended: %s\n", taken(r.output, n), n.test)
+			r.failing[e.Package]++
+			r.failed = append(r.failed, n)
+		}
 		fmt.Fprintf(r.out, "FAIL  %-45s %5d tests %8s\n", e.Package, r.done[e.Package], took)
 		if r.failing[e.Package] == 0 {
 			r.failed = append(r.failed, name{pkg: e.Package})
 		}
 	}
+}
+
+// running returns the tests of a package that have said something and not ended.
+func (r *report) running(pkg string) []name {
+	var all []name
+	for n := range r.output {
+		if n.pkg == pkg && n.test != "" {
+			all = append(all, n)
+		}
+	}
+	slices.SortFunc(all, func(a, b name) int { return strings.Compare(a.test, b.test) })
+	return all
 }
 
 func write[K comparable](to map[K]*strings.Builder, k K, text string) {

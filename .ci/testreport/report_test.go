@@ -99,6 +99,12 @@ func TestReport(t *testing.T) {
 			false, errors.New("exit status 1"), false,
 			[]string{"panic: no", "1 passed, 1 failed, 0 skipped"},
 		},
+		{
+			"tests that hang",
+			[]string{"output TestB panic: test timed out", "output TestA === RUN   TestA", "pass TestC", "fail -"},
+			false, errors.New("exit status 1"), false,
+			[]string{"--- never ended: TestA", "panic: test timed out", "--- never ended: TestB", "  internal/x TestA", "  internal/x TestB", "1 passed, 2 failed, 0 skipped"},
+		},
 		{"an interruption", []string{"pass TestA"}, false, errors.New("interrupt"), false, []string{"go test: interrupt", "1 passed, 1 failed, 0 skipped"}},
 		{"no test", nil, false, nil, false, []string{"0 passed, 0 failed, 0 skipped"}},
 	} {
