@@ -46,7 +46,7 @@ func (a *auditor) kept(n int64, ref entry.Blob) (entry.Kept, error) {
 // it held is gone.
 func (a *auditor) booted(ctx context.Context, n int64, root [32]byte, at time.Time, f entry.Booted) {
 	a.report.Boots++
-	a.boot, a.coordinator = n, f.Coordinator
+	a.boot, a.bootedAt, a.coordinator = n, at, f.Coordinator
 	clear(a.admitted)
 	clear(a.fresh)
 	if err := a.judgeBoot(ctx, n, root, at, f); err != nil {
@@ -131,6 +131,8 @@ func (a *auditor) judgeAdmission(ctx context.Context, n int64, at time.Time, f e
 		return 0, errors.New("the log names other evidence")
 	case judged.After(at.Add(slack)):
 		return 0, errors.New("its evidence is said to have been judged after it was admitted")
+	case judged.Before(a.bootedAt.Add(-slack)):
+		return 0, errors.New("its evidence is said to have been judged before the coordinator had booted")
 	case f.Expires.After(judged.Add(appraisal.TTL + slack)):
 		return 0, errors.New("its appraisal was made to last longer than the manifest lets it")
 	case at.After(f.Expires.Add(slack)):

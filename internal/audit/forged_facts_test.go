@@ -94,6 +94,20 @@ func TestForgedBoots(t *testing.T) {
 	})
 }
 
+// TestOtherLog judges a history that is signed as that of another federation.
+func TestOtherLog(t *testing.T) {
+	h := forge(t)
+	other, err := makeForger("consilium.dev/five-hospitals")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.forger = other
+	want := []string{`-1: checkpoint is of the log "consilium.dev/five-hospitals", want "consilium.dev/four-hospitals"`}
+	if found := judged(t, h.seal().write(t)); !slices.Equal(found, want) {
+		t.Errorf("found %q, want %q", found, want)
+	}
+}
+
 func TestForgedFacts(t *testing.T) {
 	plan := func(edit func(*entry.Plan)) func(*history) { // of a run that came to nothing
 		return at(83, func(f *entry.RunCreated) { edit(&f.Plan) })
@@ -216,6 +230,10 @@ func TestForgedFacts(t *testing.T) {
 			"figures of another model", at(35, func(f *entry.Evaluated) { f.Model[0] ^= 1 }),
 			[]string{`35: the rules refuse it: not the model of that round`, `35: .*` + replayed},
 		},
+		{"figures of somebody who was not there", func(h *history) {
+			h.items[28], h.items[29] = h.items[29], h.items[28]
+			h.items[28].At, h.items[29].At = h.items[29].At, h.items[28].At
+		}, []string{`28: longbeach was not admitted since`}},
 		{"figures twice", func(h *history) { h.insert(36, item{Line: h.items[35].Line}) }, []string{`36: the rules draw another fact`, `36: .*` + replayed}},
 		{
 			"figures of no kind", at(35, func(f *entry.Evaluated) { f.Metrics = []entry.Metric{{Set: "all", Name: "loss", Better: "min"}} }),
@@ -319,6 +337,11 @@ func TestForgedQuorum(t *testing.T) {
 	}
 	checkForgeries(t, 34, []forgery{
 		{"left out", three(without(17, "cleveland")), []string{`17: the model is not of all updates that were held`}},
+		{"left out at the deadline", three(func(h *history) {
+			without(17, "cleveland")(h)
+			h.items = h.items[:18]
+			h.items[17].At = h.items[12].At.Add(10 * time.Minute)
+		}), []string{`17: the model is not of all updates that were held`}},
 		{"closed too early", three(func(h *history) { without(17, "cleveland")(h); h.remove(16) }), []string{`16: the model is not of all updates that were held, or the round was closed too early`}},
 		{"left out after a boot", three(without(33, "longbeach")), []string{`33: the model is not of all updates that were held`}},
 		{"failed with enough at the deadline", three(func(h *history) {

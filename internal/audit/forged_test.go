@@ -167,6 +167,21 @@ func TestForgedAdmissions(t *testing.T) {
 			"expired", cleveland(func(f *entry.Admitted, _ *entry.Kept) { f.Expires = f.Expires.Add(-time.Hour - 2*time.Minute) }),
 			[]string{`31: .* its appraisal had ended before`, gone},
 		},
+		{"judged after it was admitted", cleveland(func(f *entry.Admitted, _ *entry.Kept) { f.Issued = f.Expires.Add(-time.Minute) }), []string{
+			`31: .* said to have been judged after it was admitted`, gone,
+		}},
+		{"judged before the boot", cleveland(func(f *entry.Admitted, _ *entry.Kept) {
+			f.Issued, f.Expires = f.Expires.Add(-63*time.Minute), f.Expires.Add(-3*time.Minute)
+		}), []string{`31: .* said to have been judged before the coordinator had booted`, gone}},
+		{"judged long before it was admitted", func(h *history) {
+			for n := 31; n < len(h.items); n++ {
+				h.items[n].At = h.items[n].At.Add(3 * time.Minute)
+			}
+			h.items = h.items[:32]
+			h.admission(31, func(f *entry.Admitted, _ *entry.Kept) {
+				f.Issued, f.Expires = h.items[31].At.Add(-2*time.Minute), h.items[31].At.Add(time.Hour)
+			})
+		}, []string{`31: .* made to last longer than the manifest lets it`}},
 		{
 			"a simulated root hidden", cleveland(func(f *entry.Admitted, _ *entry.Kept) { f.Simulated = "" }),
 			[]string{`31: .* matches other reference sets than the log says`, gone},

@@ -41,7 +41,10 @@ type forger struct {
 	spki     []byte // of the log's key
 }
 
-var newForger = sync.OnceValues(func() (*forger, error) {
+var newForger = sync.OnceValues(func() (*forger, error) { return makeForger(origin) })
+
+// makeForger returns a forger of the log of that name.
+func makeForger(origin string) (*forger, error) {
 	f := &forger{machines: map[string]*simulated.Machine{}, keys: map[string]ed25519.PrivateKey{}}
 	for _, name := range []string{"council", "cleveland", "switzerland"} {
 		text, err := os.ReadFile(filepath.Join("testdata", "keys", name+".machine.json"))
@@ -80,7 +83,7 @@ var newForger = sync.OnceValues(func() (*forger, error) {
 	}
 	f.spki, err = x509.MarshalPKIXPublicKey(ed25519.PublicKey(public[1:]))
 	return f, err
-})
+}
 
 // item is a line with what was kept of it.
 type item struct {
@@ -176,7 +179,7 @@ func (h *history) seal() *copied {
 		}
 		c.lines = append(c.lines, line)
 	}
-	text := fmt.Sprintf("%s\n%d\n%s\n", origin, tree.Size(), tlog.Hash(tree.RootHash()))
+	text := fmt.Sprintf("%s\n%d\n%s\n", h.signer.Name(), tree.Size(), tlog.Hash(tree.RootHash()))
 	signed, err := note.Sign(&note.Note{Text: text}, h.signer)
 	if err != nil {
 		h.t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,6 +127,10 @@ func TestAlteredLines(t *testing.T) {
 			lines(fmt.Sprintf("another line %d", n), func(l [][]byte) [][]byte { l[n] = l[n+1]; return l })
 		}
 	}
+	lines("another salt of the last line", func(l [][]byte) [][]byte {
+		l[114] = regexp.MustCompile(`"salt":"."?`).ReplaceAll(l[114], []byte(`"salt":"0`))
+		return l
+	})
 	log := c.log()
 	for what, text := range map[string][]byte{
 		"nothing": {}, "no newline at the end": log[:len(log)-1], "a line more": append(bytes.Clone(log), "{}\n"...),
@@ -153,6 +158,12 @@ func TestAlteredFiles(t *testing.T) {
 	w.refused(kept(2), bytes.Repeat([]byte(" "), 9<<20), "9 MiB")
 	w.refused("manifest.dsse.json", bytes.Repeat([]byte(" "), 2<<20), "2 MiB")
 	w.refused("checkpoint", bytes.Repeat([]byte("x"), 1<<20), "1 MiB")
+	// Three of the four signatures are enough; a fourth that is none is not to be taken for one.
+	w.refused("manifest.dsse.json", bytes.Replace(c.manifest, []byte(`"sig": "`), []byte(`"sig": "AAAA`), 1), "a signature too long")
+	w.refused("manifest.dsse.json", regexp.MustCompile(`"sig": "....`).ReplaceAll(c.manifest, []byte(`"sig": "AAAA`)), "no good signature")
+	at := regexp.MustCompile(`"sig": "(....)`).FindSubmatchIndex(c.manifest)
+	w.refused("manifest.dsse.json", slices.Concat(c.manifest[:at[2]], []byte("AAAA"), c.manifest[at[3]:]), "a signature of nobody")
+	w.refused("manifest.dsse.json", bytes.Replace(c.manifest, []byte(`"keyid": "budapest"`), []byte(`"keyid": "zurich"`), 1), "another signer")
 	w.refused("checkpoint", h.seal().checkpoint, "another key's checkpoint")
 	w.refused("checkpoint", append(bytes.Clone(c.checkpoint), h.seal().checkpoint[bytes.LastIndex(h.seal().checkpoint, []byte("\u2014")):]...),
 		"a second signature")
@@ -228,6 +239,11 @@ func TestManyFindings(t *testing.T) {
 		c.lines[n+2] = []byte("{}")
 	}
 	found := judged(t, c.write(t))
+	d := committed(t)
+	d.lines = slices.Concat(d.lines, d.lines)
+	if got, want := judged(t, d.write(t)), []string{"115: the checkpoint signs for no line from here on"}; !slices.Equal(got, want) {
+		t.Errorf("with as many lines again: found %q, want %q", got, want)
+	}
 	if len(found) != 101 || found[100] != "-1: the audit ended here: what comes after was not read" {
 		t.Errorf("%d findings, the last: %s", len(found), found[len(found)-1])
 	}

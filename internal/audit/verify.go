@@ -139,7 +139,8 @@ type auditor struct {
 	dueAt  time.Time
 
 	// Since the last boot.
-	boot        int64  // its line
+	boot        int64 // its line
+	bootedAt    time.Time
 	coordinator string // who booted
 	adopting    bool   // the last line adopted a manifest
 	admitted    map[who]time.Time

@@ -121,6 +121,9 @@ func TestForgerIsGood(t *testing.T) {
 		h.session(n, map[int][]byte{fieldExporter: make([]byte, 32)})
 	}
 	h.leaf(31, "cleveland", 12*time.Hour)
+	h.admission(31, func(f *entry.Admitted, _ *entry.Kept) {
+		f.Issued = f.Expires.Add(-time.Hour).Truncate(time.Microsecond)
+	})
 	// What the rules allow and the history has not: a refused update.
 	u := h.items[13].Fact.(entry.UpdateAccepted)
 	h.insert(13, item{Line: entry.Line{Fact: entry.UpdateRefused{
