@@ -7,11 +7,13 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"net"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -61,6 +63,9 @@ type Client struct {
 
 // Dial prepares a client. Connecting happens with the first call, so an absent coordinator is that call's error.
 func Dial(c Config) (*Client, error) {
+	if _, port, err := net.SplitHostPort(c.Address); err != nil || port == "" {
+		return nil, fmt.Errorf("coordinator's address %q: want host:port", c.Address)
+	}
 	out := &Client{}
 	m := c.Manifest
 	creds, err := transport.Client(transport.Config{
@@ -223,7 +228,15 @@ func (c *Client) fault(doing string, err error) error {
 		codes.Unavailable: ErrUnreachable, codes.NotFound: ErrNotFound, codes.PermissionDenied: ErrDenied,
 		codes.InvalidArgument: ErrInvalid, codes.FailedPrecondition: ErrInvalid, codes.Unauthenticated: ErrStale,
 	}[s.Code()]
-	if r := c.refused.Load(); r != nil && s.Code() == codes.Unavailable {
+	r := c.refused.Load()
+	var noTLS tls.RecordHeaderError
+	switch {
+	case r == nil || s.Code() != codes.Unavailable:
+	case !r.ByPeer && r.Class == attest.ClassRate: // our own patience has ended: that says nothing of who is there
+		return fmt.Errorf("%s: %w: it has not answered in time", doing, ErrUnreachable)
+	case errors.As(r.Err, &noTLS):
+		return fmt.Errorf("%s: %w: what answers at that address is no coordinator", doing, ErrUnreachable)
+	default:
 		by := "we refused the coordinator"
 		if r.ByPeer {
 			by = "the coordinator refused us"
