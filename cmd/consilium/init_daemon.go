@@ -91,6 +91,8 @@ policy:                             # what the data's owner allows; what is not 
   strategies: []                    # fill in: how updates may be combined, for example [fedavg]
   trainers: []                      # fill in: what may train on the data, for example [builtin/logistic]
   least_participants: 0             # fill in: fewest members whose updates may be combined, 2 or more
+  least_records: 10                 # fewest rows to train on, and fewest rows of which figures are given away
+  schemas: []                       # digests of the schemas that may read the records; none here: any schema of a plan
 `
 
 const coordinatorYAML = `# The coordinator: control plane and aggregator. Paths are relative to this file.

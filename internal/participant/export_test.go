@@ -12,12 +12,12 @@ import (
 
 // Bare returns a participant that has neither manifest nor keys and can only follow over a connection that is given to it.
 func Bare(o Options) *Participant {
-	return &Participant{o: o, log: o.Log, kept: newKeeper(blob.New(o.Objects, o.KEK), o.Objects), plans: planCache{}, data: &dataCache{files: o.Data}}
+	return assemble(o)
 }
 
 // Over loads what was kept and follows over one connection until it breaks.
 func (p *Participant) Over(ctx context.Context, conn grpc.ClientConnInterface) error {
-	if err := p.kept.load(ctx); err != nil {
+	if err := p.load(ctx); err != nil {
 		return err
 	}
 	return p.over(ctx, conn)
@@ -71,4 +71,40 @@ func (f Finished) Encode() []byte {
 func Decode(text []byte) (Finished, error) {
 	f, err := decodeFinished(text)
 	return Finished{f.salt, f.base, f.weight, f.values}, err
+}
+
+// Consented is what this member agreed to.
+type Consented consented
+
+// Encode returns a consent's plaintext.
+func (r Consented) Encode() []byte {
+	text, err := encodeConsented(consented(r))
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
+// DecodeConsent reads what Encode wrote.
+func DecodeConsent(text []byte) (Consented, error) {
+	r, err := decodeConsented(text)
+	return Consented(r), err
+}
+
+// Consents remembers what this member agreed to.
+type Consents struct{ c *consents }
+
+// OpenConsents returns the consents on a disk, which remember so many.
+func OpenConsents(ctx context.Context, o store.Objects, kek store.Sealer, most int) (Consents, error) {
+	c := Consents{newConsents(blob.New(o, kek), o, most)}
+	return c, c.c.load(ctx)
+}
+
+// Put makes a consent durable.
+func (c Consents) Put(ctx context.Context, r Consented) error { return c.c.put(ctx, consented(r)) }
+
+// Has reports whether there is a consent to a run.
+func (c Consents) Has(run string) bool {
+	_, ok := c.c.of[run]
+	return ok
 }

@@ -124,7 +124,7 @@ func (s *session) work(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx) // it may be the first to see why the session ends
 		case <-s.news:
 		}
 		for {
@@ -167,7 +167,7 @@ func (s *session) do(session context.Context, t task) error {
 	s.current, s.cancel = "", nil
 	s.mu.Unlock()
 	if err != nil && session.Err() != nil {
-		return session.Err() // it is all over, not only this task
+		return context.Cause(session) // it is all over, not only this task
 	}
 	if err != nil && unwanted {
 		s.p.log.Info("stopped, not wanted any more", zap.String("task", t.key))

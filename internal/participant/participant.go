@@ -60,12 +60,13 @@ type Options struct {
 
 // Participant follows one coordinator. It is made by New and runs once.
 type Participant struct {
-	o     Options
-	log   *zap.Logger
-	kept  *keeper
-	plans planCache
-	data  *dataCache
-	class atomic.Uint32 // attest.Class of the last refusal by either side
+	o      Options
+	log    *zap.Logger
+	kept   *keeper
+	agreed *consents
+	plans  planCache
+	data   *dataCache
+	class  atomic.Uint32 // attest.Class of the last refusal by either side
 }
 
 // New checks the options. It reads and writes nothing.
@@ -87,15 +88,29 @@ func New(o Options) (*Participant, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	return assemble(o), nil
+}
+
+func assemble(o Options) *Participant {
+	sealed := blob.New(o.Objects, o.KEK)
 	return &Participant{
-		o: o, log: o.Log, kept: newKeeper(blob.New(o.Objects, o.KEK), o.Objects), plans: planCache{}, data: &dataCache{files: o.Data},
-	}, nil
+		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{},
+		data: &dataCache{files: o.Data},
+	}
+}
+
+// load finds what an earlier process left on the disk.
+func (p *Participant) load(ctx context.Context) error {
+	if err := p.kept.load(ctx); err != nil {
+		return err
+	}
+	return p.agreed.load(ctx)
 }
 
 // Run follows the coordinator until ctx ends; it outlives the coordinator's absence, however long. It returns an error only
 // for what waiting cannot cure: an own disk that fails.
 func (p *Participant) Run(ctx context.Context) error {
-	if err := p.kept.load(ctx); err != nil {
+	if err := p.load(ctx); err != nil {
 		return err
 	}
 	wait := backoff.NewExponentialBackOff()

@@ -15,15 +15,17 @@ const maxPlan = 256 << 10
 
 // study is a run's plan and what follows from it. A wide schema takes a while to read, and a plan comes with each request.
 type study struct {
-	text  []byte
-	plan  entry.Plan
-	shape trainer.Description
+	text   []byte
+	plan   entry.Plan
+	shape  trainer.Description
+	schema entry.Digest // names the plan's schema, as the owner's list does
 }
 
 // planCache holds the plans of the runs that are under way. It is used by one goroutine at a time.
 type planCache map[string]*study
 
-// read returns a run's plan from how it came over the wire. A run keeps the plan that came first: it is what was consented to.
+// read returns a run's plan from how it came over the wire. A run keeps the plan that came first while it is under way. What was
+// consented to, consents holds for longer.
 func (c planCache) read(run string, text []byte) (*study, error) {
 	known := c[run]
 	if known != nil && bytes.Equal(known.text, text) {
@@ -63,6 +65,9 @@ func readPlan(text []byte) (*study, error) {
 	var err error
 	if s.shape, err = trainer.Describe(s.plan); err != nil { // it names the plan
 		return nil, err
+	}
+	if s.schema, err = SchemaDigest(s.plan.Schema); err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
 	}
 	return s, nil
 }

@@ -1,11 +1,19 @@
 package participant
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"slices"
 
+	"github.com/gowebpki/jcs"
+
+	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
 )
+
+// defaultLeastRecords is the fewest rows where the owner says nothing.
+const defaultLeastRecords = 10
 
 // Policy is what the data's owner allows, as participant.yaml says it. The zero Policy allows nothing.
 type Policy struct {
@@ -13,6 +21,11 @@ type Policy struct {
 	Strategies        []string `yaml:"strategies"`         // how updates may be combined
 	Trainers          []string `yaml:"trainers"`           // what may train on the data
 	LeastParticipants int      `yaml:"least_participants"` // fewest members whose updates may be combined; at least 2
+	// Fewest rows to train on with which this member takes part, and fewest rows of a set of which figures are given away.
+	// 0 means 10.
+	LeastRecords int `yaml:"least_records"`
+	// Digests, as SchemaDigest gives them, of the schemas by which the records may be read. Empty: whichever a plan names.
+	Schemas []entry.Digest `yaml:"schemas"`
 }
 
 // Refuses returns the rule that refuses a run and what it found, or "" for a run that the owner allows.
@@ -28,6 +41,46 @@ func (p Policy) Refuses(lead string, plan entry.Plan) string {
 		return "least_participants: the owner has not set it to 2 or more"
 	case plan.Quorum < p.LeastParticipants:
 		return fmt.Sprintf("least_participants: the plan closes rounds with %d, the owner wants %d", plan.Quorum, p.LeastParticipants)
+	case p.LeastRecords < 0:
+		return "least_records: the owner has set it below 0"
+	case len(p.Schemas) > 0:
+		return p.refusesSchema(plan.Schema)
 	}
 	return ""
+}
+
+func (p Policy) refusesSchema(schema json.RawMessage) string {
+	switch d, err := SchemaDigest(schema); {
+	case err != nil:
+		return "schemas: the plan's schema has no canonical form"
+	case !slices.Contains(p.Schemas, d):
+		return fmt.Sprintf("schemas: %s is not on the owner's list", d)
+	}
+	return ""
+}
+
+// leastRecords returns the fewest rows, 1 at least.
+func (p Policy) leastRecords() int {
+	if p.LeastRecords == 0 {
+		return defaultLeastRecords
+	}
+	return max(p.LeastRecords, 1)
+}
+
+// large returns a set of which figures may be given away, and nil in the place of a smaller one.
+func (p Policy) large(set *dataset.Set) *dataset.Set {
+	if set == nil || set.Rows() < p.leastRecords() {
+		return nil
+	}
+	return set
+}
+
+// SchemaDigest names a plan's schema: the SHA-256 of its JSON in canonical form, RFC 8785 (JCS), so that neither spaces nor the
+// order of keys matter.
+func SchemaDigest(schema json.RawMessage) (entry.Digest, error) {
+	text, err := jcs.Transform(schema)
+	if err != nil {
+		return entry.Digest{}, fmt.Errorf("schema has no canonical form: %w", err)
+	}
+	return sha256.Sum256(text), nil
 }

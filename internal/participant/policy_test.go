@@ -1,11 +1,16 @@
 package participant_test
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"testing"
 
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/participant"
 )
+
+// shortDigest is computed from the canonical form as RFC 8785 has it: keys in order, no spaces, 1 for 1.0.
+var shortDigest = entry.Digest(sha256.Sum256([]byte(`{"a":"x","b":[1]}`)))
 
 func TestPolicy(t *testing.T) {
 	open := participant.Policy{
@@ -35,6 +40,23 @@ func TestPolicy(t *testing.T) {
 		{
 			"no least", "ada", func(p *participant.Policy) { p.LeastParticipants = 0 }, nil,
 			"least_participants: the owner has not set it to 2 or more",
+		},
+		{
+			"least records below 0", "ada", func(p *participant.Policy) { p.LeastRecords = -1 }, nil,
+			"least_records: the owner has set it below 0",
+		},
+		{
+			"schema that is on the list", "ada", func(p *participant.Policy) { p.Schemas = []entry.Digest{{1}, shortDigest} },
+			func(p *entry.Plan) { p.Schema = json.RawMessage(`{"b": [1.0],  "a":"x"}`) }, "",
+		},
+		{
+			"schema that is not on the list", "ada", func(p *participant.Policy) { p.Schemas = []entry.Digest{{1}} },
+			func(p *entry.Plan) { p.Schema = json.RawMessage(`{"a":"x","b":[1]}`) },
+			"schemas: " + shortDigest.String() + " is not on the owner's list",
+		},
+		{
+			"no schema", "ada", func(p *participant.Policy) { p.Schemas = []entry.Digest{{}} }, nil,
+			"schemas: the plan's schema has no canonical form",
 		},
 		{
 			"one is no federation", "ada", func(p *participant.Policy) { p.LeastParticipants = 1 }, nil,

@@ -85,18 +85,19 @@ func (c *council) Fetch(q *pb.FetchRequest, s grpc.ServerStreamingServer[pb.Chun
 // member is a participant with its disk, its log, and a council that it follows.
 type member struct {
 	*council
-	t    *testing.T
-	disk *storetest.Memory
-	book *book
-	data participant.Data
-	conn *grpc.ClientConn
+	t     *testing.T
+	disk  *storetest.Memory
+	book  *book
+	data  participant.Data
+	conn  *grpc.ClientConn
+	rules participant.Policy
 }
 
 func newMember(t *testing.T) *member {
 	t.Helper()
 	folder := filepath.Join("..", "..", "examples", "hospitals", "data", "cleveland")
 	m := &member{
-		t: t, disk: storetest.New(), book: &book{}, data: participant.Data{Records: folder + ".data", Split: folder + ".split.csv"},
+		t: t, disk: storetest.New(), book: &book{}, rules: owners(), data: participant.Data{Records: folder + ".data", Split: folder + ".split.csv"},
 		council: &council{wanted: make(chan *pb.Wanted), consents: make(chan *pb.ConsentRequest, 9), reports: make(chan *pb.ReportRequest, 9)},
 	}
 	lis, server := bufconn.Listen(1<<16), grpc.NewServer(grpc.WaitForHandlers(true))
@@ -123,10 +124,8 @@ func (m *member) follow() (end func() error) {
 	m.t.Helper()
 	p := participant.Bare(participant.Options{
 		Name: "cleveland", Coordinator: "council", Objects: m.disk, KEK: newSealer(m.t, 1), Data: m.data,
-		Policy: participant.Policy{
-			Leads: []string{"ada"}, Strategies: []string{"fedavg"}, Trainers: []string{trainer.Logistic}, LeastParticipants: 2,
-		},
-		Log: zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), m.book, zap.DebugLevel)),
+		Policy: m.rules,
+		Log:    zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), m.book, zap.DebugLevel)),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -137,11 +136,29 @@ func (m *member) follow() (end func() error) {
 		once.Do(func() {
 			cancel()
 			err = <-done
+			synctest.Wait() // the council has noticed
 		})
 		return err
 	}
 	m.t.Cleanup(func() { _ = end() })
 	return end
+}
+
+// owners is what the owner of the data allows.
+func owners() participant.Policy {
+	return participant.Policy{
+		Leads: []string{"ada"}, Strategies: []string{"fedavg"}, Trainers: []string{trainer.Logistic}, LeastParticipants: 2,
+	}
+}
+
+// agree has the follower consent to a run, and forgets what it logged.
+func (m *member) agree(run string, plan []byte) {
+	m.t.Helper()
+	m.wants(&pb.Wanted{Invitations: []*pb.Invitation{{Run: run, Lead: "ada", Plan: plan}}})
+	if q := <-m.consents; q.Run != run || q.Records != 199 || q.Declined != "" {
+		m.t.Fatalf("answer to the invitation: %v, want 199 records", q)
+	}
+	m.book.take()
 }
 
 // wants tells the follower what is wanted and waits until it has done what it can.
@@ -256,8 +273,8 @@ func TestNonsense(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMember(t)
 		m.follow()
-		m.wants(&pb.Wanted{Invitations: []*pb.Invitation{{Run: run, Lead: "ada", Plan: plan(t)}}})
-		<-m.consents
+		m.agree(run, plan(t))
+		m.agree("1122334455667788", plan(t, unscaled))
 		var tried []string
 		for name, spoil := range train {
 			q := statistics(t)
@@ -269,7 +286,9 @@ func TestNonsense(t *testing.T) {
 				t.Errorf("%s: the log says %q, want that it is out of this round", name, text)
 			}
 			for object, err := range m.disk.List(t.Context(), "") {
-				t.Errorf("%s: object %s is there, %v", name, object, err)
+				if object != "consent/"+run && object != "consent/1122334455667788" {
+					t.Errorf("%s: object %s is there, %v", name, object, err)
+				}
 			}
 		}
 		m.wants(&pb.Wanted{Invitations: []*pb.Invitation{{Run: "ffffffffffffffff", Lead: "ada", Plan: plan(t)}}})
@@ -386,7 +405,10 @@ func TestDownloads(t *testing.T) {
 		{name: "short digest", spoil: func(e *pb.Evaluate) { e.Model = e.Model[:31] }, says: "cannot be this run's"},
 		{name: "no size", spoil: func(e *pb.Evaluate) { e.Size = 0 }, says: "cannot be this run's"},
 		{name: "enormous size", spoil: func(e *pb.Evaluate) { e.Size = 1 << 40 }, says: "cannot be this run's"},
-		{name: "lead that is not allowed", spoil: func(e *pb.Evaluate) { e.Lead = "ben" }, says: "the owner's policy refuses it"},
+		{name: "lead that is not allowed", spoil: func(e *pb.Evaluate) { e.Lead = "ben" }, says: "for another lead"},
+		{name: "negative round", spoil: func(e *pb.Evaluate) { e.Round = -1 }, says: "the plan has no round -1"},
+		{name: "round beyond the plan", spoil: func(e *pb.Evaluate) { e.Round = 51 }, says: "the plan has no round 51"},
+		{name: "run without a consent", spoil: func(e *pb.Evaluate) { e.Run = "ffffffffffffffff" }, says: "no consent to it on its disk"},
 		{name: "chunk ahead", fetch: serve(nil, at(4)), ends: true, says: "does not continue the download at 0"},
 		{name: "chunk twice", fetch: serve(nil, &pb.Chunk{Size: 8, Data: file[:8]}, &pb.Chunk{Size: 8, Data: file[:8]}), ends: true, says: "does not continue the download at 8"},
 		{name: "empty chunk", fetch: serve(nil, &pb.Chunk{}), ends: true, says: "does not continue the download at 0"},
@@ -403,6 +425,7 @@ func TestDownloads(t *testing.T) {
 				who := newMember(t)
 				who.fetch = test.fetch
 				end := who.follow()
+				who.agree(run, plan(t, unscaled))
 				e := evaluation(t, m)
 				if test.spoil != nil {
 					test.spoil(e)
@@ -452,6 +475,7 @@ func TestStands(t *testing.T) {
 			return s.Context().Err()
 		}
 		end := who.follow()
+		who.agree(run, plan(t, unscaled))
 		began := time.Now()
 		w := &pb.Wanted{Evaluate: []*pb.Evaluate{evaluation(t, m)}}
 		go func() {
@@ -540,6 +564,7 @@ func TestOffersAgain(t *testing.T) {
 		progress := []*pb.Progress{{Run: run, Closed: -1}}
 		want := &pb.Wanted{Train: []*pb.Train{statistics(t)}, Progress: progress}
 		end := m.follow()
+		m.agree(run, plan(t))
 		m.wants(want)
 		if err := end(); err == nil || !strings.Contains(err.Error(), "the answer is lost") {
 			t.Fatalf("the session ended with %v, want the lost answer", err)
@@ -570,7 +595,7 @@ func TestOffersAgain(t *testing.T) {
 			t.Errorf("%d uploads, and the log says %s, want no fourth", len(headers), text)
 		}
 		m.wants(&pb.Wanted{Progress: []*pb.Progress{{Run: run, Closed: 0}}})
-		for name := range m.disk.List(t.Context(), "") {
+		for name := range m.disk.List(t.Context(), "kept/") {
 			t.Errorf("object %s is kept though its round is closed", name)
 		}
 	})
@@ -595,6 +620,7 @@ func TestAnswers(t *testing.T) {
 					return nil
 				}
 				m.follow()
+				m.agree(run, plan(t))
 				m.wants(&pb.Wanted{Train: []*pb.Train{statistics(t)}, Progress: []*pb.Progress{{Run: run, Closed: -1}}})
 				if text := m.book.take(); !strings.Contains(text, test.says) {
 					t.Errorf("the log says %s, want %q", text, test.says)
@@ -616,9 +642,10 @@ func TestNotWanted(t *testing.T) {
 		}
 		who.follow()
 		d := m.Digest()
+		endless := plan(t, unscaled, func(p *entry.Plan) { p.Local.Steps, p.Local.LearningRate = 1<<20, 1e-30 })
+		who.agree(run, endless)
 		who.wanted <- &pb.Wanted{Progress: []*pb.Progress{{Run: run}}, Train: []*pb.Train{{
-			Run: run, Lead: "ada", Round: 1, Try: 1, Kind: "training", Weight: 199, Model: d[:], BaseSize: m.Size(),
-			Plan: plan(t, unscaled, func(p *entry.Plan) { p.Local.Steps, p.Local.LearningRate = 1<<20, 1e-30 }),
+			Run: run, Lead: "ada", Round: 1, Try: 1, Kind: "training", Weight: 199, Model: d[:], BaseSize: m.Size(), Plan: endless,
 		}}}
 		<-begun
 		who.wanted <- &pb.Wanted{Invitations: []*pb.Invitation{{Run: "ffffffffffffffff", Lead: "ada", Plan: plan(t)}}}
@@ -636,7 +663,7 @@ func TestBrokenDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMember(t)
 		end := m.follow()
-		m.wants(&pb.Wanted{})
+		m.agree(run, plan(t))
 		m.disk.FailFrom(1, storetest.Before)
 		m.wants(&pb.Wanted{Train: []*pb.Train{statistics(t)}, Progress: []*pb.Progress{{Run: run, Closed: -1}}})
 		if err := end(); !participant.IsBroken(err) || !errors.Is(err, storetest.ErrFault) {

@@ -3,6 +3,7 @@ package participant
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,24 +21,25 @@ import (
 // errNotOurs marks what the coordinator asked for and this participant will not do. The session goes on without it.
 var errNotOurs = errors.New("not done")
 
-// consent answers an invitation by the owner's policy and the number of records at hand.
+// consent answers an invitation by the owner's policy and the number of records at hand. What it agrees to is on the disk before
+// the coordinator learns of it.
 func (s *session) consent(ctx context.Context, i *pb.Invitation) error {
-	reply := &pb.ConsentRequest{Run: i.Run}
-	study, err := s.p.plans.read(i.Run, i.Plan)
-	if err != nil {
-		reply.Declined = err.Error()
-	} else if rule := s.p.o.Policy.Refuses(i.Lead, study.plan); rule != "" {
-		reply.Declined = rule
-	} else if r, err := s.p.data.read(i.Run, study.plan); err != nil {
-		// The lead learns that the data do not fit, the owner's own log where.
-		s.p.log.Error("the data do not fit the plan's schema", zap.String("run", i.Run), zap.Error(err))
-		reply.Declined = "data: the records do not fit the plan's schema"
-	} else if r.train.Rows() == 0 {
-		reply.Declined = "data: no record to train on is left"
-	} else {
-		reply.Records = int64(r.train.Rows())
-	}
 	log := s.p.log.With(zap.String("run", i.Run), zap.String("lead", i.Lead))
+	reply := &pb.ConsentRequest{Run: i.Run}
+	study, declined := s.judge(log, i)
+	if study != nil {
+		log = log.With(zap.Stringer("schema", study.schema))
+	}
+	if declined == "" {
+		reply.Records, declined = s.count(log, i.Run, study.plan)
+	}
+	reply.Declined = declined
+	if declined == "" {
+		agreed := consented{Run: i.Run, Lead: i.Lead, Plan: sha256.Sum256(i.Plan), Records: reply.Records}
+		if err := s.p.agreed.put(ctx, agreed); err != nil {
+			return err
+		}
+	}
 	if _, err := s.rounds.Consent(ctx, reply); status.Code(err) == codes.FailedPrecondition {
 		log.Info("too late to answer", zap.String("reason", status.Convert(err).Message()))
 		return nil
@@ -50,6 +52,41 @@ func (s *session) consent(ctx context.Context, i *pb.Invitation) error {
 		log.Info("consented", zap.String("name", study.plan.Name), zap.Int64("records", reply.Records))
 	}
 	return nil
+}
+
+// judge asks the owner's policy, and whether another plan of this run was consented to. The study is nil where no plan was read.
+func (s *session) judge(log *zap.Logger, i *pb.Invitation) (study *study, declined string) {
+	if !isRun(i.Run) {
+		return nil, "run: it has no id"
+	}
+	if _, err := s.p.agreed.match(i.Run, i.Lead, i.Plan); err != nil {
+		log.Error("the coordinator has changed a run after this member's consent", zap.Error(err))
+		return nil, err.Error()
+	}
+	study, err := s.p.plans.read(i.Run, i.Plan)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return study, s.p.o.Policy.Refuses(i.Lead, study.plan)
+}
+
+// count returns how many rows there are to train on, or why this member takes no part with them. What the records hold is told
+// to the owner's own log only, and so is how many a few are.
+func (s *session) count(log *zap.Logger, run string, plan entry.Plan) (rows int64, declined string) {
+	r, err := s.p.data.read(run, plan)
+	if err != nil {
+		log.Error("the data do not fit the plan's schema", zap.Error(err))
+		return 0, "data: the records do not fit the plan's schema"
+	}
+	n, least := r.train.Rows(), s.p.o.Policy.leastRecords()
+	switch {
+	case n == 0:
+		return 0, "data: no record to train on is left"
+	case n < least:
+		log.Warn("too few records to train on", zap.Int("records", n))
+		return 0, fmt.Sprintf("least_records: fewer than %d records to train on are left", least)
+	}
+	return int64(n), ""
 }
 
 // train makes, keeps and offers this member's update of a round.
@@ -82,6 +119,9 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 		return finished{}, err
 	}
 	study, err := s.allowed(t.Run, t.Lead, t.Plan)
+	if err == nil {
+		err = s.inPlan(t, study.plan)
+	}
 	if err != nil {
 		return finished{}, err
 	}
@@ -133,8 +173,34 @@ func keyOf(t *pb.Train) (key, error) {
 	return key{hex.EncodeToString(id), int(t.Round)}, nil
 }
 
-// allowed asks the owner's policy again: it may have changed since consent.
+// inPlan checks that what is asked for is a round of the plan, with the weight that was consented to and that the owner's policy
+// still allows.
+func (s *session) inPlan(t *pb.Train, plan entry.Plan) error {
+	asked := false
+	switch entry.RoundKind(t.Kind) {
+	case entry.Statistics:
+		asked = t.Round == 0 && plan.Standardize != nil
+	case entry.Training:
+		asked = t.Round >= 1 && int(t.Round) <= plan.Rounds
+	}
+	switch least := s.p.o.Policy.leastRecords(); {
+	case !asked:
+		return fmt.Errorf("%w: the plan has no round %d of the kind %.16q", errNotOurs, t.Round, t.Kind)
+	case t.Weight != s.p.agreed.of[t.Run].Records:
+		return fmt.Errorf("%w: this member declared %d records, not %d", errNotOurs, s.p.agreed.of[t.Run].Records, t.Weight)
+	case t.Weight < int64(least):
+		return fmt.Errorf("%w: the owner's policy refuses it: least_records: %d of %d", errNotOurs, t.Weight, least)
+	}
+	return nil
+}
+
+// allowed looks whether this member consented to just this, and asks the owner's policy again: it may have changed since.
 func (s *session) allowed(run, lead string, text []byte) (*study, error) {
+	if ok, err := s.p.agreed.match(run, lead, text); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
+	} else if !ok {
+		return nil, fmt.Errorf("%w: this member has no consent to it on its disk", errNotOurs)
+	}
 	study, err := s.p.plans.read(run, text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
@@ -200,15 +266,22 @@ func (s *session) figures(ctx context.Context, e *pb.Evaluate) ([]entry.Metric, 
 	if err != nil {
 		return nil, err
 	}
+	if e.Round < 0 || int(e.Round) > study.plan.Rounds {
+		return nil, fmt.Errorf("%w: the plan has no round %d", errNotOurs, e.Round)
+	}
 	data, err := s.p.data.read(e.Run, study.plan)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
+	}
+	train, test := s.p.o.Policy.large(data.train), s.p.o.Policy.large(data.test)
+	if train == nil {
+		return nil, fmt.Errorf("%w: the owner's policy refuses it: least_records", errNotOurs)
 	}
 	m, err := s.fetch(ctx, study.shape.Layout, e.Model, e.Size)
 	if err != nil {
 		return nil, err
 	}
-	figures, err := trainer.Evaluate(study.plan, m, data.train, data.test)
+	figures, err := trainer.Evaluate(study.plan, m, train, test)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
