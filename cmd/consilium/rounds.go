@@ -35,9 +35,9 @@ func roundsTable(r client.Run, all bool) table.Writer {
 		t.AppendRow(roundRow(x, members))
 	}
 	if len(members) > 0 {
-		t.SetCaption("LOSS is over all training rows; the columns after it are the accuracy on test rows.")
+		t.SetCaption("LOSS is over the training rows of those who reported; the columns after it are the accuracy on test rows.")
 	} else {
-		t.SetCaption("LOSS is over all training rows; ALL is the accuracy over all test rows.")
+		t.SetCaption("LOSS is over the training rows, ALL the accuracy over the test rows, of those who reported.")
 	}
 	return t
 }

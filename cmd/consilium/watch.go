@@ -112,7 +112,7 @@ func showOutcome(w *page, r client.Run) {
 	if x := newest(r); x != nil {
 		w.printf("model     %s, of round %d\n", x.Model, x.Round)
 		if loss := over(x.Figures, "train", "loss", "%.6f"); loss != "" {
-			w.printf("figures   loss %s over all training rows, accuracy %s over all test rows\n", loss,
+			w.printf("figures   loss %s over the training rows, accuracy %s over the test rows, of those who reported\n", loss,
 				over(x.Figures, "test", "accuracy", "%.4f"))
 		}
 		w.printf("next      consilium model export %s --out model.safetensors\n", x.Model.Short())

@@ -65,7 +65,10 @@ func (g *guard) check(ctx context.Context, method string) (transport.Peer, error
 			return peer, nil
 		}
 	}
-	return transport.Peer{}, status.Errorf(codes.PermissionDenied, "%s is not for a %s with these rights", method, peer.Office)
+	if peer.Office == attest.Person {
+		return transport.Peer{}, status.Errorf(codes.PermissionDenied, "%s is not for you: the manifest does not give you the right to it", method)
+	}
+	return transport.Peer{}, status.Errorf(codes.PermissionDenied, "%s is not for a %s", method, peer.Office)
 }
 
 // alive refuses a peer whose appraisal has expired or was made under another manifest.
