@@ -55,7 +55,7 @@ func (c *consents) load(ctx context.Context) error {
 			return &diskError{fmt.Errorf("opening the consent %s: %w", name, err)}
 		}
 		r, err := decodeConsented(text)
-		if err != nil || consentFolder+r.Run != name {
+		if err != nil { // that it is of this run, its name says: what is sealed is tied to it
 			return &diskError{fmt.Errorf("object %s is no consent of ours", name)}
 		}
 		c.of[r.Run] = r
