@@ -31,14 +31,16 @@ func undisturbed(t *testing.T) (id entry.Digest, calls int) {
 // rounds, between them, and between a model's storing and its round's commit. The model is the same, and every round has one
 // commit.
 func TestRestarts(t *testing.T) {
+	t.Parallel()
 	want, calls := undisturbed(t)
-	step := calls / 8
+	step := calls / 6
 	if testing.Short() {
 		step = calls / 3
 	}
 	for n := step / 2; n < calls; n += step {
 		effect := storetest.Effect(n / step % 2)
 		t.Run(fmt.Sprintf("call %d %s", n, effect), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { restart(t, want, n, effect) })
 		})
 	}
@@ -116,6 +118,7 @@ func (w *world) told(messages ...string) <-chan struct{} {
 // TestAbsence lets a participant come late, go in the middle of a run for longer than its session's patience, and come back,
 // while every round wants all four.
 func TestAbsence(t *testing.T) {
+	t.Parallel()
 	want, _ := undisturbed(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -154,6 +157,7 @@ func TestAbsence(t *testing.T) {
 
 // TestQuorum goes on without a participant that has vanished for good: at each round's deadline, with three of four.
 func TestQuorum(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.serve()
@@ -174,6 +178,7 @@ func TestQuorum(t *testing.T) {
 
 // TestQuorumLost fails a run whose rounds get too few updates in all their tries, and says so.
 func TestQuorumLost(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.serve()
@@ -255,6 +260,7 @@ func TestOtherManifest(t *testing.T) {
 // TestAppraisalEnds lets a run wait for longer than an appraisal is good for. Connections end with it, and everything goes on
 // over new ones.
 func TestAppraisalEnds(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.serve()

@@ -124,6 +124,7 @@ func call(ctx context.Context, conn *grpc.ClientConn, method string, d protorefl
 // TestReaders lets nobody read a model but those whom the manifest names and the members of its run, and shows figures to
 // those only whom the manifest names.
 func TestReaders(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCourt(t)
 		run := c.open()

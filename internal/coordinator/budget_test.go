@@ -62,6 +62,7 @@ func (u *upload) crumbs(n int) {
 // TestLine has more uploads at once than there is memory for. The second waits in line without a limit, as long as the first
 // makes progress; one that stands still is cut, and the memory is the next one's.
 func TestLine(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCourt(t, func(o *coordinator.Options) { o.Limits.Uploads = 4*wideLen + 4 })
 		run := c.open(wide)
@@ -104,6 +105,7 @@ func TestLine(t *testing.T) {
 
 // TestCrumbs cuts an upload that sends a little just before patience ends, again and again: it would hold its memory for days.
 func TestCrumbs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCourt(t)
 		run := c.open(wide)

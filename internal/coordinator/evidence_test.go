@@ -18,6 +18,7 @@ import (
 // TestEvidenceKept reads the evidence of the boot and of every admission back, and judges it again as an auditor would, at a
 // later time. Each is bound to its session and to what the log says of it.
 func TestEvidenceKept(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		council := w.serve()

@@ -42,6 +42,7 @@ func (p *peer) download(ctx context.Context, id entry.Digest) ([]byte, error) {
 // TestHospitals runs the example's whole plan: four hospitals, real records, attested channels. The figures are those that
 // the shipped records' README gives for a correct implementation.
 func TestHospitals(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.serve()

@@ -36,6 +36,7 @@ func bomb(t *testing.T, n int) []byte {
 // TestUpdatesRefused offers updates with one thing wrong each. The participant is told the reason, the log keeps it, the sum
 // does not get the update, and the memory is free again.
 func TestUpdatesRefused(t *testing.T) {
+	t.Parallel()
 	zeros := bomb(t, codec.MaxChunk)
 	tests := []struct {
 		name, reason string

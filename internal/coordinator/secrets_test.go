@@ -65,6 +65,7 @@ func (s secrets) values(what string, all []float32) {
 // TestSecrets runs a federation with everything logged and looks in all that was said for what must not be there: values of
 // models and updates, keys, patients' records.
 func TestSecrets(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.serve()
