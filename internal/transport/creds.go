@@ -24,7 +24,7 @@ type Credentials struct {
 
 	life   context.Context // ends with Close
 	cancel context.CancelFunc
-	lobby  chan struct{} // slots of peers that have not proven their name
+	lobby  *lobby        // peers that have not proven their name
 	quotes chan struct{} // one slot: hardware is asked for one quote at a time
 
 	leafMu sync.Mutex // guards leaf, also while the identity key is being asked
@@ -55,7 +55,7 @@ func newCredentials(cfg Config, client bool) (*Credentials, error) {
 	}
 	c := &Credentials{
 		cfg: cfg, client: client, instance: hex.EncodeToString(instance), identity: identity,
-		lobby: make(chan struct{}, lobbySize), quotes: make(chan struct{}, 1),
+		lobby: newLobby(), quotes: make(chan struct{}, 1),
 		live: map[*conn]struct{}{}, guests: map[attest.Peer]*guest{},
 	}
 	c.life, c.cancel = context.WithCancel(context.Background())

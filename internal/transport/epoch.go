@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"context"
+
 	"consilium.dev/internal/attest"
 )
 
@@ -22,7 +24,7 @@ func (x *exchange) differ() error {
 }
 
 // differOver is differ for the listener, which has not yet sent its hello.
-func (x *exchange) differOver(helloS []byte) error {
+func (x *exchange) differOver(ctx context.Context, helloS []byte) error {
 	older := x.theirs.epoch < x.mine.epoch
 	var chain []byte
 	var err error
@@ -35,7 +37,7 @@ func (x *exchange) differOver(helloS []byte) error {
 		}
 	}
 	if err == nil && x.endorsed {
-		err = x.enroll() // it may have us send, or check, a mebibyte
+		err = x.enroll(ctx) // it may have us send, or check, a mebibyte
 	}
 	if err != nil {
 		return err

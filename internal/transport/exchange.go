@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"time"
 
 	"consilium.dev/internal/attest"
 	"google.golang.org/grpc/credentials"
@@ -22,9 +23,10 @@ type exchange struct {
 	own     *leaf
 	claimed leafID // what the peer's leaf says; proven once endorsed is set
 
-	endorsed bool // the peer is whom its leaf says, under our manifest
-	waiting  bool // we hold a place in the lobby
-	admitted bool // we are counted among the sessions of the peer's name
+	endorsed bool   // the peer is whom its leaf says, under our manifest
+	place    func() // gives back our place in the lobby; nil where we have none
+	guest    *guest // what the listener remembers of the peer's name; nil until it was counted
+	admitted bool   // we are counted among the sessions of the peer's name
 
 	mine, theirs hello
 	th           [32]byte
@@ -70,10 +72,12 @@ func (x *exchange) startTLS(ctx context.Context) error {
 		return attest.Refuse(attest.ClassTLS, "own leaf: %w", err)
 	}
 	if x.side == serverSide {
-		if err := x.c.enter(ctx); err != nil {
+		if x.place, err = x.c.lobby.enter(ctx, sourceOf(x.raw.RemoteAddr())); err != nil {
 			return err
 		}
-		x.waiting = true
+		if err := x.hurry(ctx); err != nil {
+			return err
+		}
 	}
 	cfg := x.tlsConfig()
 	conn := tls.Client(x.raw, cfg)
@@ -133,15 +137,33 @@ func (x *exchange) endorse() error {
 	return err
 }
 
-// enroll counts the handshake among the sessions of the peer's name (step 15), and only then gives back its place in the
-// lobby: whoever dials, and however often, the handshakes that go on at a time are bounded.
-func (x *exchange) enroll() error {
-	if err := x.c.admit(x.who()); err != nil {
+// enroll counts the handshake among the sessions of the peer's name (step 17), and only then gives back its place in the
+// lobby: whoever dials, and however often, the handshakes that go on at a time are bounded. The peer now has the time of
+// the whole exchange.
+func (x *exchange) enroll(ctx context.Context) (err error) {
+	if x.guest, err = x.c.admit(x.who()); err != nil {
 		return err
 	}
 	x.admitted = true
 	x.leaveLobby()
-	return nil
+	end, _ := ctx.Deadline()
+	return x.until(ctx, end)
+}
+
+// hurry gives a peer strangerTimeout to prove its name, or what is left of the exchange where that is less.
+func (x *exchange) hurry(ctx context.Context) error {
+	soon := time.Now().Add(strangerTimeout)
+	if end, ok := ctx.Deadline(); ok && end.Before(soon) {
+		return nil
+	}
+	return x.until(ctx, soon)
+}
+
+// until sets the connection's deadline, and fails where ctx has ended: it set a deadline itself then, which this may have
+// undone.
+func (x *exchange) until(ctx context.Context, end time.Time) error {
+	_ = x.raw.SetDeadline(end) // fails on a line that was cut, as what is read or written next will
+	return ctx.Err()
 }
 
 // who is the peer as its leaf says, proven or not.
@@ -171,9 +193,9 @@ func (x *exchange) endorsedBy(p attest.Policy) error {
 func (x *exchange) leafCert() *x509.Certificate { return x.state.PeerCertificates[0] }
 
 func (x *exchange) leaveLobby() {
-	if x.waiting {
-		<-x.c.lobby
-		x.waiting = false
+	if x.place != nil {
+		x.place()
+		x.place = nil
 	}
 }
 

@@ -2,10 +2,12 @@ package transport
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"net"
 	"time"
 
 	"consilium.dev/internal/attest"
@@ -31,7 +33,7 @@ func (c *Credentials) Live() int {
 func (c *Credentials) Held() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := len(c.lobby) + len(c.quotes)
+	n := len(c.lobby.places) + len(c.quotes)
 	for _, g := range c.guests {
 		n += g.sessions
 	}
@@ -210,3 +212,27 @@ func Derive(g Given) Derived {
 	d.FinishedS = Finished(g.EKMF, 2, d.TH, d.EvidenceS, d.EvidenceC, verdictAccept)
 	return d
 }
+
+// Lobby is a listener's lobby by itself.
+type Lobby struct{ l *lobby }
+
+// NewLobby returns an empty one.
+func NewLobby() Lobby { return Lobby{newLobby()} }
+
+// LobbyOf returns that of a listener.
+func LobbyOf(c *Credentials) Lobby { return Lobby{c.lobby} }
+
+// Enter waits for a place on behalf of a peer of that address, and returns what gives it back.
+func (l Lobby) Enter(ctx context.Context, a net.Addr) (func(), error) {
+	return l.l.enter(ctx, sourceOf(a))
+}
+
+// Counts returns how many have a place and wait for one, and how many sources are remembered.
+func (l Lobby) Counts() (places, line, sources int) {
+	l.l.mu.Lock()
+	defer l.l.mu.Unlock()
+	return len(l.l.places), l.l.line, len(l.l.sources)
+}
+
+// Tame is tame.
+func Tame(err error) error { return tame(err) }

@@ -92,13 +92,13 @@ func (x *exchange) listen(ctx context.Context) (Peer, error) {
 	}
 	helloS := x.mine.encode()
 	if x.theirs.epoch != x.mine.epoch {
-		return Peer{}, x.differOver(helloS)
+		return Peer{}, x.differOver(ctx, helloS)
 	}
 	if err := x.equal(); err != nil {
 		return Peer{}, err
 	}
 	// A quote is dear: only a name that was proven may cause one, and not too often.
-	if err := x.enroll(); err != nil {
+	if err := x.enroll(ctx); err != nil {
 		return Peer{}, err
 	}
 	if err := x.derive(helloC, helloS); err != nil {

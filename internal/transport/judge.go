@@ -131,12 +131,16 @@ func (x *exchange) attest(ctx context.Context) ([]byte, error) {
 	if cfg.Attester == nil {
 		return x.sign()
 	}
-	select {
-	case x.c.quotes <- struct{}{}:
-		defer func() { <-x.c.quotes }()
-	case <-ctx.Done():
-		return nil, attest.Refuse(attest.ClassRate, "waiting for our own attester: %w", context.Cause(ctx))
+	line := []chan struct{}{x.c.quotes}
+	if x.guest != nil {
+		// One of a name stands in the line, and its others wait for that one: a name gets one quote in turn with the rest.
+		line = []chan struct{}{x.guest.quote, x.c.quotes}
 	}
+	release, err := take(ctx, line...)
+	if err != nil {
+		return nil, attest.Refuse(attest.ClassRate, "waiting for our own attester: %w", err)
+	}
+	defer release()
 	seed := deviceSeed(x.ekm.of(x.side), x.theirs.nonce)
 	devices, err := cfg.Attester.Devices(ctx, seed)
 	if err != nil {

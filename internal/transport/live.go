@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -13,7 +12,6 @@ import (
 )
 
 const (
-	lobbySize   = 256                    // handshakes with peers that have not proven their name
 	maxSessions = 16                     // connections and handshakes of one name at a time
 	guestEvery  = 500 * time.Millisecond // one more handshake of one name
 	guestBurst  = 32                     // that may come at once
@@ -25,6 +23,7 @@ var errClosed = errors.New("transport: the credentials are closed")
 type guest struct {
 	pace     *rate.Limiter
 	sessions int
+	quote    chan struct{} // one slot: so many of its handshakes wait in the line for our quotes
 }
 
 // conn is a connection that was proven. It ends with its appraisal.
@@ -44,33 +43,23 @@ func (k *conn) Close() error {
 	return k.raw.Close()
 }
 
-// enter waits for a place in the lobby.
-func (c *Credentials) enter(ctx context.Context) error {
-	select {
-	case c.lobby <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return attest.Refuse(attest.ClassRate, "%d handshakes are going on: %w", lobbySize, ctx.Err())
-	}
-}
-
 // admit counts one more session of a peer that has proven its name, or refuses it before it costs a quote.
-func (c *Credentials) admit(p attest.Peer) error {
+func (c *Credentials) admit(p attest.Peer) (*guest, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g := c.guests[p]
 	if g == nil {
-		g = &guest{pace: rate.NewLimiter(rate.Every(guestEvery), guestBurst)}
+		g = &guest{pace: rate.NewLimiter(rate.Every(guestEvery), guestBurst), quote: make(chan struct{}, 1)}
 		c.guests[p] = g
 	}
 	if g.sessions >= maxSessions {
-		return attest.Refuse(attest.ClassRate, "%v %q has %d connections already", p.Office, p.Name, g.sessions)
+		return nil, attest.Refuse(attest.ClassRate, "%v %q has %d connections already", p.Office, p.Name, g.sessions)
 	}
 	if !g.pace.Allow() {
-		return attest.Refuse(attest.ClassRate, "%v %q dials too often", p.Office, p.Name)
+		return nil, attest.Refuse(attest.ClassRate, "%v %q dials too often", p.Office, p.Name)
 	}
 	g.sessions++
-	return nil
+	return g, nil
 }
 
 // dismiss takes back what admit counted.

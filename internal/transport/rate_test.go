@@ -112,27 +112,29 @@ func TestSessions(t *testing.T) {
 	})
 }
 
-// TestLobby fills the listener with peers that have proven nothing. Who comes after waits for a place, and no longer than a
-// handshake may take.
+// TestLobby fills the listener with peers that have proven nothing. Who comes after waits for a place, and no longer
+// than a handshake may take.
 func TestLobby(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		silent func(g *rogue, line net.Conn) // what a stranger does before it falls silent
+		whole  time.Duration                 // the listener's Timeout
 		held   time.Duration                 // how long it then holds its place
 		later  time.Duration                 // that the member comes
 		want   attest.Class
 		waited time.Duration
 	}{
-		{"a place in time", func(*rogue, net.Conn) {}, 20 * time.Second, 5 * time.Second, 0, 15 * time.Second},
+		{"a place in time", func(*rogue, net.Conn) {}, 0, 5 * time.Second, 2 * time.Second, 0, 3 * time.Second},
 		{
-			"no place", func(g *rogue, line net.Conn) { g.handshake(line) }, 21 * time.Second, 500 * time.Millisecond,
-			attest.ClassRate, 20 * time.Second,
+			"no place", func(g *rogue, line net.Conn) { g.handshake(line) }, 5 * time.Second, 6 * time.Second,
+			500 * time.Millisecond, attest.ClassRate, 5 * time.Second,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newEnds(attest.Participant, "north")
 				e.server.Policy, e.client.Policy = withoutDevices(), withoutDevices()
+				e.server.Timeout = test.whole
 				server, client := makeServer(t, e.server), makeClient(t, e.client)
 				stranger, from := newRogue(t, e, clientSide), time.Now()
 				var strangers sync.WaitGroup

@@ -31,6 +31,9 @@ func (x *exchange) refuse(ctx context.Context, err error) error {
 	case !errors.As(err, &own):
 		own = &attest.Error{Class: attest.ClassState, Err: err}
 	}
+	if !x.endorsed {
+		own, err = &attest.Error{Class: own.Class, Err: tame(own.Err)}, tame(err)
+	}
 	if !x.adopted {
 		x.report(Refusal{Class: own.Class, Err: err, ByPeer: byPeer})
 	}

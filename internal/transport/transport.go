@@ -55,8 +55,9 @@ const ALPN = "consilium-h2/1"
 const authType = "consilium-atls-v1"
 
 const (
-	defaultTimeout = 20 * time.Second
-	deviceTimeout  = 60 * time.Second // where evidence of attached devices may be asked for
+	defaultTimeout  = 20 * time.Second
+	deviceTimeout   = 60 * time.Second // where evidence of attached devices may be asked for
+	strangerTimeout = 5 * time.Second  // for a dialler to prove its name, from its place in the lobby on
 )
 
 // Config is one side of the channel. It is not changed after [Server] or [Client] took it; its functions, signer, attester,
@@ -91,7 +92,8 @@ type Config struct {
 	Now  func() time.Time
 	Rand io.Reader
 	// Timeout bounds the whole handshake; 0 is 20 s, or 60 s where devices may be asked for evidence. A server's must not
-	// be above its grpc.ConnectionTimeout.
+	// be above its grpc.ConnectionTimeout. A listener also lets a peer go that has not proven its name 5 s after its
+	// handshake came to its turn.
 	Timeout time.Duration
 	// Refused is called once for each handshake that ended in a refusal, ours or the peer's; nil ignores them. gRPC's
 	// server drops the errors of handshakes, so this is the only place where a listener learns of them.
@@ -112,7 +114,7 @@ type Refusal struct {
 	Name   string        // the peer: whom we dialled, or whom the leaf's endorsement proved; "" before that
 	Office attest.Office // likewise
 	Class  attest.Class
-	Err    error // what was wrong; for our log only
+	Err    error // what was wrong; for our log only. Where no name is proven, its text is printable and of 512 bytes at most
 	ByPeer bool  // the peer refused us and sent the class
 }
 

@@ -1,0 +1,151 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"consilium.dev/internal/attest"
+)
+
+const (
+	lobbySize  = 256  // handshakes with peers that have not proven their name
+	sourceSize = 8    // of them from one source address
+	lineSize   = 4096 // handshakes that wait for a place
+)
+
+var errCrowd = errors.New("the line is full, and this address has the most in it")
+
+// lobby bounds what peers cost that have not proven their name. A place is had for a few round trips, so many members
+// behind one address come in one after the other; that is why the ninth waits in line and is not refused.
+type lobby struct {
+	places chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	line    int        // handshakes that wait, from everywhere
+	sources map[netip.Prefix]*source
+}
+
+// source is what a lobby remembers of one address while somebody from there waits or has a place.
+type source struct {
+	places chan struct{}
+	here   int       // handshakes that wait or have a place
+	line   []*waiter // those that wait, the newest last
+}
+
+// waiter is one handshake in line.
+type waiter struct{ sendAway context.CancelCauseFunc }
+
+func newLobby() *lobby {
+	return &lobby{places: make(chan struct{}, lobbySize), sources: map[netip.Prefix]*source{}}
+}
+
+// sourceOf returns whom a place is counted against: an IPv4 address, or the /64 of an IPv6 address, all of which one host
+// can have. It is the zero prefix, which has no bound of its own, for a line that is not TCP.
+func sourceOf(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip := tcp.AddrPort().Addr().Unmap()
+	bits := 64
+	if ip.Is4() {
+		bits = 32
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{} // an address of no length is none
+	}
+	return p
+}
+
+// enter waits for a place, and returns what gives it back. A place of the source comes first: so no more than sourceSize
+// from one address stand in the line for the places of all.
+func (l *lobby) enter(ctx context.Context, from netip.Prefix) (func(), error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := &waiter{cancel}
+	s := l.arrive(from, w)
+	release, err := take(ctx, s.places, l.places)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unline(s, w)
+	if err != nil {
+		l.depart(from, s)
+		return nil, attest.Refuse(attest.ClassRate, "waiting for one of %d handshakes, %d from one address: %w", lobbySize, sourceSize, err)
+	}
+	return func() {
+		release()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.depart(from, s)
+	}, nil
+}
+
+// arrive puts one more in line. Where that is too many, the newest of the source that has the most in it is sent away:
+// a flood from a few addresses cannot keep the others out of the line.
+func (l *lobby) arrive(from netip.Prefix, w *waiter) *source {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.sources[from]
+	if s == nil {
+		n := lobbySize
+		if from.IsValid() {
+			n = sourceSize
+		}
+		s = &source{places: make(chan struct{}, n)}
+		l.sources[from] = s
+	}
+	s.here++
+	s.line = append(s.line, w)
+	if l.line++; l.line <= lineSize {
+		return s
+	}
+	most := s
+	for _, other := range l.sources {
+		if len(other.line) > len(most.line) {
+			most = other
+		}
+	}
+	last := most.line[len(most.line)-1]
+	l.unline(most, last)
+	last.sendAway(errCrowd)
+	return s
+}
+
+// unline takes one out of the line who may have been sent away already. mu is held.
+func (l *lobby) unline(s *source, w *waiter) {
+	if i := slices.Index(s.line, w); i >= 0 {
+		s.line = slices.Delete(s.line, i, i+1)
+		l.line--
+	}
+}
+
+// depart forgets a source when the last from there has gone. mu is held.
+func (l *lobby) depart(from netip.Prefix, s *source) {
+	if s.here--; s.here == 0 {
+		delete(l.sources, from)
+	}
+}
+
+// take takes a place of each, in that order, and returns what gives them back; or why ctx ended before.
+func take(ctx context.Context, places ...chan struct{}) (func(), error) {
+	for i, p := range places {
+		select {
+		case p <- struct{}{}:
+		case <-ctx.Done():
+			giveBack(places[:i])
+			return nil, context.Cause(ctx)
+		}
+	}
+	return func() { giveBack(places) }, nil
+}
+
+func giveBack(places []chan struct{}) {
+	for _, p := range places {
+		<-p
+	}
+}
