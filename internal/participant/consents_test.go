@@ -240,16 +240,17 @@ func few(t *testing.T, train, test int) participant.Data {
 	t.Helper()
 	folder := t.TempDir()
 	d := participant.Data{Records: filepath.Join(folder, "r.csv"), Split: filepath.Join(folder, "s.csv")}
-	split := "line,set\n"
+	var split strings.Builder
+	split.WriteString("line,set\n")
 	for i := range train + test {
 		set := "train"
 		if i >= train {
 			set = "test"
 		}
-		split += fmt.Sprintf("%d,%s\n", i+1, set)
+		fmt.Fprintf(&split, "%d,%s\n", i+1, set)
 	}
 	rows := strings.Repeat("63,1,1,145,233,1,2,150,0,2.3,3,0,6,0\n", train+test)
-	for path, text := range map[string]string{d.Records: rows, d.Split: split} {
+	for path, text := range map[string]string{d.Records: rows, d.Split: split.String()} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
