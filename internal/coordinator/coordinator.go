@@ -30,7 +30,6 @@ import (
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/store"
-	"consilium.dev/internal/trainer"
 	"consilium.dev/internal/transport"
 	pb "consilium.dev/proto/consilium/v1"
 )
@@ -195,7 +194,7 @@ func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 	l := &loop{
 		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine,
 		messages: make(chan message), done: make(chan struct{}), state: round.New(), index: registry.New(),
-		hold: newHold(c.o.Limits.Uploads), shapes: map[string]trainer.Description{}, results: make(chan combined),
+		hold: newHold(c.o.Limits.Uploads), studies: map[string]study{}, results: make(chan combined),
 		wake: time.NewTimer(time.Hour),
 	}
 	for _, name := range c.o.Manifest.Members() {

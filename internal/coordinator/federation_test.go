@@ -15,6 +15,7 @@ import (
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
 )
 
@@ -84,18 +85,61 @@ func TestHospitals(t *testing.T) {
 	})
 }
 
+// TestFedAdam follows a run's models by the formulas of FedAdam, in this test's own words, over the updates that the members
+// must have sent: each round builds on the state that the one before it left.
+func TestFedAdam(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.serve()
+		w.joinAll()
+		p := plan(t, adam)
+		v := w.completed(w.start(p))
+		const rate, beta1, beta2, tau = 0.1, 0.9, 0.99, 1e-3
+		x := w.model(entry.Digest(v.Rounds[0].Model))
+		first, second := make([]float64, len(x.Params)), make([]float64, len(x.Params))
+		for i := range second {
+			second[i] = tau * tau
+		}
+		for round := 1; round <= 3; round++ {
+			mean, rows := make([]float64, len(x.Params)), 0.0
+			for _, name := range hospitals {
+				train := trainingSet(t, p.Schema, name)
+				u, err := trainer.Train(t.Context(), p, x, train, round, name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range u {
+					mean[i] += float64(u[i]) * float64(train.Rows())
+				}
+				rows += float64(train.Rows())
+			}
+			got := w.model(entry.Digest(v.Rounds[round].Model))
+			for i := range mean {
+				mean[i] /= rows
+				first[i] = beta1*first[i] + (1-beta1)*mean[i]
+				second[i] = beta2*second[i] + (1-beta2)*mean[i]*mean[i]
+				want := float64(x.Params[i]) + rate*first[i]/(math.Sqrt(second[i])+tau)
+				if math.Abs(float64(got.Params[i])-want) > 1e-6*math.Max(1, math.Abs(want)) {
+					t.Errorf("round %d, value %d is off by %g", round, i, float64(got.Params[i])-want)
+				}
+			}
+			x = got
+		}
+	})
+}
+
 // checkScale compares the constants of standardising, which the federation found without showing records, with those of the
 // pooled records.
 func checkScale(t *testing.T, w *world, id entry.Digest) {
 	t.Helper()
 	m := w.model(id)
-	schema, err := dataset.ParseSchema(plan(t).Schema)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var pooled [][]float64
 	for _, name := range hospitals {
-		pooled = append(pooled, trainingRows(t, schema, name)...)
+		train := trainingSet(t, plan(t).Schema, name)
+		for i := range train.Rows() {
+			pooled = append(pooled, train.Row(i))
+		}
 	}
 	mean, _ := m.Layout.Slice(m.Params, "standardize.mean")
 	scale, _ := m.Layout.Slice(m.Params, "standardize.scale")
@@ -121,12 +165,15 @@ func checkScale(t *testing.T, w *world, id entry.Digest) {
 	}
 }
 
-// trainingRows returns a hospital's rows for training.
-func trainingRows(t *testing.T, schema dataset.Schema, name string) [][]float64 {
+// trainingSet returns a hospital's records for training.
+func trainingSet(t *testing.T, text []byte, name string) *dataset.Set {
 	t.Helper()
-	folder := filepath.Join("..", "..", "examples", "hospitals", "data")
+	schema, err := dataset.ParseSchema(text)
+	if err != nil {
+		t.Fatal(err)
+	}
 	open := func(file string) *bytes.Reader {
-		text, err := os.ReadFile(filepath.Join(folder, file))
+		text, err := os.ReadFile(filepath.Join("..", "..", "examples", "hospitals", "data", file))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,11 +191,7 @@ func trainingRows(t *testing.T, schema dataset.Schema, name string) [][]float64 
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rows [][]float64
-	for i := range train.Rows() {
-		rows = append(rows, train.Row(i))
-	}
-	return rows
+	return train
 }
 
 // asJSON returns the plan as it travels.

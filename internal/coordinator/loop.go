@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -44,11 +45,25 @@ type loop struct {
 	state   *round.State
 	index   *registry.Index
 	hold    *hold
-	shapes  map[string]trainer.Description // by run
+	studies map[string]study // of the runs that have not ended
 	workers sync.WaitGroup
 	results chan combined
 	wake    *time.Timer
 	stale   bool // something has changed since the loop last settled
+}
+
+// study is what follows from a run's plan, found out once.
+type study struct {
+	shape trainer.Description
+	text  []byte // the plan as JSON, as participants get it
+}
+
+func studyOf(p entry.Plan) (s study, err error) {
+	if s.shape, err = trainer.Describe(p); err != nil {
+		return s, err
+	}
+	s.text, err = json.Marshal(p)
+	return s, err
 }
 
 // message is one thing that the loop is asked to do. Either in is decided, and then, once its facts are durable and
@@ -253,13 +268,13 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 	}
 	switch f := f.(type) {
 	case entry.RunCreated:
-		d, err := trainer.Describe(f.Plan)
+		s, err := studyOf(f.Plan)
 		if err != nil {
 			return fmt.Errorf("run %s: %w", f.Run, err)
 		}
-		l.shapes[f.Run] = d
+		l.studies[f.Run] = s
 	case entry.RoundOpened:
-		l.hold.open(attempt{f.Run, f.Round, f.Try}, specOf(l.shapes[f.Run], f))
+		l.hold.open(attempt{f.Run, f.Round, f.Try}, specOf(l.studies[f.Run].shape, f))
 	case entry.RoundFailed:
 		l.hold.drop(attempt{f.Run, f.Round, f.Try})
 	case entry.RoundClosed:
@@ -270,7 +285,7 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 				l.hold.drop(a)
 			}
 		}
-		delete(l.shapes, f.Run)
+		delete(l.studies, f.Run)
 	}
 	return nil
 }
@@ -313,7 +328,8 @@ func (l *loop) settle(ctx context.Context) error {
 			l.wake.Reset(max(a.At.Sub(now), time.Millisecond))
 		}
 	}
-	return l.publish(actions)
+	l.publish(actions)
+	return nil
 }
 
 // begin starts a combination beside the loop, unless it is under way.

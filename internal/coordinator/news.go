@@ -1,8 +1,6 @@
 package coordinator
 
 import (
-	"encoding/json"
-	"fmt"
 	"math"
 
 	"consilium.dev/internal/entry"
@@ -21,7 +19,7 @@ type news struct {
 const maxPlans = 3 << 20
 
 // publish makes the actions the newest news. Called by the loop.
-func (l *loop) publish(actions []round.Action) error {
+func (l *loop) publish(actions []round.Action) {
 	next := &news{of: map[entry.Member]*pb.Wanted{}, changed: make(chan struct{})}
 	of := func(m entry.Member) *pb.Wanted {
 		w := next.of[m]
@@ -42,30 +40,20 @@ func (l *loop) publish(actions []round.Action) error {
 			w.Progress = append(w.Progress, &pb.Progress{Run: p.Run, Closed: number(p.Closed)})
 		}
 	}
-	plans := map[string][]byte{}
 	for _, a := range actions {
 		switch a := a.(type) {
 		case round.Invite:
-			plan, err := planText(plans, a.Run, a.Plan)
-			if err != nil {
-				return err
-			}
+			plan := l.studies[a.Run].text
 			if w := of(a.Member); fits(a.Member, plan) {
 				w.Invitations = append(w.Invitations, &pb.Invitation{Run: a.Run, Lead: a.Lead, Plan: plan})
 			}
 		case round.Ask:
-			plan, err := planText(plans, a.Run, a.Plan)
-			if err != nil {
-				return err
-			}
+			plan := l.studies[a.Run].text
 			if w := of(a.Member); fits(a.Member, plan) {
 				w.Train = append(w.Train, train(a, plan))
 			}
 		case round.Evaluate:
-			plan, err := planText(plans, a.Run, a.Plan)
-			if err != nil {
-				return err
-			}
+			plan := l.studies[a.Run].text
 			if w := of(a.Member); fits(a.Member, plan) {
 				w.Evaluate = append(w.Evaluate, &pb.Evaluate{
 					Run: a.Run, Lead: a.Lead, Round: number(a.Round), Model: a.Model[:], Size: a.Blob.Size, Plan: plan,
@@ -76,7 +64,6 @@ func (l *loop) publish(actions []round.Action) error {
 	if last := l.wanted.Swap(next); last != nil {
 		close(last.changed)
 	}
-	return nil
 }
 
 func train(a round.Ask, plan []byte) *pb.Train {
@@ -90,19 +77,6 @@ func train(a round.Ask, plan []byte) *pb.Train {
 		t.Accepted = a.Accepted[:]
 	}
 	return t
-}
-
-// planText returns the run's plan as JSON, encoded once for all members.
-func planText(known map[string][]byte, run string, p entry.Plan) ([]byte, error) {
-	if text, ok := known[run]; ok {
-		return text, nil
-	}
-	text, err := json.Marshal(p)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the plan of run %s: %w", run, err)
-	}
-	known[run] = text
-	return text, nil
 }
 
 // number returns a round or try as the wire has it. Plans bound both far below.

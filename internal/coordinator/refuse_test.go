@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/grpc/codes"
@@ -82,6 +83,9 @@ func TestUpdatesRefused(t *testing.T) {
 			reply, err := c.budapest.send(t.Context(), u)
 			if err != nil || reply.State != pb.OfferReply_STATE_REFUSED || reply.Reason != test.reason {
 				t.Errorf("%s: %v, %v, want refused for %s", test.name, reply, err, test.reason)
+			}
+			if early := test.reason == "size" || test.reason == "weight"; u.asked == early {
+				t.Errorf("%s: its bytes were asked for: %v, want %v", test.name, u.asked, !early)
 			}
 			c.books["council"].await(t, "update refused", "run", run, "reason", test.reason, "member", "budapest")
 			c.checkRefusals(run, test.name, test.reason)
@@ -166,7 +170,11 @@ func TestOneUpload(t *testing.T) {
 		if reply, err := c.budapest.send(t.Context(), sound(run)); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("second upload over the same connection: %v, %v, want ResourceExhausted", reply, err)
 		}
+		began := time.Now()
 		c.accepted(c.connect(attest.Participant, "budapest"), sound(run))
+		if waited := time.Since(began); waited > time.Second {
+			t.Errorf("the second upload waited for %v, until the first was found to stand still", waited)
+		}
 		if state := first.state(); state != pb.OfferReply_STATE_UNSPECIFIED {
 			t.Errorf("first upload, after another came over a new connection: %v, want a broken stream", state)
 		}

@@ -63,7 +63,7 @@ func (c *court) open(change ...func(*entry.Plan)) string {
 type upload struct {
 	head   *pb.OfferHeader
 	chunks []*pb.Chunk
-	hold   bool // the sender does not say that it has ended
+	asked  bool // the coordinator has asked for the chunks
 }
 
 // sound returns an upload that has nothing wrong with it, for the first round of a run.
@@ -118,12 +118,11 @@ func (p *peer) send(ctx context.Context, u *upload) (*pb.OfferReply, error) {
 		switch reply.State {
 		case pb.OfferReply_STATE_WAIT:
 		case pb.OfferReply_STATE_SEND:
+			u.asked = true
 			for _, c := range u.chunks {
 				_ = stream.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Chunk{Chunk: c}})
 			}
-			if !u.hold {
-				_ = stream.CloseSend()
-			}
+			_ = stream.CloseSend()
 		default:
 			return reply, nil
 		}

@@ -1,7 +1,6 @@
 package coordinator_test
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"math"
@@ -14,7 +13,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/model"
 	"consilium.dev/internal/trainer"
@@ -129,27 +127,7 @@ func (s secrets) member(t *testing.T, w *world, p entry.Plan, name string, base 
 		s[strings.Join(strings.Split(line, ",")[:5], ",")] = "the beginning of a patient's record"
 		s[strings.Join(strings.Split(line, ",")[:5], " ")] = "the beginning of a patient's record"
 	}
-	schema, err := dataset.ParseSchema(p.Schema)
-	if err != nil {
-		t.Fatal(err)
-	}
-	set, err := dataset.Read(bytes.NewReader(text), name, schema)
-	if err != nil {
-		t.Fatal(err)
-	}
-	split, err := os.Open(filepath.Join(folder, name+".split.csv"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer split.Close()
-	parts, err := dataset.ReadSplit(split, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	train, _, err := set.Split(parts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	train := trainingSet(t, p.Schema, name)
 	u, err := trainer.Statistics(p, train)
 	if err != nil {
 		t.Fatal(err)

@@ -89,6 +89,7 @@ type member struct {
 	disk  *storetest.Memory
 	book  *book
 	data  participant.Data
+	ended time.Time // of the last session, once end has returned
 	conn  *grpc.ClientConn
 	rules participant.Policy
 }
@@ -129,7 +130,11 @@ func (m *member) follow() (end func() error) {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- p.Over(ctx, m.conn) }()
+	go func() {
+		err := p.Over(ctx, m.conn)
+		m.ended = time.Now()
+		done <- err
+	}()
 	var once sync.Once
 	var err error
 	end = func() error {
@@ -487,16 +492,13 @@ func TestStands(t *testing.T) {
 				time.Sleep(15 * time.Second)
 			}
 		}()
-		time.Sleep(3*50*time.Second + 59*time.Second)
-		synctest.Wait()
-		if text := who.book.take(); strings.Contains(text, "stood still") {
-			t.Errorf("gave up too early: %s", text)
-		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(5 * time.Minute)
 		if err := end(); err == nil || !strings.Contains(err.Error(), "the download has stood still for 1m0s") || participant.IsBroken(err) {
 			t.Errorf("the session ended with %v, want that the download stood still", err)
 		}
-		time.Sleep(5 * time.Minute)
+		if lived := who.ended.Sub(began); lived != 3*50*time.Second+time.Minute {
+			t.Errorf("the session ended after %v, want a minute after the last of three chunks, each of which came within 50s", lived)
+		}
 
 		end = who.follow()
 		who.wants(&pb.Wanted{})
