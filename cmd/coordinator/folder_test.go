@@ -176,7 +176,7 @@ func (f *federation) sign() {
 	f.must(err)
 }
 
-// genes gives every member records of n numbers, another few each.
+// genes gives every member records of n numbers, another few each, and owners whom so few do not trouble.
 func (f *federation) genes(n int) {
 	f.t.Helper()
 	for i, m := range hospitals {
@@ -193,6 +193,9 @@ func (f *federation) genes(n int) {
 		}
 		f.must(os.WriteFile(f.path(m, "records.csv"), []byte(text.String()), 0o600))
 		f.must(os.WriteFile(f.path(m, "split.csv"), []byte(split.String()), 0o600))
+		config, err := os.ReadFile(f.path(m, "participant.yaml")) // it ends with the owner's policy
+		f.must(err)
+		f.must(os.WriteFile(f.path(m, "participant.yaml"), append(config, "  least_records: 1\n"...), 0o600))
 	}
 }
 

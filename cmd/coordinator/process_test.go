@@ -16,7 +16,7 @@ import (
 )
 
 // patience is how long a test waits for a program to say anything at all, on a machine that is busy with other things.
-const patience = 2 * time.Minute
+const patience = 20 * time.Second
 
 // book is what a program says, line by line.
 type book struct {
@@ -114,6 +114,9 @@ func launch(t *testing.T, name string, cmd *exec.Cmd) *process {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended
 		<-p.done
+		if t.Failed() {
+			t.Logf("%s has logged:\n%s", name, tail(p.says()))
+		}
 	})
 	return p
 }
