@@ -22,12 +22,25 @@ const asVariable = "CONSILIUM_TEST_AS"
 func TestMain(m *testing.M) {
 	switch as := os.Getenv(asVariable); as {
 	case "":
-		os.Exit(m.Run())
+		os.Exit(tests(m))
 	case "coordinator":
 		main()
 	default:
 		os.Exit(stopping(as))
 	}
+}
+
+// scratch is where programs for the tests are built.
+var scratch string
+
+func tests(m *testing.M) int {
+	var err error
+	if scratch, err = os.MkdirTemp("", "consilium-coordinator-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(scratch)
+	return m.Run()
 }
 
 // stopping is main with storage that stops.
@@ -93,8 +106,8 @@ func (s *stop) Swap(ctx context.Context, old uint64, value []byte) error {
 	return err
 }
 
-// rest says where it stops, and does.
+// rest says in a line of the log that it stops, and does.
 func (s *stop) rest() {
-	fmt.Println("stopped: " + s.at)
+	fmt.Fprintf(os.Stderr, "{\"msg\": \"stopped\", \"at\": %q}\n", s.at)
 	select {}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,7 +15,7 @@ import (
 )
 
 // patience is how long a test waits for a program to say anything at all, on a machine that is busy with other things.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // book is what a program says, line by line.
 type book struct {
@@ -91,19 +90,19 @@ func tail(text string) string { return text[max(0, len(text)-4000):] }
 
 // process is a coordinator or a participant.
 type process struct {
-	t        *testing.T
-	name     string
-	cmd      *exec.Cmd
-	out, log *book
-	done     chan struct{}
-	err      error // after done
+	t    *testing.T
+	name string
+	cmd  *exec.Cmd
+	log  *book
+	done chan struct{}
+	err  error // after done
 }
 
 // launch starts a program that ends with the test at the latest.
 func launch(t *testing.T, name string, cmd *exec.Cmd) *process {
 	t.Helper()
-	p := &process{t: t, name: name, cmd: cmd, out: newBook(), log: newBook(), done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p.out, p.log
+	p := &process{t: t, name: name, cmd: cmd, log: newBook(), done: make(chan struct{})}
+	cmd.Stderr = p.log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -186,15 +185,12 @@ func self(t *testing.T, as, config string) *exec.Cmd {
 	return cmd
 }
 
+// building builds the participant's program, once.
 var building = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "consilium-participant-")
+	path := filepath.Join(scratch, "participant")
+	out, err := exec.Command("go", "build", "-o", path, "../participant").CombinedOutput()
 	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "participant")
-	cmd := exec.Command("go", "build", "-o", path, "../participant")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.Join(err, errors.New(string(out)), os.RemoveAll(dir))
+		return "", fmt.Errorf("%w\n%s", err, out)
 	}
 	return path, nil
 })
