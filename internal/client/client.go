@@ -194,31 +194,49 @@ func (c *Client) Export(ctx context.Context, m Model, w io.Writer) error {
 	}
 	sum := sha256.New()
 	out := io.MultiWriter(w, sum)
-	var at int64
-	var buf []byte
-	for {
-		chunk, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
+	for part, err := range c.download(stream, "fetching model "+m.ID.Short(), m.Size) {
 		if err != nil {
-			return c.fault("fetching model "+m.ID.Short(), err)
+			return err
 		}
-		if chunk.Offset != at || chunk.Size > codec.MaxChunk || at+int64(chunk.Size) > m.Size {
-			return fmt.Errorf("fetching model %s: chunk does not continue the download at %d", m.ID.Short(), at)
-		}
-		if buf, err = codec.Decode(buf[:0], codec.Scheme(chunk.Scheme), chunk.Data, int(chunk.Size)); err != nil {
-			return fmt.Errorf("fetching model %s: chunk at %d: %w", m.ID.Short(), at, err)
-		}
-		if _, err := out.Write(buf); err != nil {
+		if _, err := out.Write(part); err != nil {
 			return fmt.Errorf("writing model %s: %w", m.ID.Short(), err)
 		}
-		at += int64(chunk.Size)
 	}
 	if got := entry.Digest(sum.Sum(nil)); got != m.ID {
 		return fmt.Errorf("fetching model %s: what came has the digest %s", m.ID.Short(), got.Short())
 	}
 	return nil
+}
+
+// download yields what the chunks of a stream hold, which must follow each other: most bytes at the most. What it yields is
+// good until the next. An error is the last thing that it yields, and says what was being done.
+func (c *Client) download(stream grpc.ServerStreamingClient[pb.Chunk], doing string, most int64) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		var at int64
+		var buf []byte
+		for {
+			chunk, err := stream.Recv()
+			switch {
+			case errors.Is(err, io.EOF):
+				return
+			case err != nil:
+				err = c.fault(doing, err)
+			case chunk.Offset != at || chunk.Size == 0 || chunk.Size > codec.MaxChunk || at+int64(chunk.Size) > most:
+				err = fmt.Errorf("%s: chunk does not continue the download at %d", doing, at)
+			default:
+				if buf, err = codec.Decode(buf[:0], codec.Scheme(chunk.Scheme), chunk.Data, int(chunk.Size)); err != nil {
+					err = fmt.Errorf("%s: chunk at %d: %w", doing, at, err)
+				}
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if at += int64(chunk.Size); !yield(buf, nil) {
+				return
+			}
+		}
+	}
 }
 
 // fault words what went wrong with a call and makes it one of the kinds.

@@ -1,14 +1,12 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 
-	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
 	pb "consilium.dev/proto/consilium/v1"
@@ -81,23 +79,14 @@ func (c *Client) Kept(ctx context.Context, line int64) ([]byte, error) {
 	if err != nil {
 		return nil, c.fault(doing, err)
 	}
-	var out, buf []byte
-	for {
-		chunk, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
+	var out []byte
+	for part, err := range c.download(stream, doing, entry.MaxKept) {
 		if err != nil {
-			return nil, c.fault(doing, err)
+			return nil, err
 		}
-		if chunk.Offset != int64(len(out)) || chunk.Size == 0 || chunk.Size > codec.MaxChunk || len(out)+int(chunk.Size) > entry.MaxKept {
-			return nil, fmt.Errorf("%s: chunk does not continue at %d, or it is too large", doing, len(out))
-		}
-		if buf, err = codec.Decode(buf[:0], codec.Scheme(chunk.Scheme), chunk.Data, int(chunk.Size)); err != nil {
-			return nil, fmt.Errorf("%s: %w", doing, err)
-		}
-		out = append(out, bytes.Clone(buf)...)
+		out = append(out, part...)
 	}
+	return out, nil
 }
 
 // Inclusion returns the proof that a line is in the log of that size.

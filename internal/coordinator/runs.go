@@ -1,14 +1,9 @@
 package coordinator
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -25,9 +20,6 @@ import (
 	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
 )
-
-// maxPlan is the most bytes of a plan as JSON.
-const maxPlan = 256 << 10
 
 // watchEvery is how often a watched run is looked at for what no fact tells: who is connected.
 const watchEvery = 5 * time.Second
@@ -50,7 +42,7 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 	}
 	plan, err := parsePlan(q.Plan)
 	if err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "plan: %v", err)
+		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	f := entry.RunCreated{
 		Run: newRun(), Request: q.Request, Lead: lead, Manifest: r.manifest.Digest(), Members: r.invited(plan), Plan: plan,
@@ -73,21 +65,13 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 	return &pb.StartReply{Run: run}, nil
 }
 
-// parsePlan reads a plan as it came over the wire and judges what needs no federation to judge.
+// parsePlan reads a plan as it came over the wire and judges what needs no federation to judge. Its errors name the plan.
 func parsePlan(text []byte) (entry.Plan, error) {
-	var p entry.Plan
-	if len(text) > maxPlan {
-		return p, fmt.Errorf("more than %d bytes", maxPlan)
+	p, err := trainer.DecodePlan(text)
+	if err == nil {
+		err = trainer.CheckPlan(p)
 	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
-		return p, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return p, errors.New("something follows the plan")
-	}
-	return p, trainer.CheckPlan(p)
+	return p, err
 }
 
 // invited returns whom the plan asks, ascending: all members where it names none.

@@ -2,16 +2,12 @@ package participant
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"reflect"
 
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/trainer"
 )
-
-// maxPlan is the most bytes of a plan as JSON.
-const maxPlan = 256 << 10
 
 // study is a run's plan and what follows from it. A wide schema takes a while to read, and a plan comes with each request.
 type study struct {
@@ -54,15 +50,10 @@ func (c planCache) forget(closed map[string]int) {
 // readPlan reads and judges a plan that came over the wire.
 func readPlan(text []byte) (*study, error) {
 	s := &study{text: text}
-	if len(text) > maxPlan {
-		return nil, fmt.Errorf("plan has more than %d bytes", maxPlan)
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s.plan); err != nil {
-		return nil, fmt.Errorf("plan: %w", err)
-	}
 	var err error
+	if s.plan, err = trainer.DecodePlan(text); err != nil {
+		return nil, err
+	}
 	if s.shape, err = trainer.Describe(s.plan); err != nil { // it names the plan
 		return nil, err
 	}

@@ -1,9 +1,11 @@
 package trainer
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strings"
 	"time"
@@ -65,6 +67,24 @@ func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	}
 	if err := CheckPlan(p); err != nil {
 		return entry.Plan{}, err
+	}
+	return p, nil
+}
+
+// DecodePlan reads a plan as it travels and rests: JSON, at most 256 KiB, without unknown keys and with nothing behind it. What
+// the plan says is not judged: [CheckPlan] and [Describe] do that.
+func DecodePlan(text []byte) (entry.Plan, error) {
+	var p entry.Plan
+	if len(text) > maxPlan {
+		return p, fmt.Errorf("plan has more than %d bytes", maxPlan)
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return p, fmt.Errorf("plan: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return p, errors.New("plan: something follows the plan")
 	}
 	return p, nil
 }
