@@ -34,7 +34,7 @@ import (
 	pb "consilium.dev/proto/consilium/v1"
 )
 
-// Options is all that a coordinator needs. Everything but Limits, Now and Version is required.
+// Options is all that a coordinator needs. Everything but Limits, Now, Version and Grace is required.
 type Options struct {
 	Name      string // in the manifest
 	Manifest  *manifest.Manifest
@@ -48,6 +48,7 @@ type Options struct {
 	Log       *zap.Logger
 	Now       func() time.Time // nil: the clock
 	Version   string           // of the program
+	Grace     time.Duration    // how long Run goes on after ctx has ended, to finish what it holds; 0: not at all
 }
 
 // Limits bounds what peers can make the coordinator spend. A zero field has its default.
@@ -130,6 +131,10 @@ func (c *Coordinator) refused(r transport.Refusal) {
 // Run replays the log, writes that it booted, and serves lis until ctx ends or something fails after which memory and log
 // might disagree; the next Run of a new Coordinator then goes on where this one stopped. It closes lis, and when it returns
 // nothing that it started is left.
+//
+// When ctx ends it takes no new calls, and lets calls, uploads and combinations that are under way end, for the grace of its
+// options at most. What it then still holds is handed back: the members have kept the updates of the open rounds and offer
+// them to the next Run.
 func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 	defer lis.Close()
 	defer c.creds.Close() //nolint:errcheck // it cuts and forgets, and always can
@@ -138,8 +143,10 @@ func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 		return err
 	}
 	server := c.serve(l, self)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.run(ctx) })
+	work, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	g, work := errgroup.WithContext(work)
+	g.Go(func() error { return l.run(work) })
 	g.Go(func() error {
 		err := server.Serve(netutil.LimitListener(lis, c.o.Limits.Connections))
 		if err != nil && !errors.Is(err, grpc.ErrServerStopped) { // stopped before it had begun
@@ -148,7 +155,12 @@ func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 		return nil
 	})
 	g.Go(func() error {
-		<-ctx.Done()
+		select {
+		case <-ctx.Done():
+			c.drain(work, l, server)
+			cut()
+		case <-work.Done():
+		}
 		<-l.done // what was begun is written before connections are cut
 		server.Stop()
 		return nil
@@ -156,6 +168,33 @@ func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 	c.o.Log.Info("serving", zap.Stringer("address", lis.Addr()), zap.String("federation", c.o.Manifest.Federation()),
 		zap.Uint64("epoch", c.o.Manifest.Epoch()))
 	return g.Wait()
+}
+
+// drain lets what is under way end, for the grace of the options at most: first the calls, then the combinations that the last
+// of them may have begun.
+func (c *Coordinator) drain(ctx context.Context, l *loop, server *grpc.Server) {
+	if c.o.Grace <= 0 {
+		return
+	}
+	c.o.Log.Info("ending", zap.Duration("grace", c.o.Grace))
+	ctx, cancel := context.WithTimeout(ctx, c.o.Grace)
+	defer cancel()
+	close(l.ending)
+	calls := make(chan struct{})
+	go func() {
+		defer close(calls)
+		server.GracefulStop()
+	}()
+	select {
+	case <-calls:
+		l.rest(ctx)
+	case <-ctx.Done():
+		server.Stop() // which ends GracefulStop too
+		<-calls
+	}
+	if ctx.Err() != nil {
+		c.o.Log.Warn("the grace is over before everything had ended; members offer again what was not taken")
+	}
 }
 
 // boot replays the log and writes who goes on with it.
@@ -193,7 +232,7 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 	l := &loop{
 		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine,
-		messages: make(chan message), done: make(chan struct{}), state: round.New(), index: registry.New(),
+		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
 		hold: newHold(c.o.Limits.Uploads), studies: map[string]study{}, results: make(chan combined),
 		wake: time.NewTimer(time.Hour),
 	}

@@ -37,6 +37,7 @@ type loop struct {
 	combine func(context.Context, round.Combine, *sum) (round.Combined, error)
 
 	messages chan message
+	ending   chan struct{} // closed when no new call is taken, and those that would go on for ever have to end
 	done     chan struct{} // closed when the loop has ended
 	wanted   atomic.Pointer[news]
 	view     atomic.Pointer[ledger.View] // of the log, for readers
@@ -48,6 +49,7 @@ type loop struct {
 	studies map[string]study // of the runs that have not ended
 	workers sync.WaitGroup
 	results chan combined
+	running int // combinations that have begun and are not finished
 	wake    *time.Timer
 	stale   bool // something has changed since the loop last settled
 }
@@ -339,6 +341,7 @@ func (l *loop) begin(ctx context.Context, a round.Combine) {
 		return
 	}
 	s.combined = true
+	l.running++
 	l.workers.Go(func() {
 		s.pending.Wait()
 		in, err := l.combine(ctx, a, s)
@@ -349,9 +352,27 @@ func (l *loop) begin(ctx context.Context, a round.Combine) {
 	})
 }
 
+// rest returns when no combination is under way, or ctx ends. No call may be under way: then none begins.
+func (l *loop) rest(ctx context.Context) {
+	for {
+		busy := false
+		changed := l.wanted.Load().changed
+		if err := l.read(ctx, func() { busy = l.running > 0 }); err != nil || !busy {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		case <-l.done:
+		}
+	}
+}
+
 // finish takes the outcome of a combination. A combination that failed ends the coordinator: its storage failed it, and
 // the next boot asks for the same work again.
 func (l *loop) finish(ctx context.Context, c combined) error {
+	l.running--
+	l.stale = true // whoever waits for it looks again
 	if c.err != nil {
 		return fmt.Errorf("combining round %d of run %s: %w", c.in.Round, c.in.Run, c.err)
 	}

@@ -54,6 +54,10 @@ func (r *rounds) Follow(_ *pb.FollowRequest, stream grpc.ServerStreamingServer[p
 		case <-n.changed:
 		case <-beat.C:
 			last = nil
+		case <-r.loop.ending:
+			// An upload ends with its sender's session, which this call is.
+			r.uploads.rest(stream.Context(), m)
+			return status.Error(codes.Unavailable, errStopping.Error())
 		case <-r.loop.done:
 			return status.Error(codes.Unavailable, errStopping.Error())
 		case <-stream.Context().Done():

@@ -174,6 +174,8 @@ func (r *runs) Watch(q *pb.ShowRequest, stream grpc.ServerStreamingServer[pb.Sho
 		select {
 		case <-n.changed:
 		case <-look.C:
+		case <-r.loop.ending:
+			return status.Error(codes.Unavailable, errStopping.Error())
 		case <-r.loop.done:
 			return status.Error(codes.Unavailable, errStopping.Error())
 		case <-stream.Context().Done():

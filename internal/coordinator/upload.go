@@ -168,8 +168,9 @@ func (r *rounds) asked(ctx context.Context, o offer) (spec aggregate.Spec, held 
 
 // uploads knows which uploads are under way: a member has one for each try, or it could take all memory that uploads may take.
 type uploads struct {
-	mu sync.Mutex // guards of
-	of map[upload]*transport.Peer
+	mu      sync.Mutex // guards what follows
+	of      map[upload]*transport.Peer
+	changed chan struct{} // closed when one has ended; nil while nobody waits
 }
 
 type upload struct {
@@ -201,7 +202,35 @@ func (r *rounds) begin(o offer) (end func(), err error) {
 		if r.uploads.of[key] == me {
 			delete(r.uploads.of, key)
 		}
+		if r.uploads.changed != nil {
+			close(r.uploads.changed)
+			r.uploads.changed = nil
+		}
 	}, nil
+}
+
+// rest returns when no upload of the member is under way, or ctx ends.
+func (u *uploads) rest(ctx context.Context, m entry.Member) {
+	for {
+		u.mu.Lock()
+		busy := false
+		for key := range u.of {
+			busy = busy || key.member == m
+		}
+		if u.changed == nil {
+			u.changed = make(chan struct{})
+		}
+		changed := u.changed
+		u.mu.Unlock()
+		if !busy {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // reserve takes memory for an upload, and says so when it has to wait in line for it.

@@ -20,6 +20,7 @@ func (p *Participant) Over(ctx context.Context, conn grpc.ClientConnInterface) e
 	if err := p.load(ctx); err != nil {
 		return err
 	}
+	defer p.studio.stop()
 	return p.over(ctx, conn)
 }
 

@@ -17,6 +17,9 @@ import (
 // errSilent ends a session whose link is dead without being closed.
 var errSilent = errors.New("the coordinator has been silent for " + patience.String())
 
+// errEnding ends a session whose participant ends.
+var errEnding = errors.New("the participant is ending")
+
 // session is one connection: what is wanted over it, and what was done over it.
 type session struct {
 	p      *Participant
@@ -43,6 +46,8 @@ func (p *Participant) follow(ctx context.Context) error {
 
 // over follows over a connection until it breaks.
 func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) error {
+	var watch sync.WaitGroup
+	defer watch.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(patience, func() { cancel(errSilent) })
@@ -50,6 +55,15 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 	s := &session{
 		p: p, rounds: pb.NewRoundsClient(conn), blobs: pb.NewBlobsClient(conn), done: map[string]bool{}, news: make(chan struct{}, 1),
 	}
+	watch.Go(func() {
+		select {
+		case <-p.ending:
+			if s.idle() {
+				cancel(errEnding)
+			}
+		case <-ctx.Done():
+		}
+	})
 	stream, err := s.rounds.Follow(ctx, &pb.FollowRequest{Version: p.o.Version})
 	if err != nil {
 		return err
@@ -72,6 +86,13 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 	// A worker's error must end the receiver, which waits for the stream.
 	g.Go(func() error { <-work.Done(); cancel(context.Cause(work)); return nil })
 	return g.Wait()
+}
+
+// idle reports whether no task is under way.
+func (s *session) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cancel == nil
 }
 
 // hear makes w what is wanted, and stops what is not wanted any more.
@@ -119,15 +140,18 @@ func (s *session) tasks(w *pb.Wanted) []task {
 	return all
 }
 
-// work does what is wanted, one task at a time, and looks at the newest wants after each.
+// work does what is wanted, one task at a time, and looks at the newest wants after each. When the participant ends it takes no
+// further task.
 func (s *session) work(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx) // it may be the first to see why the session ends
+		case <-s.p.ending:
+			return errEnding
 		case <-s.news:
 		}
-		for {
+		for s.p.goesOn() {
 			w, t, ok := s.next()
 			if err := s.p.forget(ctx, w); err != nil {
 				return err
@@ -180,8 +204,12 @@ func (s *session) do(session context.Context, t task) error {
 	return nil
 }
 
-// forget drops the kept updates of rounds that are closed, and plans and data of runs that have ended.
+// forget drops the kept updates of rounds that are closed, plans and data of runs that have ended, and a training that an
+// earlier session began and nobody wants any more.
 func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
+	if !p.studio.wants(w) {
+		p.studio.stop()
+	}
 	closed := map[string]int{}
 	for _, r := range w.Progress {
 		if !r.Ended {

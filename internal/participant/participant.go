@@ -39,7 +39,7 @@ const (
 	refusedWait = 2 * time.Minute
 )
 
-// Options is all that a participant needs. Everything but Dial, Now and Version is required.
+// Options is all that a participant needs. Everything but Dial, Now, Version and Grace is required.
 type Options struct {
 	Name        string // of the member, in the manifest
 	Manifest    *manifest.Manifest
@@ -56,6 +56,7 @@ type Options struct {
 	Log         *zap.Logger
 	Now         func() time.Time // nil: the clock
 	Version     string           // of the program
+	Grace       time.Duration    // how long Run goes on after ctx has ended, to finish the task under way; 0: not at all
 }
 
 // Participant follows one coordinator. It is made by New and runs once.
@@ -66,6 +67,8 @@ type Participant struct {
 	agreed *consents
 	plans  planCache
 	data   *dataCache
+	studio studio
+	ending chan struct{} // closed when no further task is taken
 	class  atomic.Uint32 // attest.Class of the last refusal by either side
 }
 
@@ -95,7 +98,7 @@ func assemble(o Options) *Participant {
 	sealed := blob.New(o.Objects, o.KEK)
 	return &Participant{
 		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{},
-		data: &dataCache{files: o.Data},
+		data: &dataCache{files: o.Data}, ending: make(chan struct{}),
 	}
 }
 
@@ -108,23 +111,46 @@ func (p *Participant) load(ctx context.Context) error {
 }
 
 // Run follows the coordinator until ctx ends; it outlives the coordinator's absence, however long. It returns an error only
-// for what waiting cannot cure: an own disk that fails.
+// for what waiting cannot cure: an own disk that fails. When ctx ends it takes no further task, and finishes the one under way
+// if the grace of its options is enough; an update that is finished is kept, and offered by the next process.
 func (p *Participant) Run(ctx context.Context) error {
 	if err := p.load(ctx); err != nil {
 		return err
 	}
+	work, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	defer context.AfterFunc(ctx, func() {
+		close(p.ending)
+		time.AfterFunc(p.o.Grace, cut)
+	})()
+	err := p.stay(ctx, work)
+	return errors.Join(err, p.finish(work))
+}
+
+// goesOn reports whether further tasks are taken.
+func (p *Participant) goesOn() bool {
+	select {
+	case <-p.ending:
+		return false
+	default:
+		return true
+	}
+}
+
+// stay follows the coordinator, session after session, until ctx ends; the last one may go on until work ends.
+func (p *Participant) stay(ctx, work context.Context) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = firstWait, longestWait
 	for {
 		p.class.Store(0)
 		began := p.o.Now()
-		err := p.follow(ctx)
+		err := p.follow(work)
 		var broken *diskError
 		switch {
-		case ctx.Err() != nil:
-			return nil
 		case errors.As(err, &broken):
 			return err
+		case ctx.Err() != nil:
+			return nil
 		}
 		if p.o.Now().Sub(began) > longestWait {
 			wait.Reset()
@@ -134,10 +160,26 @@ func (p *Participant) Run(ctx context.Context) error {
 			pause = refusedWait + rand.N(refusedWait)
 		}
 		p.log.Warn("no coordinator", zap.Error(err), zap.Duration("next_try", pause.Round(time.Millisecond)))
+		if err := p.pause(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits, and keeps what is trained meanwhile. It ends early with ctx.
+func (p *Participant) pause(ctx context.Context, d time.Duration) error {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(pause):
+		case <-over.C:
+			return nil
+		case <-p.studio.finished():
+			if _, err := p.keep(ctx); err != nil && !errors.Is(err, errNotOurs) {
+				return err
+			}
 		}
 	}
 }

@@ -2,7 +2,6 @@ package participant
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -14,6 +13,7 @@ import (
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
 	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
 )
@@ -129,9 +129,7 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 	if err != nil {
 		return finished{}, err
 	}
-	base := entry.Digest{}
-	copy(base[:], t.Model)
-	if ok && u.base == base && u.weight == t.Weight {
+	if what := subjectOf(at, t); ok && u.base == what.base && u.weight == what.weight {
 		if len(t.Accepted) > 0 && entry.Digest(t.Accepted) != u.digest() {
 			return finished{}, fmt.Errorf("%w: another update was accepted than the one that is kept here", errNotOurs)
 		}
@@ -153,13 +151,15 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 	if n := int64(data.train.Rows()); n != t.Weight {
 		return finished{}, fmt.Errorf("%w: %d records are here, %d were declared", errNotOurs, n, t.Weight)
 	}
-	log.Info("training", zap.String("kind", t.Kind))
-	u = finished{base: base, weight: t.Weight}
-	if u.values, err = s.compute(ctx, t, study, data); err != nil {
-		return finished{}, err
+	if what := subjectOf(at, t); !s.p.studio.has(what) {
+		work, err := s.prepare(ctx, t, study, data)
+		if err != nil {
+			return finished{}, err
+		}
+		log.Info("training", zap.String("kind", t.Kind))
+		s.p.studio.begin(what, work)
 	}
-	rand.Read(u.salt[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
-	return u, s.p.kept.put(ctx, at, u)
+	return s.p.trained(ctx)
 }
 
 // keyOf checks what names an update, since the names of files are made of it, and what else has a length of its own.
@@ -211,30 +211,37 @@ func (s *session) allowed(run, lead string, text []byte) (*study, error) {
 	return study, nil
 }
 
-// compute trains, or takes the statistics of a statistics round, and checks the result as the coordinator will.
-func (s *session) compute(ctx context.Context, t *pb.Train, study *study, data rows) (values []float32, err error) {
+// prepare fetches what a training, or a statistics round, begins with. What it returns does the work, without the session, and
+// checks the result as the coordinator will.
+func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data rows) (func(context.Context) ([]float32, error), error) {
 	plan, d := study.plan, study.shape
 	spec := aggregate.Spec{Ranges: d.Training, Weights: []int64{t.Weight}}
+	work := func(ctx context.Context, base *model.Model) ([]float32, error) {
+		return trainer.Train(ctx, plan, base, data.train, int(t.Round), s.p.o.Name)
+	}
+	var base *model.Model
 	if entry.RoundKind(t.Kind) == entry.Statistics {
 		spec.Ranges = d.Statistics
-		values, err = trainer.Statistics(plan, data.train)
+		work = func(context.Context, *model.Model) ([]float32, error) { return trainer.Statistics(plan, data.train) }
 	} else {
-		base, e := s.fetch(ctx, d.Layout, t.Model, t.BaseSize)
-		if e != nil {
-			return nil, e
+		var err error
+		if base, err = s.fetch(ctx, d.Layout, t.Model, t.BaseSize); err != nil {
+			return nil, err
 		}
-		values, err = trainer.Train(ctx, plan, base, data.train, int(t.Round), s.p.o.Name)
 	}
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: training: %w", errNotOurs, err)
-	}
-	if err := spec.Check(values); err != nil {
-		return nil, fmt.Errorf("%w: the update would be refused: %w (a larger max_abs or a smaller learning rate in the plan helps)", errNotOurs, err)
-	}
-	return values, nil
+	return func(ctx context.Context) ([]float32, error) {
+		values, err := work(ctx, base)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: training: %w", errNotOurs, err)
+		}
+		if err := spec.Check(values); err != nil {
+			return nil, fmt.Errorf("%w: the update would be refused: %w (a larger max_abs or a smaller learning rate in the plan helps)", errNotOurs, err)
+		}
+		return values, nil
+	}, nil
 }
 
 // evaluate takes a model's figures on the own rows and hands them in.

@@ -15,6 +15,7 @@ import (
 	"consilium.dev/internal/attest/platform"
 	"consilium.dev/internal/blob/kms/file"
 	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/entry"
 	"consilium.dev/internal/identity"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/store"
@@ -33,7 +34,15 @@ type Enclave struct {
 	Platform string `yaml:"platform"` // "simulated:PATH"
 	Store    string `yaml:"store"`    // "dir:PATH"
 	KEK      string `yaml:"kek"`      // key-encryption key, "file:PATH"
+
+	Grace entry.Duration `yaml:"grace"` // how long the program goes on after SIGINT or SIGTERM, to finish what it does; Open puts the default in
 }
+
+// defaultGrace is less than the shortest time after which what runs programs usually kills one that was asked to end.
+const defaultGrace = entry.Duration(8 * time.Second)
+
+// maxGrace bounds it, or a wrong unit would make a program that cannot be ended.
+const maxGrace = entry.Duration(24 * time.Hour)
 
 // Parts is what an Enclave names, open.
 type Parts struct {
@@ -50,7 +59,13 @@ type Parts struct {
 // Open opens everything for a program of that office. A participant takes a first manifest only with the signature of its
 // own member's governance key. Name and identity key must be those that the manifest gives the office, since every peer would
 // refuse others.
-func (c Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
+func (c *Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
+	switch {
+	case c.Grace == 0:
+		c.Grace = defaultGrace
+	case c.Grace < 0 || c.Grace > maxGrace:
+		return nil, fmt.Errorf("grace: %s: want a time up to %s", time.Duration(c.Grace), time.Duration(maxGrace))
+	}
 	var p Parts
 	var err error
 	member := ""
