@@ -34,7 +34,7 @@ var floors = [][]string{
 	},
 	2: {
 		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro",
-		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file",
+		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file", "internal/witness",
 	},
 	3: {
 		"internal/transport", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/identity",
@@ -48,7 +48,7 @@ var floors = [][]string{
 // innocent are the rooms in which the same input always gives the same output.
 var innocent = []string{
 	"internal/model", "internal/dataset", "internal/codec", "internal/aggregate", "internal/entry", "internal/round",
-	"internal/registry", "internal/manifest",
+	"internal/registry", "internal/manifest", "internal/witness",
 }
 
 // wireFrom is the lowest floor that may know the wire's types.

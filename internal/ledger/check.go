@@ -1,11 +1,12 @@
 package ledger
 
 import (
-	"errors"
 	"fmt"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"consilium.dev/internal/witness"
 )
 
 // Checkpoint is what a signed checkpoint says: the log of that name had Size lines with that Merkle tree hash.
@@ -46,23 +47,14 @@ func (c Checkpoint) CheckInclusion(n int64, line []byte, proof [][32]byte) error
 
 // CheckExtends returns an error unless proof shows that the log that c speaks of begins with the one that old speaks of.
 func (c Checkpoint) CheckExtends(old Checkpoint, proof [][32]byte) error {
-	switch {
-	case old.Origin != c.Origin:
+	if old.Origin != c.Origin {
 		return fmt.Errorf("checkpoints of two logs, %q and %q", old.Origin, c.Origin)
-	case old.Size > c.Size:
-		return fmt.Errorf("a log of %d lines does not extend one of %d", c.Size, old.Size)
-	case old.Size == 0:
-		return nil
-	case old.Size == c.Size && old.Root != c.Root:
-		return errors.New("two histories of the same length")
-	case old.Size == c.Size:
-		return nil
 	}
-	if err := tlog.CheckTree(hashes(proof), c.Size, c.Root, old.Size, old.Root); err != nil {
-		return fmt.Errorf("the log of %d lines does not extend that of %d: %w", c.Size, old.Size, err)
-	}
-	return nil
+	return c.Head().Extends(old.Head(), proof)
 }
+
+// Head returns what c says without the log's name.
+func (c Checkpoint) Head() witness.Head { return witness.Head{Size: c.Size, Root: c.Root} }
 
 func hashes(proof [][32]byte) []tlog.Hash {
 	out := make([]tlog.Hash, len(proof))
