@@ -40,7 +40,7 @@ var floors = [][]string{
 		"internal/transport", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/identity",
 		"internal/attest/simulated",
 	},
-	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/attest/platform"},
+	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/attest/platform"},
 	5: {"cmd/internal/setup"},
 	6: {"cmd/coordinator", "cmd/participant", "cmd/consilium", "examples/hospitals/demo"},
 }

@@ -95,7 +95,7 @@ func parseStageName(name string) (uint64, error) {
 }
 
 // readStage reads the staged object that the head of the given version names.
-func readStage(ctx context.Context, objects store.Objects, name string, version uint64) (stage, error) {
+func readStage(ctx context.Context, objects Getter, name string, version uint64) (stage, error) {
 	text, err := readObject(ctx, objects, name)
 	if err != nil {
 		return stage{}, err
@@ -153,7 +153,7 @@ func putSame(ctx context.Context, objects store.Objects, name string, text []byt
 }
 
 // readObject returns an object of bounded size; its errors name it.
-func readObject(ctx context.Context, objects store.Objects, name string) ([]byte, error) {
+func readObject(ctx context.Context, objects Getter, name string) ([]byte, error) {
 	r, err := objects.Get(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", name, err)
