@@ -26,6 +26,7 @@ type config struct {
 		Connections int            `yaml:"connections"` // open connections
 		Streams     uint32         `yaml:"streams"`     // open calls on one connection
 		Progress    entry.Duration `yaml:"progress"`    // most that an upload may stand still
+		Resume      entry.Duration `yaml:"resume"`      // longest that what came of an upload that was cut is kept
 		OpenRuns    int            `yaml:"open_runs"`   // runs that have not ended
 	} `yaml:"limits"`
 }
@@ -57,7 +58,7 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 		Grace: time.Duration(c.Grace),
 		Limits: coordinator.Limits{
 			Uploads: c.Limits.Uploads, Connections: c.Limits.Connections, Streams: c.Limits.Streams,
-			Progress: time.Duration(c.Limits.Progress), OpenRuns: c.Limits.OpenRuns,
+			Progress: time.Duration(c.Limits.Progress), Resume: time.Duration(c.Limits.Resume), OpenRuns: c.Limits.OpenRuns,
 		},
 	})
 	if err != nil {

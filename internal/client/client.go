@@ -79,6 +79,7 @@ func Dial(c Config) (*Client, error) {
 	}
 	out.conn, err = grpc.NewClient("dns:///"+c.Address,
 		grpc.WithTransportCredentials(creds),
+		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	)

@@ -62,6 +62,7 @@ type Round struct {
 	Closed   time.Time    `json:"closed,omitzero"`
 	Deadline time.Time    `json:"deadline"`
 	Received int64        `json:"received"` // bytes of updates
+	Resent   int64        `json:"resent"`   // bytes of updates that were sent more than once, since links broke
 	Bound    float64      `json:"bound"`    // most that a value of the mean can be off
 	Figures  []Figures    `json:"figures,omitempty"`
 }
@@ -142,7 +143,7 @@ func run(r *pb.ShowReply) (Run, error) {
 		out.History = append(out.History, Round{
 			Round: int(x.Round), Try: int(x.Try), Kind: x.Kind, State: x.State, Selected: x.Selected, Accepted: x.Accepted,
 			Model: digest(x.Model), Opened: instant(x.OpenedUs), Closed: instant(x.ClosedUs), Deadline: instant(x.DeadlineUs),
-			Received: x.Received, Bound: x.Bound, Figures: figures(x.Metrics),
+			Received: x.Received, Resent: x.Resent, Bound: x.Bound, Figures: figures(x.Metrics),
 		})
 	}
 	return out, nil

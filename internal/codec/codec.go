@@ -23,6 +23,10 @@ import (
 // MaxChunk is the most bytes of a chunk, decoded; an encoded one is never longer than what it decodes to.
 const MaxChunk = 1 << 20
 
+// Piece is how many bytes a sender puts into one chunk, decoded. A chunk that a link breaks off is sent again whole, and on a
+// slow link it is the unit in which progress is seen.
+const Piece = 128 << 10
+
 // Scheme says how a chunk is encoded.
 type Scheme uint32
 

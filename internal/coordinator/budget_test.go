@@ -110,7 +110,7 @@ func TestCrumbs(t *testing.T) {
 		c := newCourt(t)
 		run := c.open(wide)
 		u := sound(run, large()...)
-		u.crumbs(64 << 10)
+		u.crumbs(16 << 10)
 		s, state := c.begin(c.budapest, u)
 		if state != pb.OfferReply_STATE_SEND {
 			t.Fatalf("%v, want send", state)
@@ -122,12 +122,12 @@ func TestCrumbs(t *testing.T) {
 		}
 		c.books["council"].await(t, "upload stands still, connection cut", "run", run)
 		if waited := time.Since(began); waited != time.Minute {
-			t.Errorf("crumbs were cut after %v, want 1m: a whole chunk would have taken 4m", waited)
+			t.Errorf("crumbs were cut after %v, want 1m: a whole chunk would have taken 2m", waited)
 		}
 		if state := s.state(); state != pb.OfferReply_STATE_UNSPECIFIED {
 			t.Errorf("the upload that was cut: %v, want a broken stream", state)
 		}
-		// At four times the pace, which is a whole chunk a minute, they get through.
+		// At five times the pace, which is more than a chunk a minute, they get through.
 		s, state = c.begin(c.budapest, u)
 		if state != pb.OfferReply_STATE_SEND {
 			t.Fatalf("%v, want send", state)

@@ -57,6 +57,7 @@ type Limits struct {
 	Connections int           // open connections; default 1024
 	Streams     uint32        // open calls on one connection; default 16
 	Progress    time.Duration // most that an upload may stand still; default 60 s
+	Resume      time.Duration // longest that what came of an upload that was cut is kept; default 10 min
 	OpenRuns    int           // runs that have not ended; default 64
 }
 
@@ -73,6 +74,9 @@ func (l Limits) withDefaults() Limits {
 	if l.Progress == 0 {
 		l.Progress = time.Minute
 	}
+	if l.Resume == 0 {
+		l.Resume = 10 * time.Minute
+	}
 	if l.OpenRuns == 0 {
 		l.OpenRuns = 64
 	}
@@ -80,7 +84,7 @@ func (l Limits) withDefaults() Limits {
 }
 
 func (l Limits) check() error {
-	if l.Uploads < 0 || l.Connections < 0 || l.Progress < 0 || l.OpenRuns < 0 {
+	if l.Uploads < 0 || l.Connections < 0 || l.Progress < 0 || l.Resume < 0 || l.OpenRuns < 0 {
 		return errors.New("coordinator: a limit is negative")
 	}
 	return nil
@@ -233,7 +237,7 @@ func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 	l := &loop{
 		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine,
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
-		hold: newHold(c.o.Limits.Uploads), studies: map[string]study{}, results: make(chan combined),
+		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume), studies: map[string]study{}, results: make(chan combined),
 		wake: time.NewTimer(time.Hour),
 	}
 	for _, name := range c.o.Manifest.Members() {
@@ -300,6 +304,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 		grpc.MaxConcurrentStreams(c.o.Limits.Streams),
 		grpc.WaitForHandlers(true),    // Stop cuts the connections, which ends them
 		grpc.MaxHeaderListSize(8<<10), // the default keeps 16 MiB of headers for each open call
+		grpc.InitialWindowSize(transport.StreamWindow), grpc.InitialConnWindowSize(transport.ConnWindow),
 		grpc.MaxRecvMsgSize(2<<20), grpc.MaxSendMsgSize(4<<20),
 		grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second}),

@@ -1,5 +1,7 @@
 package coordinator
 
+import "time"
+
 // Methods returns the methods that have a row in the table of who may call what.
 func Methods() []string {
 	var all []string
@@ -11,3 +13,38 @@ func Methods() []string {
 
 // Clip is what words of peers go through.
 var Clip = clip
+
+// Hold is the memory that uploads take.
+type Hold struct{ h *hold }
+
+// NewHold returns that many bytes of it, in which what was cut is kept that long.
+func NewHold(limit int64, lease time.Duration) Hold { return Hold{newHold(limit, lease)} }
+
+// Shelve reserves n bytes for an upload, receives 4 of them, and cuts it.
+func (h Hold) Shelve(run string, round, try int, n int64) bool {
+	release, ok := h.h.tryReserve(n)
+	if !ok {
+		return false
+	}
+	kept := h.h.shelf.put(upload{attempt{run, round, try}, "member"}, &prefix{values: make([]float32, n/4), at: 4, release: release})
+	if !kept {
+		release()
+	}
+	return kept
+}
+
+// Drop ends a try.
+func (h Hold) Drop(run string, round, try int) { h.h.drop(attempt{run, round, try}) }
+
+// Close ends everything.
+func (h Hold) Close() { h.h.shelf.close() }
+
+// Free returns how many bytes can be had without throwing anything away.
+func (h Hold) Free() int64 {
+	var n int64
+	for h.h.budget.TryAcquire(1) {
+		n++
+	}
+	h.h.budget.Release(n)
+	return n
+}

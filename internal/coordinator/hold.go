@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -27,6 +28,7 @@ type attempt struct {
 type hold struct {
 	budget *semaphore.Weighted // bytes of updates not yet added
 	limit  int64
+	shelf  *shelf // what came of uploads that were cut; its memory is within the budget
 
 	sums    map[attempt]*sum // owned by loop
 	workers sync.WaitGroup   // all additions under way, of tries that have ended too
@@ -44,8 +46,8 @@ type sum struct {
 	acc     *aggregate.Sum // made with the first update: a try that gets none costs nothing
 }
 
-func newHold(limit int64) *hold {
-	return &hold{budget: semaphore.NewWeighted(limit), limit: limit, sums: map[attempt]*sum{}}
+func newHold(limit int64, lease time.Duration) *hold {
+	return &hold{budget: semaphore.NewWeighted(limit), limit: limit, shelf: &shelf{lease: lease}, sums: map[attempt]*sum{}}
 }
 
 // update is one update in memory, whole and checked. release gives its reservation back, once.
@@ -58,16 +60,23 @@ type update struct {
 
 // reserve waits in line for n bytes. The caller releases them once.
 func (h *hold) reserve(ctx context.Context, n int64) (release func(), err error) {
+	h.shelf.queue(1) // from here on nothing is shelved
+	defer h.shelf.queue(-1)
+	if release, ok := h.tryReserve(n); ok {
+		return release, nil
+	}
 	if err := h.budget.Acquire(ctx, n); err != nil {
 		return nil, err
 	}
 	return sync.OnceFunc(func() { h.budget.Release(n) }), nil
 }
 
-// tryReserve is reserve without waiting.
+// tryReserve is reserve without waiting. What is shelved makes room.
 func (h *hold) tryReserve(n int64) (release func(), ok bool) {
-	if !h.budget.TryAcquire(n) {
-		return nil, false
+	for !h.budget.TryAcquire(n) {
+		if !h.shelf.yield() {
+			return nil, false
+		}
 	}
 	return sync.OnceFunc(func() { h.budget.Release(n) }), true
 }
@@ -77,8 +86,11 @@ func (h *hold) open(a attempt, spec aggregate.Spec) {
 	h.sums[a] = &sum{held: map[entry.Member]entry.Digest{}, spec: spec}
 }
 
-// drop forgets the sum of a try that has ended. Called by the loop.
-func (h *hold) drop(a attempt) { delete(h.sums, a) }
+// drop forgets the sum of a try that has ended, and what came of updates for it. Called by the loop.
+func (h *hold) drop(a attempt) {
+	delete(h.sums, a)
+	h.shelf.drop(func(s *shelved) bool { return s.key.attempt == a })
+}
 
 // digest returns which update of the member is held in a try.
 func (h *hold) digest(run string, round, try int, m entry.Member) (entry.Digest, bool) {

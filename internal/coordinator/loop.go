@@ -141,6 +141,7 @@ func (l *loop) replay(ctx context.Context) error {
 func (l *loop) run(ctx context.Context) error {
 	defer close(l.done)
 	defer l.wake.Stop()
+	defer l.hold.shelf.close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer l.hold.workers.Wait()
 	defer l.workers.Wait()

@@ -94,7 +94,7 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 
 // sendChunks streams r, whose first byte is at the offset, in chunks.
 func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at int64) error {
-	buf := make([]byte, codec.MaxChunk)
+	buf := make([]byte, codec.Piece)
 	for {
 		n, err := io.ReadFull(r, buf)
 		if n > 0 {

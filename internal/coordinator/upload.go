@@ -4,10 +4,6 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
-	"fmt"
-	"io"
-	"sync"
-	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -15,7 +11,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/aggregate"
-	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/model"
 	"consilium.dev/internal/round"
@@ -56,14 +51,24 @@ func (r *rounds) Offer(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.Offer
 
 // offer is one upload: what its header says, judged by whose connection it came over.
 type offer struct {
-	in   round.Offer
-	salt [32]byte
-	size int64
-	peer transport.Peer
+	in      round.Offer
+	salt    [32]byte
+	size    int64
+	resumes bool  // its sender can go on in the middle
+	sent    int64 // what its sender says it has put on the line for this update before
+	peer    transport.Peer
+}
+
+// maxSent is the most that a sender may say of what it has sent before. It is told to people and decides nothing.
+const maxSent = 1 << 50
+
+// key names the upload among those that are under way or shelved.
+func (o offer) key() upload {
+	return upload{attempt{o.in.Run, o.in.Round, o.in.Try}, o.in.Member}
 }
 
 func newOffer(h *pb.OfferHeader, peer transport.Peer) (offer, error) {
-	if h == nil || len(h.Salt) != 32 || h.Size <= 0 || h.Size%4 != 0 {
+	if h == nil || len(h.Salt) != 32 || h.Size <= 0 || h.Size%4 != 0 || h.Sent < 0 || h.Sent > maxSent {
 		return offer{}, status.Error(codes.InvalidArgument, "an offer begins with a header: salt of 32 bytes, size a multiple of 4")
 	}
 	d, err := digest(h.Update)
@@ -74,13 +79,18 @@ func newOffer(h *pb.OfferHeader, peer transport.Peer) (offer, error) {
 		in: round.Offer{
 			Run: h.Run, Round: int(h.Round), Try: int(h.Try), Member: entry.Member(peer.Name), Update: d, Weight: h.Weight,
 		},
-		salt: [32]byte(h.Salt), size: h.Size, peer: peer,
+		salt: [32]byte(h.Salt), size: h.Size, resumes: h.Resumes, sent: h.Sent, peer: peer,
 	}, nil
 }
 
 // take receives an update, checks it and has it accepted. A reason is for the participant, an error is ours or the link's.
 func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], o offer) (reason string, err error) {
 	ctx := stream.Context()
+	end, err := r.begin(ctx, o)
+	if err != nil {
+		return "", err
+	}
+	defer end()
 	spec, held, err := r.asked(ctx, o)
 	switch {
 	case err != nil || held:
@@ -92,24 +102,19 @@ func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferR
 	case o.size > r.loop.hold.limit:
 		return r.reject(ctx, o, reasonMemory)
 	}
-	end, err := r.begin(o)
+	p, err := r.prefix(stream, o)
 	if err != nil {
 		return "", err
 	}
-	defer end()
-	release, err := r.reserve(stream, o.size)
-	if err != nil {
-		return "", err
-	}
-	u := &update{digest: o.in.Update, weight: o.in.Weight, release: release}
-	if u.values, o.in.Bytes, err = r.receive(stream, o); err == nil {
-		err = check(spec, o, u.values)
+	if err = r.receive(stream, o, p); err == nil {
+		err = check(spec, o, p.values)
 	}
 	if err != nil {
-		release()
+		r.part(o, p, err)
 		return r.refuse(ctx, o, err)
 	}
-	return r.refuse(ctx, o, r.loop.offer(ctx, o.in, u))
+	o.in.Bytes, o.in.Resent = p.wire, p.sent-o.size
+	return r.refuse(ctx, o, r.loop.offer(ctx, o.in, &update{o.in.Update, o.in.Weight, p.values, p.release}))
 }
 
 // fault is what is wrong with the content of an update.
@@ -164,131 +169,6 @@ func (r *rounds) asked(ctx context.Context, o offer) (spec aggregate.Spec, held 
 		return nil
 	}})
 	return spec, held, err
-}
-
-// uploads knows which uploads are under way: a member has one for each try, or it could take all memory that uploads may take.
-type uploads struct {
-	mu      sync.Mutex // guards what follows
-	of      map[upload]*transport.Peer
-	changed chan struct{} // closed when one has ended; nil while nobody waits
-}
-
-type upload struct {
-	attempt
-	member entry.Member
-}
-
-// begin makes this the one upload of its member for its try. An older one over another connection is cut: its link is dead,
-// though that has not been noticed yet. One over the same connection is no honest participant's.
-func (r *rounds) begin(o offer) (end func(), err error) {
-	key, me := upload{attempt{o.in.Run, o.in.Round, o.in.Try}, o.in.Member}, &o.peer
-	r.uploads.mu.Lock()
-	before := r.uploads.of[key]
-	if before != nil && before.Binding == me.Binding {
-		r.uploads.mu.Unlock()
-		return nil, status.Error(codes.ResourceExhausted, "another upload of this update is under way over this connection")
-	}
-	if r.uploads.of == nil {
-		r.uploads.of = map[upload]*transport.Peer{}
-	}
-	r.uploads.of[key] = me
-	r.uploads.mu.Unlock()
-	if before != nil {
-		r.cut(*before)
-	}
-	return func() {
-		r.uploads.mu.Lock()
-		defer r.uploads.mu.Unlock()
-		if r.uploads.of[key] == me {
-			delete(r.uploads.of, key)
-		}
-		if r.uploads.changed != nil {
-			close(r.uploads.changed)
-			r.uploads.changed = nil
-		}
-	}, nil
-}
-
-// rest returns when no upload of the member is under way, or ctx ends.
-func (u *uploads) rest(ctx context.Context, m entry.Member) {
-	for {
-		u.mu.Lock()
-		busy := false
-		for key := range u.of {
-			busy = busy || key.member == m
-		}
-		if u.changed == nil {
-			u.changed = make(chan struct{})
-		}
-		changed := u.changed
-		u.mu.Unlock()
-		if !busy {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// reserve takes memory for an upload, and says so when it has to wait in line for it.
-func (r *rounds) reserve(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], n int64) (release func(), err error) {
-	release, ok := r.loop.hold.tryReserve(n)
-	if !ok {
-		if err := stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_WAIT}); err != nil {
-			return nil, err
-		}
-		if release, err = r.loop.hold.reserve(stream.Context(), n); err != nil {
-			return nil, err
-		}
-	}
-	if err := stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_SEND}); err != nil {
-		release()
-		return nil, err
-	}
-	return release, nil
-}
-
-// receive reads the chunks of an update, in order and complete. No time limits the whole, only standing still does: then
-// the connection is cut, since nothing else ends a blocked read. Who sends in crumbs stands still too: what must come in time
-// is the next whole chunk's worth of bytes.
-func (r *rounds) receive(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], o offer) ([]float32, int64, error) {
-	log := r.log.With(zap.String("run", o.in.Run), zap.Int("round", o.in.Round), member(o.in.Member))
-	still := time.AfterFunc(r.progress, func() {
-		log.Warn("upload stands still, connection cut")
-		r.cut(o.peer)
-	})
-	defer still.Stop()
-	values := make([]float32, o.size/4)
-	buf := make([]byte, 0, codec.MaxChunk)
-	var at, wire, mark int64
-	for at < o.size {
-		q, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil, 0, &fault{reasonShort, fmt.Errorf("upload ended at %d of %d bytes", at, o.size)}
-		}
-		if err != nil {
-			log.Info("upload cut off", zap.Error(fmt.Errorf("at %d of %d bytes: %w", at, o.size, err)))
-			return nil, 0, err
-		}
-		c := q.GetChunk()
-		if c == nil || c.Offset != at || c.Size == 0 || c.Size%4 != 0 || c.Size > codec.MaxChunk || at+int64(c.Size) > o.size {
-			return nil, 0, &fault{reasonChunk, fmt.Errorf("chunk does not continue the upload at %d", at)}
-		}
-		if buf, err = codec.Decode(buf[:0], codec.Scheme(c.Scheme), c.Data, int(c.Size)); err != nil {
-			return nil, 0, &fault{reasonChunk, fmt.Errorf("chunk at %d: %w", at, err)}
-		}
-		model.Floats(values[at/4:][:c.Size/4], buf)
-		at += int64(c.Size)
-		wire += int64(len(c.Data))
-		if at-mark >= codec.MaxChunk {
-			mark = at
-			still.Reset(r.progress)
-		}
-	}
-	return values, wire, nil
 }
 
 // reject writes down that an update was not taken.

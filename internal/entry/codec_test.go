@@ -62,7 +62,7 @@ func facts() map[string]entry.Fact {
 		},
 		"update_accepted": entry.UpdateAccepted{
 			Run: "0011223344556677", Round: 1, Try: 2, Member: "budapest", Update: digest(10),
-			Weight: 234, Bytes: 192,
+			Weight: 234, Bytes: 192, Resent: 64,
 		},
 		"update_refused": entry.UpdateRefused{
 			Run: "0011223344556677", Round: 1, Try: 2, Member: "cleveland", Update: digest(11),

@@ -174,7 +174,8 @@ type UpdateAccepted struct {
 	Member Member `json:"member"`
 	Update Digest `json:"update"` // SHA-256(salt, update), salt chosen by the participant
 	Weight int64  `json:"weight"`
-	Bytes  int64  `json:"bytes"` // received on the wire for it, encoded
+	Bytes  int64  `json:"bytes"`           // received on the wire for it, encoded
+	Resent int64  `json:"resent,omitzero"` // sent more than once since links broke, decoded, as far as its sender and this boot know
 }
 
 // UpdateRefused says that an update was not added, and why (a reason of a closed list).

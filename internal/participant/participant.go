@@ -69,6 +69,7 @@ type Participant struct {
 	data   *dataCache
 	studio studio
 	ending chan struct{} // closed when no further task is taken
+	sent   sentLog
 	class  atomic.Uint32 // attest.Class of the last refusal by either side
 }
 
@@ -197,6 +198,7 @@ func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
 	}
 	target, options := "dns:///"+p.o.Address, []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
+		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	}

@@ -111,6 +111,7 @@ func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.D
 	}
 	head := &pb.OfferHeader{
 		Run: t.Run, Round: t.Round, Try: t.Try, Update: d[:], Salt: u.salt[:], Weight: u.weight, Size: 4 * int64(len(u.values)),
+		Resumes: true, Sent: s.p.sent.of(d),
 	}
 	// An error of Send is the stream's end; Recv says why it ended.
 	stream.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Header{Header: head}}) //nolint:errcheck
@@ -122,7 +123,10 @@ func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.D
 		switch reply.State {
 		case pb.OfferReply_STATE_WAIT:
 		case pb.OfferReply_STATE_SEND:
-			sendValues(stream, u.values)
+			if reply.Offset < 0 || reply.Offset > head.Size || reply.Offset%4 != 0 {
+				return "", fmt.Errorf("the coordinator wants an update of %d bytes from byte %d on", head.Size, reply.Offset)
+			}
+			s.p.sent.add(d, sendValues(stream, u.values, int(reply.Offset/4)))
 		case pb.OfferReply_STATE_ACCEPTED:
 			return "", nil
 		default:
@@ -131,19 +135,38 @@ func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.D
 	}
 }
 
-// sendValues sends the update's chunks. Like Send, it leaves the reason of a stream's end to Recv.
-func sendValues(stream grpc.BidiStreamingClient[pb.OfferRequest, pb.OfferReply], values []float32) {
-	buf := make([]byte, codec.MaxChunk)
-	for at := 0; at < len(values); {
-		n := min(len(values)-at, codec.MaxChunk/4)
+// sendValues sends the update's chunks from a value on, and returns how many of its bytes it has given to the line. Like Send, it
+// leaves the reason of a stream's end to Recv.
+func sendValues(stream grpc.BidiStreamingClient[pb.OfferRequest, pb.OfferReply], values []float32, at int) (sent int64) {
+	buf := make([]byte, codec.Piece)
+	for at < len(values) {
+		n := min(len(values)-at, codec.Piece/4)
 		model.PutFloats(buf, values[at:at+n])
 		// A message that was sent may still be read by gRPC: each has its own bytes.
 		scheme, data := codec.Encode(make([]byte, 0, 4*n), buf[:4*n])
 		c := &pb.Chunk{Offset: 4 * int64(at), Scheme: uint32(scheme), Size: uint32(4 * n), Data: data}
 		if stream.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Chunk{Chunk: c}}) != nil {
-			return
+			return sent
 		}
 		at += n
+		sent += 4 * int64(n)
 	}
 	stream.CloseSend() //nolint:errcheck // likewise
+	return sent
 }
+
+// sentLog remembers how much of the update that was offered last has been given to the line, so that what was sent more than once
+// can be told. It is used by one goroutine at a time, and lost with the process.
+type sentLog struct {
+	update entry.Digest
+	bytes  int64
+}
+
+func (l *sentLog) of(d entry.Digest) int64 {
+	if l.update != d {
+		return 0
+	}
+	return l.bytes
+}
+
+func (l *sentLog) add(d entry.Digest, n int64) { *l = sentLog{d, l.of(d) + n} }

@@ -141,6 +141,7 @@ func (s *State) offer(in Offer) ([]entry.Fact, error) {
 	}
 	return facts(entry.UpdateAccepted{
 		Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Weight: in.Weight, Bytes: in.Bytes,
+		Resent: in.Resent,
 	}), nil
 }
 

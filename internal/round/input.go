@@ -86,6 +86,7 @@ type (
 		Update     entry.Digest
 		Weight     int64
 		Bytes      int64 // received for it
+		Resent     int64 // sent more than once for it
 	}
 	// Reject says that an update's content was refused. So many of them count; the log is not for the refused to fill.
 	Reject struct {

@@ -33,6 +33,7 @@ type Round struct {
 	Selected   []entry.Share
 	Accepted   []entry.UpdateAccepted
 	Received   int64   // bytes of accepted updates on the wire
+	Resent     int64   // bytes of accepted updates that were sent more than once
 	Bound      float64 // most that a value of the mean can be off
 	Opened     time.Time
 	Deadline   time.Time
@@ -115,6 +116,7 @@ func (r *run) view() Run {
 		}
 		for _, a := range t.accepted {
 			v.Received += a.Bytes
+			v.Resent += a.Resent
 		}
 		out.Rounds[i] = v
 	}

@@ -884,7 +884,9 @@ type OfferHeader struct {
 	Update        []byte                 `protobuf:"bytes,4,opt,name=update,proto3" json:"update,omitempty"` // SHA-256(salt, update)
 	Salt          []byte                 `protobuf:"bytes,5,opt,name=salt,proto3" json:"salt,omitempty"`     // 32 bytes
 	Weight        int64                  `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
-	Size          int64                  `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"` // bytes of the update as float32s, little endian
+	Size          int64                  `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`       // bytes of the update as float32s, little endian
+	Resumes       bool                   `protobuf:"varint,8,opt,name=resumes,proto3" json:"resumes,omitempty"` // the sender can go on at an offset other than 0
+	Sent          int64                  `protobuf:"varint,9,opt,name=sent,proto3" json:"sent,omitempty"`       // bytes that the sender has put on the line for this update before, again and again; 0 if it does not know
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -968,6 +970,20 @@ func (x *OfferHeader) GetSize() int64 {
 	return 0
 }
 
+func (x *OfferHeader) GetResumes() bool {
+	if x != nil {
+		return x.Resumes
+	}
+	return false
+}
+
+func (x *OfferHeader) GetSent() int64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
 // Chunk is a piece of a byte string, at most 1 MiB before and after encoding.
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1041,7 +1057,7 @@ type OfferReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         OfferReply_State       `protobuf:"varint,1,opt,name=state,proto3,enum=consilium.v1.OfferReply_State" json:"state,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"` // in the decoded update; 0 unless the sender resumes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1952,6 +1968,7 @@ type RoundView struct {
 	Received      int64                  `protobuf:"varint,11,opt,name=received,proto3" json:"received,omitempty"` // bytes of updates
 	Bound         float64                `protobuf:"fixed64,12,opt,name=bound,proto3" json:"bound,omitempty"`
 	Metrics       []*MemberMetrics       `protobuf:"bytes,13,rep,name=metrics,proto3" json:"metrics,omitempty"` // of the model that the round made
+	Resent        int64                  `protobuf:"varint,14,opt,name=resent,proto3" json:"resent,omitempty"`  // bytes of updates that were sent more than once, since links broke
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2075,6 +2092,13 @@ func (x *RoundView) GetMetrics() []*MemberMetrics {
 		return x.Metrics
 	}
 	return nil
+}
+
+func (x *RoundView) GetResent() int64 {
+	if x != nil {
+		return x.Resent
+	}
+	return 0
 }
 
 type MemberMetrics struct {
@@ -3007,7 +3031,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\fOfferRequest\x123\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.consilium.v1.OfferHeaderH\x00R\x06header\x12+\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x13.consilium.v1.ChunkH\x00R\x05chunkB\x06\n" +
-	"\x04part\"\x9f\x01\n" +
+	"\x04part\"\xcd\x01\n" +
 	"\vOfferHeader\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x10\n" +
@@ -3015,7 +3039,9 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x06update\x18\x04 \x01(\fR\x06update\x12\x12\n" +
 	"\x04salt\x18\x05 \x01(\fR\x04salt\x12\x16\n" +
 	"\x06weight\x18\x06 \x01(\x03R\x06weight\x12\x12\n" +
-	"\x04size\x18\a \x01(\x03R\x04size\"_\n" +
+	"\x04size\x18\a \x01(\x03R\x04size\x12\x18\n" +
+	"\aresumes\x18\b \x01(\bR\aresumes\x12\x12\n" +
+	"\x04sent\x18\t \x01(\x03R\x04sent\"_\n" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06scheme\x18\x02 \x01(\rR\x06scheme\x12\x12\n" +
@@ -3094,7 +3120,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\arecords\x18\x03 \x01(\x03R\arecords\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\tR\x04rule\x12\x17\n" +
 	"\aseen_us\x18\x05 \x01(\x03R\x06seenUs\x12\x1c\n" +
-	"\tconnected\x18\x06 \x01(\bR\tconnected\"\xef\x02\n" +
+	"\tconnected\x18\x06 \x01(\bR\tconnected\"\x87\x03\n" +
 	"\tRoundView\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x05R\x05round\x12\x10\n" +
 	"\x03try\x18\x02 \x01(\x05R\x03try\x12\x12\n" +
@@ -3110,7 +3136,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"deadlineUs\x12\x1a\n" +
 	"\breceived\x18\v \x01(\x03R\breceived\x12\x14\n" +
 	"\x05bound\x18\f \x01(\x01R\x05bound\x125\n" +
-	"\ametrics\x18\r \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\"W\n" +
+	"\ametrics\x18\r \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\x12\x16\n" +
+	"\x06resent\x18\x0e \x01(\x03R\x06resent\"W\n" +
 	"\rMemberMetrics\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12.\n" +
 	"\ametrics\x18\x02 \x03(\v2\x14.consilium.v1.MetricR\ametrics\"\x13\n" +

@@ -1,0 +1,195 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"consilium.dev/internal/codec"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
+	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// crumb is the least that must come of an upload while Limits.Progress passes. It is what an honest sender puts into one chunk.
+const crumb = codec.Piece
+
+// uploads knows which uploads are under way: a member has one for each try, or it could take all memory that uploads may take.
+type uploads struct {
+	mu      sync.Mutex // guards what follows
+	of      map[upload]*running
+	changed chan struct{} // closed when one has ended; nil while nobody waits
+}
+
+// upload names what one member sends for one try.
+type upload struct {
+	attempt
+	member entry.Member
+}
+
+// running is an upload that is under way.
+type running struct {
+	peer transport.Peer
+	done chan struct{} // closed when it has ended and its prefix is shelved or given back
+}
+
+// begin makes this the one upload of its member for its try. An older one over another connection is cut: its link is dead,
+// though that has not been noticed yet; what came over it is shelved before begin returns. One over the same connection is no
+// honest participant's.
+func (r *rounds) begin(ctx context.Context, o offer) (end func(), err error) {
+	key, me := o.key(), &running{o.peer, make(chan struct{})}
+	r.uploads.mu.Lock()
+	before := r.uploads.of[key]
+	if before != nil && before.peer.Binding == me.peer.Binding {
+		r.uploads.mu.Unlock()
+		return nil, status.Error(codes.ResourceExhausted, "another upload of this update is under way over this connection")
+	}
+	if r.uploads.of == nil {
+		r.uploads.of = map[upload]*running{}
+	}
+	r.uploads.of[key] = me
+	r.uploads.mu.Unlock()
+	end = func() {
+		close(me.done)
+		r.uploads.mu.Lock()
+		defer r.uploads.mu.Unlock()
+		if r.uploads.of[key] == me {
+			delete(r.uploads.of, key)
+		}
+		if r.uploads.changed != nil {
+			close(r.uploads.changed)
+			r.uploads.changed = nil
+		}
+	}
+	if before == nil {
+		return end, nil
+	}
+	r.cut(before.peer)
+	select {
+	case <-before.done:
+		return end, nil
+	case <-ctx.Done():
+		end()
+		return nil, ctx.Err()
+	}
+}
+
+// rest returns when no upload of the member is under way, or ctx ends.
+func (u *uploads) rest(ctx context.Context, m entry.Member) {
+	for {
+		u.mu.Lock()
+		busy := false
+		for key := range u.of {
+			busy = busy || key.member == m
+		}
+		if u.changed == nil {
+			u.changed = make(chan struct{})
+		}
+		changed := u.changed
+		u.mu.Unlock()
+		if !busy {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// prefix returns what is here of the offered update, with the memory for all of it, and has told its sender where to go on.
+func (r *rounds) prefix(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], o offer) (*prefix, error) {
+	p := r.loop.hold.shelf.take(o)
+	if p == nil {
+		release, err := r.reserve(stream, o.size)
+		if err != nil {
+			return nil, err
+		}
+		p = &prefix{update: o.in.Update, salt: o.salt, values: make([]float32, o.size/4), release: release}
+	}
+	p.sent = max(p.sent, o.sent)
+	if p.sent > 0 {
+		r.log.Info("upload goes on", zap.String("run", o.in.Run), zap.Int("round", o.in.Round), member(o.in.Member),
+			zap.Int64("offset", p.at), zap.Int64("resent", p.sent-p.at))
+	}
+	if err := stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_SEND, Offset: p.at}); err != nil {
+		r.part(o, p, err)
+		return nil, err
+	}
+	return p, nil
+}
+
+// reserve takes memory for an upload, and says so when it has to wait in line for it.
+func (r *rounds) reserve(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], n int64) (release func(), err error) {
+	release, ok := r.loop.hold.tryReserve(n)
+	if ok {
+		return release, nil
+	}
+	if err := stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_WAIT}); err != nil {
+		return nil, err
+	}
+	return r.loop.hold.reserve(stream.Context(), n)
+}
+
+// receive reads the chunks of an update, in order, until the prefix is all of it. No time limits the whole, only standing still
+// does: then the connection is cut, since nothing else ends a blocked read. Who sends in crumbs stands still too: what must
+// come in time is the next whole chunk's worth of bytes.
+func (r *rounds) receive(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], o offer, p *prefix) error {
+	log := r.log.With(zap.String("run", o.in.Run), zap.Int("round", o.in.Round), member(o.in.Member))
+	still := time.AfterFunc(r.progress, func() {
+		log.Warn("upload stands still, connection cut")
+		r.cut(o.peer)
+	})
+	defer still.Stop()
+	buf := make([]byte, 0, codec.MaxChunk)
+	mark := p.at
+	for p.at < o.size {
+		q, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return &fault{reasonShort, fmt.Errorf("upload ended at %d of %d bytes", p.at, o.size)}
+		}
+		if err != nil {
+			log.Info("upload cut off", zap.Error(fmt.Errorf("at %d of %d bytes: %w", p.at, o.size, err)))
+			return err
+		}
+		c := q.GetChunk()
+		if c == nil || c.Offset != p.at || c.Size == 0 || c.Size%4 != 0 || c.Size > codec.MaxChunk || p.at+int64(c.Size) > o.size {
+			return &fault{reasonChunk, fmt.Errorf("chunk does not continue the upload at %d", p.at)}
+		}
+		if buf, err = codec.Decode(buf[:0], codec.Scheme(c.Scheme), c.Data, int(c.Size)); err != nil {
+			return &fault{reasonChunk, fmt.Errorf("chunk at %d: %w", p.at, err)}
+		}
+		p.add(buf, int64(len(c.Data)))
+		if p.at-mark >= crumb {
+			mark = p.at
+			still.Reset(r.progress)
+		}
+	}
+	return nil
+}
+
+// part lets go of an update that did not become whole, or that is not sound. What a link has broken off is shelved, so that its
+// sender can go on; what its sender is at fault for is thrown away.
+func (r *rounds) part(o offer, p *prefix, err error) {
+	if _, ok := errors.AsType[*fault](err); ok || !o.resumes || !r.loop.hold.shelf.put(o.key(), p) {
+		p.release()
+	}
+}
+
+// add takes the next chunk, which is wire bytes long before it is decoded.
+func (p *prefix) add(chunk []byte, wire int64) {
+	model.Floats(p.values[p.at/4:][:len(chunk)/4], chunk)
+	p.at += int64(len(chunk))
+	p.sent += int64(len(chunk))
+	p.wire += wire
+}
