@@ -1,6 +1,6 @@
 # Every target but lint-more needs Go, make, git and the basic tools of a POSIX system, and nothing else.
 .POSIX:
-.PHONY: all build demo test check generate fuzz lint-more clean
+.PHONY: all build demo test check generate fuzz soak lint-more clean
 
 # The same sources give the same bytes, whatever folder and machine they are built on.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags=-buildid=
@@ -33,6 +33,11 @@ generate:
 FUZZTIME = 30s
 fuzz:
 	sh .ci/fuzz $(FUZZTIME)
+
+# A federation whose members come and go for so many minutes, and what it leaves in the coordinator's memory: make soak MINUTES=60
+MINUTES = 10
+soak:
+	go test ./cmd/coordinator -run '^TestSoak$$' -v -count=1 -timeout 0 -soak $(MINUTES)m
 
 # What is too slow, or needs too much, for every change: more linters, the proto style, known vulnerabilities.
 lint-more:

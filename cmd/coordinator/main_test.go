@@ -20,15 +20,18 @@ import (
 const asVariable = "CONSILIUM_TEST_AS"
 
 func TestMain(m *testing.M) {
-	switch as := os.Getenv(asVariable); as {
-	case "":
+	as := os.Getenv(asVariable)
+	if as == "" {
 		os.Exit(tests(m))
-	case "coordinator":
-		main()
-	default:
-		os.Exit(stopping(as))
 	}
+	if mode := modes[as]; mode != nil {
+		mode()
+	}
+	os.Exit(stopping(as))
 }
+
+// modes are the coordinators that have a name.
+var modes = map[string]func(){"coordinator": main}
 
 // scratch is where programs for the tests are built.
 var scratch string

@@ -40,6 +40,13 @@ func (b *book) read() (string, <-chan struct{}) {
 	return b.text.String(), b.changed
 }
 
+// forget drops what was said so far.
+func (b *book) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text.Reset()
+}
+
 // count returns how many lines have that message and those fields (name, value, ...).
 func (b *book) count(message string, fields ...string) int {
 	text, _ := b.read()
