@@ -39,3 +39,15 @@ func TestKept(t *testing.T) {
 		}
 	}
 }
+
+// FuzzDecodeKept: nothing panics, and what is read is what Encode writes, byte for byte.
+func FuzzDecodeKept(f *testing.F) {
+	f.Add(entry.Kept{Evidence: []entry.KeptEvidence{{Type: "nitro", Body: []byte{1}}}, Sets: []string{"set"}}.Encode())
+	f.Add([]byte(`{"schema":"consilium.evidence/1"}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		k, err := entry.DecodeKept(text)
+		if err == nil && !bytes.Equal(k.Encode(), text) {
+			t.Errorf("took %q", text)
+		}
+	})
+}
