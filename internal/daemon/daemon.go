@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"go.uber.org/zap"
@@ -31,6 +32,7 @@ const (
 	ExitOK     = 0
 	ExitFailed = 1 // it ran and stopped for the reason it logged
 	ExitUsage  = 2 // flags or configuration are wrong; nothing was started
+	ExitTwice  = 3 // it was told a second time to end, and ended at once
 )
 
 // Env is what a daemon's run function is given.
@@ -81,7 +83,7 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 
 // Main reads the flags and the configuration file into config (a pointer to a struct with yaml tags), runs run until it
 // returns or SIGINT or SIGTERM arrives and it then returns, and gives the exit code, which is [ExitOK] after a signal
-// whatever run returns. An error is logged once, here. A second signal ends the process at once.
+// whatever run returns. An error is logged once, here. A second signal ends the process at once, with [ExitTwice].
 func Main(name string, config any, run func(context.Context, Env) error) int {
 	return start(name, os.Args[1:], os.Stdout, os.Stderr, config, run)
 }
@@ -116,9 +118,8 @@ func start(name string, args []string, stdout, stderr io.Writer, config any, run
 		fmt.Fprintf(stderr, "%s: %v\n", name, err)
 		return ExitUsage
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	context.AfterFunc(ctx, stop)
 	err = run(ctx, Env{Log: log, dir: filepath.Dir(*path), last: &log})
 	var usage *ConfigError
 	switch {
@@ -133,6 +134,35 @@ func start(name string, args []string, stdout, stderr io.Writer, config any, run
 	}
 	log.Info(name + " ended")
 	return ExitOK
+}
+
+// untilSignal returns a context that SIGINT and SIGTERM end. The signals stay with us afterwards too: a process that gives them
+// back to the runtime and then gets several at once may end on a fault instead, since the runtime's handler lets each of them
+// interrupt the one before, on one small stack.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals, over := make(chan os.Signal, 2), make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for range 2 {
+			select {
+			case <-over:
+				return
+			case <-signals:
+				if ctx.Err() != nil {
+					os.Exit(ExitTwice)
+				}
+				cancel()
+			}
+		}
+	})
+	return ctx, func() {
+		signal.Stop(signals)
+		close(over)
+		watch.Wait()
+		cancel()
+	}
 }
 
 // logger writes lines to w: for people, or one JSON object each.

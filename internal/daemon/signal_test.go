@@ -29,6 +29,11 @@ func TestMain(m *testing.M) {
 // probe says when it is ready, waits until it is asked to end, and then does as it was told.
 func probe(ctx context.Context, env daemon.Env, how string) error {
 	env.Log.Info("ready")
+	if how == "protect" {
+		if err := protected(ctx, env); err != nil {
+			return err
+		}
+	}
 	<-ctx.Done()
 	switch how {
 	case "cause":
@@ -67,8 +72,8 @@ func launch(t *testing.T, how string) (*exec.Cmd, *bufio.Reader) {
 	return cmd, log
 }
 
-// wait reads a log until a line holds the word.
-func wait(t *testing.T, log *bufio.Reader, word string) {
+// wait reads a log until a line holds the word, and returns that.
+func wait(t *testing.T, log *bufio.Reader, word string) string {
 	t.Helper()
 	for {
 		line, err := log.ReadString('\n')
@@ -76,7 +81,7 @@ func wait(t *testing.T, log *bufio.Reader, word string) {
 			t.Fatalf("the log ends before %q: %v", word, err)
 		}
 		if strings.Contains(line, word) {
-			return
+			return line
 		}
 	}
 }
@@ -124,18 +129,30 @@ func TestSecondSignal(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait(t, log, "hanging")
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != daemon.ExitTwice {
+		t.Errorf("the daemon ended with %v, want exit code %d", err, daemon.ExitTwice)
+	}
+}
+
+// TestSignalFlood: neither do signals that come without a pause make it end in another way.
+func TestSignalFlood(t *testing.T) {
+	t.Parallel()
+	cmd, _ := launch(t, "hang")
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	for {
 		select {
 		case err := <-ended:
 			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
-				t.Errorf("the daemon ended with %v, want it ended by SIGTERM", err)
+			if !errors.As(err, &exit) || exit.ExitCode() != daemon.ExitTwice {
+				t.Errorf("the daemon ended with %v, want exit code %d", err, daemon.ExitTwice)
 			}
 			return
 		default:
-			// The first signal's handler may still be in place for a moment.
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 			runtime.Gosched()
 		}

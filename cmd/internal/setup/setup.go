@@ -34,6 +34,7 @@ type Enclave struct {
 	Platform string `yaml:"platform"` // "simulated:PATH"
 	Store    string `yaml:"store"`    // "dir:PATH"
 	KEK      string `yaml:"kek"`      // key-encryption key, "file:PATH"
+	Swap     string `yaml:"swap"`     // if memory may be swapped: "warn" (also if absent) or "refuse"
 
 	Grace entry.Duration `yaml:"grace"` // how long the program goes on after SIGINT or SIGTERM, to finish what it does; Open puts the default in
 }
@@ -66,8 +67,11 @@ func (c *Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
 	case c.Grace < 0 || c.Grace > maxGrace:
 		return nil, fmt.Errorf("grace: %s: want a time up to %s", time.Duration(c.Grace), time.Duration(maxGrace))
 	}
+	memory, err := daemon.ProtectMemory(c.Swap) // before the first key is read
+	if err != nil {
+		return nil, err
+	}
 	var p Parts
-	var err error
 	member := ""
 	if office == attest.Participant {
 		member = c.Name
@@ -90,6 +94,7 @@ func (c *Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
 	if p.Attester, err = platform.Open(env.URI(c.Platform), time.Now); err != nil {
 		return nil, fmt.Errorf("platform: %w", err)
 	}
+	memory.Tell(env.Simulated(p.Attester.Simulated()))
 	scheme, path, _ := strings.Cut(env.URI(c.KEK), ":")
 	if scheme != "file" {
 		return nil, fmt.Errorf("kek: %q: want file:PATH", c.KEK)
