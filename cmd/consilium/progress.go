@@ -90,6 +90,12 @@ func roundLine(r client.Run, x client.Round) string {
 		fmt.Fprintf(&b, " at try %d", x.Try)
 	}
 	fmt.Fprintf(&b, ": %d of %d updates", len(x.Accepted), len(x.Selected))
+	switch entry.Early(x.Early) {
+	case entry.ReportGoal:
+		b.WriteString(", which is the report goal")
+	case entry.Absent:
+		b.WriteString(", the others absent")
+	}
 	b.WriteString(figures(x))
 	if !x.Closed.IsZero() {
 		fmt.Fprintf(&b, ", %s, %.2f s", bytesText(x.Received), x.Closed.Sub(x.Opened).Seconds())

@@ -197,6 +197,12 @@ func showRun(w *page, r client.Run, all bool) {
 	p := r.Plan
 	w.printf("plan      %d rounds of %s with %s; %d updates close a round, %s and %d tries at most\n", p.Rounds, name(p.Trainer),
 		name(p.Strategy.Name), p.Quorum, time.Duration(p.Deadline), p.Tries)
+	if p.ReportGoal > 0 {
+		w.printf("          %d updates close a round at once\n", p.ReportGoal)
+	}
+	if p.MaxTime > 0 {
+		w.printf("          %s at most, until %s\n", time.Duration(p.MaxTime), clock(r.Created.Add(time.Duration(p.MaxTime))))
+	}
 	for _, warning := range warnings(r.Simulated, r.Rollback) {
 		w.printf("warning   %s\n", warning)
 	}

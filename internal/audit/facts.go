@@ -69,7 +69,8 @@ func later(a, b time.Time) time.Time {
 
 // passes finds a fact that the rules do not draw from the time that had passed. What they draw from it depends on which updates
 // the coordinator held in memory. It held all that it had accepted since it booted; of those from before it may have held none,
-// and the more it holds the less fails.
+// and the more it holds the less fails. It also depends on who was there: of those for whom nobody waited the log says nothing
+// more than that they were absent.
 func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
 	if a.due != nil { // and f is it, or inTurn would have said so
 		a.due = nil
@@ -82,7 +83,7 @@ func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
 	if a.broken {
 		return
 	}
-	facts, err := a.state.Decide(later(at, a.state.Newest()), round.Tick{Held: a.held})
+	facts, err := a.state.Decide(later(at, a.state.Newest()), round.Tick{Held: a.held, Seen: seenBy(f)})
 	i := slices.IndexFunc(facts, func(g entry.Fact) bool { return same(g, f) })
 	if err != nil || i < 0 {
 		a.find(n, "the rules do not draw this from what had happened by then, or not so")
@@ -93,6 +94,26 @@ func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
 			a.due, a.dueAt = ended, at
 		}
 	}
+}
+
+// nobody is what was known of the members where none of them was waited for.
+func nobody(entry.Member) round.Sighting { return round.Sighting{Paused: true} }
+
+// seenBy returns what was known of the members where a fact says whether absent ones were waited for.
+func seenBy(f entry.Fact) round.Seen {
+	early := entry.Early("")
+	switch f := f.(type) {
+	case entry.RoundOpened:
+		early = f.Early
+	case entry.RoundClosed:
+		early = f.Early
+	case entry.RunEnded:
+		early = f.Early
+	}
+	if early == "" {
+		return nil // everybody was waited for
+	}
+	return nobody
 }
 
 // held says which update of a member was accepted since the coordinator booted.
@@ -220,7 +241,7 @@ func (a *auditor) complete(at time.Time, f entry.RoundClosed) bool {
 		}
 	}
 	todo := a.state.Todo(round.View{
-		Now: later(at, a.state.Newest()),
+		Seen: seenBy(f), Now: later(at, a.state.Newest()),
 		Held: func(run string, number, try int, m entry.Member) (entry.Digest, bool) {
 			d, ok := held[m]
 			return d, ok && run == f.Run && number == f.Round && try == f.Try

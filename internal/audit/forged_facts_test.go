@@ -260,6 +260,10 @@ func TestForgedFacts(t *testing.T) {
 			"ended too early", func(h *history) { h.items[54].Fact, h.items[58].Fact = h.items[58].Fact, h.items[54].Fact },
 			[]string{`54: the rules do not draw this`, `\d+: `},
 		},
+		{"ended early where nobody was missing", at(58, func(f *entry.RunEnded) { f.Early = entry.Absent }), []string{`58: the rules do not draw this`}},
+		{"left by a stranger", func(h *history) {
+			h.insert(58, item{Line: entry.Line{Fact: entry.Left{Run: h.run(7), Member: "mallory"}}})
+		}, []string{`58: mallory was not admitted`, `58: the rules refuse it`, `58: .*` + replayed}},
 		{"cancelled by nobody", at(58, func(f *entry.RunEnded) { f.Outcome = "cancelled" }), []string{`58: the run was cancelled, and it is not said by whom`}},
 		{
 			"cancelled by a stranger", at(58, func(f *entry.RunEnded) { f.Outcome, f.Reason = "cancelled", "by mallory: no" }),
@@ -343,6 +347,14 @@ func TestForgedQuorum(t *testing.T) {
 			h.items[17].At = h.items[12].At.Add(10 * time.Minute)
 		}), []string{`17: the model is not of all updates that were held`}},
 		{"closed too early", three(func(h *history) { without(17, "cleveland")(h); h.remove(16) }), []string{`16: the model is not of all updates that were held, or the round was closed too early`}},
+		{
+			"closed early for a goal that there is not", three(at(17, func(f *entry.RoundClosed) { f.Early = entry.ReportGoal })),
+			[]string{`17: .*closed early for a reason that its plan does not know; nothing after`},
+		},
+		{"left out as absent", three(func(h *history) {
+			without(17, "cleveland")(h)
+			at(17, func(f *entry.RoundClosed) { f.Early = entry.Absent })(h)
+		}), []string{`17: the model is not of all updates that were held`}},
 		{"left out after a boot", three(without(33, "longbeach")), []string{`33: the model is not of all updates that were held`}},
 		{"failed with enough at the deadline", three(func(h *history) {
 			h.fail(17)

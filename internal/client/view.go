@@ -42,9 +42,9 @@ type Run struct {
 // Member is a member's part in a run.
 type Member struct {
 	Name      string    `json:"name"`
-	State     string    `json:"state"` // "invited", "consented", "declined"
+	State     string    `json:"state"` // "invited", "consented", "declined", "left"
 	Records   int64     `json:"records,omitempty"`
-	Rule      string    `json:"rule,omitempty"` // that declined
+	Rule      string    `json:"rule,omitempty"` // that declined, or why it left
 	Seen      time.Time `json:"seen,omitzero"`  // last heard from; zero: not since the coordinator started
 	Connected bool      `json:"connected"`
 }
@@ -65,6 +65,7 @@ type Round struct {
 	Resent   int64        `json:"resent"`   // bytes of updates that were sent more than once, since links broke
 	Bound    float64      `json:"bound"`    // most that a value of the mean can be off
 	Figures  []Figures    `json:"figures,omitempty"`
+	Early    string       `json:"early,omitempty"` // "report_goal" or "absent": closed before all selected had sent and before its deadline
 }
 
 // Figures are one member's figures of a model version.
@@ -143,7 +144,7 @@ func run(r *pb.ShowReply) (Run, error) {
 		out.History = append(out.History, Round{
 			Round: int(x.Round), Try: int(x.Try), Kind: x.Kind, State: x.State, Selected: x.Selected, Accepted: x.Accepted,
 			Model: digest(x.Model), Opened: instant(x.OpenedUs), Closed: instant(x.ClosedUs), Deadline: instant(x.DeadlineUs),
-			Received: x.Received, Resent: x.Resent, Bound: x.Bound, Figures: figures(x.Metrics),
+			Received: x.Received, Resent: x.Resent, Bound: x.Bound, Figures: figures(x.Metrics), Early: x.Early,
 		})
 	}
 	return out, nil

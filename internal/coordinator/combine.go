@@ -27,7 +27,7 @@ type combiner struct {
 
 // combine takes the mean of s and applies the plan's strategy to it. It does the same to the same bits after any crash.
 func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.Combined, error) {
-	in := round.Combined{Run: a.Run, Round: a.Round, Try: a.Try, Members: a.Members}
+	in := round.Combined{Run: a.Run, Round: a.Round, Try: a.Try, Members: a.Members, Early: a.Early}
 	mean := make([]float64, s.spec.Len())
 	s.acc.Mean(0, mean)
 	var err error

@@ -236,6 +236,7 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 	l := &loop{
 		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine,
+		presence: newPresence(c.o.Now),
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
 		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume), studies: map[string]study{}, results: make(chan combined),
 		wake: time.NewTimer(time.Hour),
@@ -294,8 +295,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	m, now := c.o.Manifest, c.o.Now
 	gate := &guard{manifest: m, now: now}
 	doorman := &admitter{loop: l, blobs: c.blobs}
-	seen := newPresence(now)
-	view := &viewer{presence: seen, now: now, simulated: self.Simulated, rollback: "no rollback protection"}
+	view := &viewer{presence: l.presence, now: now, simulated: self.Simulated, rollback: "no rollback protection"}
 	server := grpc.NewServer(
 		grpc.Creds(c.creds),
 		grpc.StatsHandler(connections{}),
@@ -314,7 +314,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	)
 	models := &models{loop: l, manifest: m, blobs: c.blobs, view: view, log: c.o.Log}
 	pb.RegisterRoundsServer(server, &rounds{
-		loop: l, presence: seen, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
+		loop: l, presence: l.presence, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
 	})
 	pb.RegisterRunsServer(server, &runs{
 		loop: l, manifest: m, combiner: &combiner{c.blobs}, view: view, open: c.o.Limits.OpenRuns, log: c.o.Log,

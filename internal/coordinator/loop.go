@@ -36,6 +36,8 @@ type loop struct {
 	facts   *ledger.Ledger
 	combine func(context.Context, round.Combine, *sum) (round.Combined, error)
 
+	presence *presence
+
 	messages chan message
 	ending   chan struct{} // closed when no new call is taken, and those that would go on for ever have to end
 	done     chan struct{} // closed when the loop has ended
@@ -160,6 +162,8 @@ func (l *loop) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-l.wake.C:
+			l.stale = true
+		case <-l.presence.changed: // whom a round waits for depends on it
 			l.stale = true
 		case c := <-l.results:
 			if err := l.finish(ctx, c); err != nil {
@@ -309,7 +313,7 @@ func specOf(d trainer.Description, f entry.RoundOpened) aggregate.Spec {
 func (l *loop) settle(ctx context.Context) error {
 	for {
 		now := l.time()
-		facts, err := l.state.Decide(now, round.Tick{Held: l.hold.digest})
+		facts, err := l.state.Decide(now, round.Tick{Held: l.hold.digest, Seen: l.presence.sighting})
 		if err != nil {
 			return fmt.Errorf("letting time pass: %w", err)
 		}
@@ -322,7 +326,7 @@ func (l *loop) settle(ctx context.Context) error {
 	}
 	now := l.time()
 	l.wake.Stop()
-	actions := l.state.Todo(round.View{Now: now, Held: l.hold.digest})
+	actions := l.state.Todo(round.View{Now: now, Held: l.hold.digest, Seen: l.presence.sighting})
 	for _, a := range actions {
 		switch a := a.(type) {
 		case round.Combine:

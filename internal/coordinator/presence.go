@@ -5,11 +5,14 @@ import (
 	"time"
 
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/round"
 )
 
-// presence remembers when each member was last heard from in this boot. It is no fact: nothing is decided on it.
+// presence remembers when each member was last heard from in this boot. It is no fact: whom a round is closed without for being
+// absent, its fact says.
 type presence struct {
-	now func() time.Time
+	now     func() time.Time
+	changed chan struct{} // holds one token when a member came or went and the loop has not seen it
 
 	mu sync.Mutex // guards of
 	of map[entry.Member]sighting
@@ -21,7 +24,7 @@ type sighting struct {
 }
 
 func newPresence(now func() time.Time) *presence {
-	return &presence{now: now, of: map[entry.Member]sighting{}}
+	return &presence{now: now, changed: make(chan struct{}, 1), of: map[entry.Member]sighting{}}
 }
 
 func (p *presence) enter(m entry.Member) { p.change(m, 1) }
@@ -31,7 +34,14 @@ func (p *presence) seen(m entry.Member)  { p.change(m, 0) }
 func (p *presence) change(m entry.Member, by int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.of[m] = sighting{p.now(), p.of[m].following + by}
+	before := p.of[m].following
+	p.of[m] = sighting{p.now(), before + by}
+	if (before == 0) != (before+by == 0) {
+		select {
+		case p.changed <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // last returns when the member was last heard from, zero for never, and whether it follows now.
@@ -43,4 +53,10 @@ func (p *presence) last(m entry.Member) (time.Time, bool) {
 		return p.now(), true
 	}
 	return s.at, false
+}
+
+// sighting is what the rules may know of a member's whereabouts.
+func (p *presence) sighting(m entry.Member) round.Sighting {
+	at, connected := p.last(m)
+	return round.Sighting{Last: at, Connected: connected}
 }

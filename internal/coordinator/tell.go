@@ -24,6 +24,8 @@ func tell(log *zap.Logger, at time.Time, f entry.Fact) {
 		log.Info("consented", zap.String("run", f.Run), member(f.Member))
 	case entry.Declined:
 		log.Warn("declined", zap.String("run", f.Run), member(f.Member), zap.String("rule", f.Rule))
+	case entry.Left:
+		log.Warn("left", zap.String("run", f.Run), member(f.Member), zap.String("reason", f.Reason))
 	case entry.RoundOpened:
 		log.Info("round opened", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), zap.String("kind", string(f.Kind)),
 			zap.Int("selected", len(f.Selected)), zap.Float64("bound", f.Bound), zap.Duration("deadline_in", f.Deadline.Sub(at).Round(time.Second)))
@@ -36,7 +38,7 @@ func tell(log *zap.Logger, at time.Time, f entry.Fact) {
 		log.Warn("round failed", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), zap.String("reason", f.Reason))
 	case entry.RoundClosed:
 		log.Info("round closed", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), zap.Int("updates", len(f.Members)),
-			zap.String("model", f.Model.Short()))
+			zap.String("model", f.Model.Short()), zap.String("early", string(f.Early)))
 	case entry.Evaluated:
 		log.Debug("evaluated", zap.String("run", f.Run), zap.Int("round", f.Round), member(f.Member))
 	case entry.RunEnded:

@@ -72,7 +72,7 @@ func summary(r round.Run) *pb.RunSummary {
 func roundView(r round.Round) *pb.RoundView {
 	out := &pb.RoundView{
 		Round: number(r.Round), Try: number(r.Try), Kind: string(r.Kind), State: r.State, OpenedUs: r.Opened.UnixMicro(),
-		DeadlineUs: r.Deadline.UnixMicro(), Received: r.Received, Resent: r.Resent, Bound: r.Bound,
+		DeadlineUs: r.Deadline.UnixMicro(), Received: r.Received, Resent: r.Resent, Bound: r.Bound, Early: string(r.Early),
 	}
 	for _, s := range r.Selected {
 		out.Selected = append(out.Selected, string(s.Member))

@@ -38,6 +38,7 @@ var codecs = []codec{
 	kind[RunCreated]("run_created"),
 	kind[Consented]("consented"),
 	kind[Declined]("declined"),
+	kind[Left]("left"),
 	kind[RoundOpened]("round_opened"),
 	kind[UpdateAccepted]("update_accepted"),
 	kind[UpdateRefused]("update_refused"),

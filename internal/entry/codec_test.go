@@ -56,9 +56,10 @@ func facts() map[string]entry.Fact {
 		},
 		"consented": entry.Consented{Run: "0011223344556677", Member: "budapest", Records: 234},
 		"declined":  entry.Declined{Run: "0011223344556677", Member: "cleveland", Rule: "least_participants"},
+		"left":      entry.Left{Run: "0011223344556677", Member: "cleveland", Reason: "the study has ended here"},
 		"round_opened": entry.RoundOpened{
 			Run: "0011223344556677", Round: 1, Try: 2, Kind: entry.Training, Base: &model, Model: digest(9),
-			Selected: shares, Bound: 1.5e-11, Deadline: at.Add(90 * time.Second),
+			Selected: shares, Bound: 1.5e-11, Deadline: at.Add(90 * time.Second), Early: entry.Absent,
 		},
 		"update_accepted": entry.UpdateAccepted{
 			Run: "0011223344556677", Round: 1, Try: 2, Member: "budapest", Update: digest(10),
@@ -72,13 +73,13 @@ func facts() map[string]entry.Fact {
 		"round_closed": entry.RoundClosed{
 			Run: "0011223344556677", Round: 1, Try: 2, Kind: entry.Training, Base: digest(9), Model: digest(12),
 			Blob: blob(13), State: &model, Members: []entry.Contribution{{Member: "budapest", Weight: 234, Update: digest(10)}},
-			Spent: entry.Spent{Epsilon: 0.5, Delta: 1e-6},
+			Spent: entry.Spent{Epsilon: 0.5, Delta: 1e-6}, Early: entry.ReportGoal,
 		},
 		"evaluated": entry.Evaluated{
 			Run: "0011223344556677", Round: 1, Member: "budapest", Model: digest(12),
 			Metrics: []entry.Metric{{Set: "test", Name: "loss", Value: 0.418835, Count: 59, Better: "min"}},
 		},
-		"run_ended": entry.RunEnded{Run: "0011223344556677", Outcome: "failed", Reason: "round 1 failed 3 times"},
+		"run_ended": entry.RunEnded{Run: "0011223344556677", Outcome: "failed", Reason: "round 1 failed 3 times", Early: entry.Absent},
 		"tag_moved": entry.TagMoved{Tag: "champion", From: digest(8), Model: digest(12), By: "lead"},
 	}
 }
@@ -87,7 +88,8 @@ func plan() entry.Plan {
 	return entry.Plan{
 		Name: "heart", Note: "a café's \"first\"\tplan", Trainer: "builtin/logistic",
 		Strategy: entry.Strategy{Name: "fedadam", Params: map[string]float64{"beta1": 0.9, "beta2": 0.99}},
-		Rounds:   50, Quorum: 3, Members: []entry.Member{"budapest", "cleveland"}, Deadline: entry.Duration(90 * time.Second), Tries: 3,
+		Rounds:   50, Quorum: 3, ReportGoal: 4, Members: []entry.Member{"budapest", "cleveland"}, Deadline: entry.Duration(90 * time.Second),
+		Grace: entry.Duration(30 * time.Second), MaxTime: entry.Duration(72 * time.Hour), Tries: 3,
 		MaxAbs: 16, Resolution: 1e-9, Seed: 1<<53 - 1, Local: entry.Local{Steps: 5, LearningRate: 0.1, Batch: 32, L2: 0.01},
 		Standardize: &entry.Standardize{MaxAbs: 1 << 20}, Schema: json.RawMessage(`{"columns":[{"name":"age","kind":"number"}]}`),
 	}
@@ -231,7 +233,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"at with a comma", "consented", ".789012Z", ",789012Z", "not as it would be written"},
 		{"at on the 30th of February", "consented", "2026-03-01", "2026-02-30", "an instant that is not written as"},
 		{"expiry not UTC", "admitted", `13:34:56.789012Z"}`, `14:34:56.789012+01:00"}`, "an instant that is not UTC"},
-		{"deadline not UTC", "round_opened", `12:36:26.789012Z"}`, `12:36:26.789012+00:00"}`, "an instant that is not UTC"},
+		{"deadline not UTC", "round_opened", `12:36:26.789012Z"`, `12:36:26.789012+00:00"`, "an instant that is not UTC"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			line := string(entry.Encode(salt, at, facts()[test.kind]))

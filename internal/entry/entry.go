@@ -138,6 +138,14 @@ type Declined struct {
 	Rule   string `json:"rule"`
 }
 
+// Left says that a member has withdrawn from a run, invited or taking part: nothing more is asked of it and nothing more is taken
+// from it. What the open try had accepted of it before stays part of that try.
+type Left struct {
+	Run    string `json:"run"`
+	Member Member `json:"member"`
+	Reason string `json:"reason,omitempty"` // as its administrator worded it
+}
+
 // RoundKind is what a round is for.
 type RoundKind string
 
@@ -164,6 +172,7 @@ type RoundOpened struct {
 	Selected []Share   `json:"selected"`       // ascending by member
 	Bound    float64   `json:"bound"`          // most that any value of the float64 mean can be off, for the quorum's smallest weights
 	Deadline time.Time `json:"deadline"`
+	Early    Early     `json:"early,omitempty"` // Absent where invitations of absent members were not waited for
 }
 
 // UpdateAccepted says that a member's update, whole and checked, is part of the open try.
@@ -221,7 +230,17 @@ type RoundClosed struct {
 	State   *Blob          `json:"state,omitempty"`
 	Members []Contribution `json:"members"` // ascending by member
 	Spent   Spent          `json:"spent"`
+	Early   Early          `json:"early,omitempty"`
 }
+
+// Early is why somebody who was asked was not waited for though there was time; "" where everybody was.
+type Early string
+
+// The reasons not to wait.
+const (
+	ReportGoal Early = "report_goal" // the plan's report goal was reached
+	Absent     Early = "absent"      // a quorum was there, and whoever was missing was absent or paused
+)
 
 // Metric is one figure of an evaluation.
 type Metric struct {
@@ -246,6 +265,7 @@ type RunEnded struct {
 	Run     string `json:"run"`
 	Outcome string `json:"outcome"` // "completed", "failed" or "cancelled"
 	Reason  string `json:"reason,omitempty"`
+	Early   Early  `json:"early,omitempty"` // Absent where figures of absent members were not waited for
 }
 
 // TagMoved makes a tag name another model version.
@@ -262,6 +282,7 @@ func (Admitted) fact()        {}
 func (RunCreated) fact()      {}
 func (Consented) fact()       {}
 func (Declined) fact()        {}
+func (Left) fact()            {}
 func (RoundOpened) fact()     {}
 func (UpdateAccepted) fact()  {}
 func (UpdateRefused) fact()   {}
@@ -277,14 +298,17 @@ type Plan struct {
 	Note        string          `json:"note,omitempty" yaml:"note"`
 	Trainer     string          `json:"trainer" yaml:"trainer"` // "builtin/logistic"
 	Strategy    Strategy        `json:"strategy" yaml:"strategy"`
-	Rounds      int             `json:"rounds" yaml:"rounds"`             // training rounds
-	Quorum      int             `json:"quorum" yaml:"quorum"`             // least number of updates that close a round
-	Members     []Member        `json:"members,omitempty" yaml:"members"` // who is asked; empty: all
-	Deadline    Duration        `json:"deadline" yaml:"deadline"`         // of one try
-	Tries       int             `json:"tries" yaml:"tries"`               // most tries of one round
-	MaxAbs      float64         `json:"max_abs" yaml:"max_abs"`           // most that a value of an update may be
-	Resolution  float64         `json:"resolution" yaml:"resolution"`     // most that the mean may be off; 0 means 2^-36 of max_abs
-	Seed        uint64          `json:"seed" yaml:"seed"`                 // at most 2^53-1
+	Rounds      int             `json:"rounds" yaml:"rounds"`                     // training rounds
+	Quorum      int             `json:"quorum" yaml:"quorum"`                     // least number of updates that close a round
+	ReportGoal  int             `json:"report_goal,omitempty" yaml:"report_goal"` // updates that close a round at once; 0: all that can come
+	Members     []Member        `json:"members,omitempty" yaml:"members"`         // who is asked; empty: all
+	Deadline    Duration        `json:"deadline" yaml:"deadline"`                 // of one try
+	Grace       Duration        `json:"grace,omitempty" yaml:"grace"`             // how long an absent member is waited for beyond the quorum; 0: 2m
+	MaxTime     Duration        `json:"max_time,omitempty" yaml:"max_time"`       // longest that the run may last; 0: no limit
+	Tries       int             `json:"tries" yaml:"tries"`                       // most tries of one round
+	MaxAbs      float64         `json:"max_abs" yaml:"max_abs"`                   // most that a value of an update may be
+	Resolution  float64         `json:"resolution" yaml:"resolution"`             // most that the mean may be off; 0 means 2^-36 of max_abs
+	Seed        uint64          `json:"seed" yaml:"seed"`                         // at most 2^53-1
 	Local       Local           `json:"local" yaml:"local"`
 	Standardize *Standardize    `json:"standardize,omitempty" yaml:"standardize"`
 	Schema      json.RawMessage `json:"schema" yaml:"-"` // dataset.Schema, as JSON; package dataset reads it

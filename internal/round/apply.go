@@ -38,6 +38,8 @@ func (s *State) fold(at time.Time, f entry.Fact) error {
 		return s.answered(f.Run, Member{Member: f.Member, State: consented, Records: f.Records})
 	case entry.Declined:
 		return s.answered(f.Run, Member{Member: f.Member, State: declined, Rule: f.Rule})
+	case entry.Left:
+		return s.departed(f)
 	case entry.RoundOpened:
 		return s.opened(at, f)
 	case entry.UpdateAccepted:
@@ -102,6 +104,19 @@ func (s *State) answered(run string, answer Member) error {
 	return nil
 }
 
+func (s *State) departed(f entry.Left) error {
+	r, err := s.run(f.Run)
+	if err != nil {
+		return err
+	}
+	m := r.member(f.Member)
+	if m == nil || m.State != invited && m.State != consented {
+		return fmt.Errorf("%s takes no part in run %s, or no more", f.Member, f.Run)
+	}
+	m.State, m.Rule = left, f.Reason
+	return nil
+}
+
 func (s *State) opened(at time.Time, f entry.RoundOpened) error {
 	r, err := s.run(f.Run)
 	if err != nil {
@@ -114,6 +129,8 @@ func (s *State) opened(at time.Time, f entry.RoundOpened) error {
 		return fmt.Errorf("round %d of run %s begins with another model than the newest", f.Round, f.Run)
 	case !slices.Equal(f.Selected, next.Selected) || len(f.Selected) < r.fact.Plan.Quorum:
 		return fmt.Errorf("round %d of run %s selects others than those who consented, or fewer than a quorum", f.Round, f.Run)
+	case f.Early != "" && (f.Early != entry.Absent || len(r.tries) > 0):
+		return fmt.Errorf("round %d of run %s is opened early for a reason that there is not", f.Round, f.Run)
 	case !f.Deadline.After(at):
 		return fmt.Errorf("round %d of run %s has no time", f.Round, f.Run)
 	}
@@ -131,7 +148,7 @@ func (s *State) accepted(f entry.UpdateAccepted) error {
 	if err != nil {
 		return err
 	}
-	if share, ok := t.share(f.Member); !ok || share.Weight != f.Weight {
+	if share, ok := t.share(f.Member); !ok || share.Weight != f.Weight || s.byID[f.Run].member(f.Member).State == left {
 		return fmt.Errorf("%s was not selected with weight %d", f.Member, f.Weight)
 	}
 	if _, twice := t.of(f.Member); twice || t.refused[f.Member] >= maxRefusals {
@@ -147,7 +164,7 @@ func (s *State) refused(f entry.UpdateRefused) error {
 	if err != nil {
 		return err
 	}
-	if _, ok := t.share(f.Member); !ok || t.refused[f.Member] >= maxRefusals {
+	if _, ok := t.share(f.Member); !ok || t.refused[f.Member] >= maxRefusals || s.byID[f.Run].member(f.Member).State == left {
 		return fmt.Errorf("%s was not selected, or was out of the try", f.Member)
 	}
 	t.refused[f.Member]++
@@ -165,8 +182,11 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 		return fmt.Errorf("%s is closed as another kind or with another base than it was opened with", t)
 	case !t.sums(f.Members, r.fact.Plan.Quorum) || f.Model.IsZero():
 		return fmt.Errorf("%s is closed with what was not accepted, with fewer than a quorum, or without a model", t)
+	case !r.early(f.Early, f.Members):
+		return fmt.Errorf("%s is closed early for a reason that its plan does not know", t)
 	}
-	t.state, t.closedAt, t.model, t.blob = closed, at, f.Model, f.Blob
+	r.tally(t, f.Members)
+	t.state, t.closedAt, t.model, t.blob, t.early = closed, at, f.Model, f.Blob, f.Early
 	r.base, r.model, r.state, r.closed, r.since = &f.Blob, f.Model, f.State, f.Round, at
 	return nil
 }
@@ -193,6 +213,9 @@ func (s *State) ended(at time.Time, f entry.RunEnded) error {
 	r, err := s.run(f.Run)
 	if err != nil {
 		return err
+	}
+	if f.Early != "" && (f.Early != entry.Absent || f.Outcome != completed) {
+		return fmt.Errorf("run %s ends early for a reason that there is not", f.Run)
 	}
 	switch f.Outcome {
 	case failed, cancelled:

@@ -1,6 +1,7 @@
 package round_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -98,6 +99,11 @@ func impossibleAnswers() []impossible {
 		{"no run declined", untilCreated(), entry.Declined{Run: "nowhere", Member: "a"}},
 		{"declined by a stranger", untilCreated(), entry.Declined{Run: "run", Member: "d"}},
 		{"declined twice", append(untilCreated(), entry.Declined{Run: "run", Member: "a"}), entry.Declined{Run: "run", Member: "a"}},
+		{"no run left", untilCreated(), departed("nowhere", "a")},
+		{"left by a stranger", untilCreated(), departed("run", "d")},
+		{"left twice", append(untilCreated(), departed("run", "a")), departed("run", "a")},
+		{"left after declining", append(untilCreated(), entry.Declined{Run: "run", Member: "a"}), departed("run", "a")},
+		{"consent after leaving", append(untilCreated(), departed("run", "a")), consented("a", 100)},
 		{"declined after consent", untilConsented(), entry.Declined{Run: "run", Member: "a"}},
 	}
 }
@@ -142,6 +148,9 @@ func impossibleOpenings() []impossible {
 		{"opened after the last round", untilFinished(), later(func(f *entry.RoundOpened) {
 			f.Round, f.Base, f.Model = 3, &first, digest("second")
 		})},
+		{"opened early for the report goal", log, later(func(f *entry.RoundOpened) { f.Early = entry.ReportGoal })},
+		{"opened early after the first try", untilClosed(), second(func(f *entry.RoundOpened) { f.Early = entry.Absent })},
+		{"opened with who has left", append(log, departed("run", "c")), later(func(*entry.RoundOpened) {})},
 		{"opened in what has ended", append(log, entry.RunEnded{Run: "run", Outcome: "cancelled"}), later(func(*entry.RoundOpened) {})},
 	}
 }
@@ -176,6 +185,9 @@ func impossibleUpdates() []impossible {
 			}, closed()),
 			evaluated("c"),
 		},
+		{"accepted of who has left", append(log, departed("run", "c")), accepted("c", 300)},
+		{"refused of who has left", append(log, departed("run", "c")), refused("c")},
+		{"figures of who has left", append(untilClosed(), departed("run", "b")), evaluated("b")},
 		{"figures of another model", untilClosed(), with(evaluated("b"), func(f *entry.Evaluated) { f.Model = digest("zeros") })},
 		{"figures of an open round", untilSent(), evaluated("b")},
 		{"figures of a round that there is not", untilClosed(), with(evaluated("b"), func(f *entry.Evaluated) { f.Round = 2 })},
@@ -217,10 +229,29 @@ func impossibleEnds() []impossible {
 		{"closed out of order", log, closing(func(f *entry.RoundClosed) {
 			f.Members[0], f.Members[1] = f.Members[1], f.Members[0]
 		})},
+		{"closed early without a report goal", log, closing(func(f *entry.RoundClosed) { f.Early = entry.ReportGoal })},
+		{"closed early below the report goal", aimed(log), closing(func(f *entry.RoundClosed) { f.Early = entry.ReportGoal })},
+		{"closed early for no reason known", log, closing(func(f *entry.RoundClosed) { f.Early = "bored" })},
+		{"failed early", log, entry.RunEnded{Run: "run", Outcome: "failed", Early: entry.Absent}},
+		{"completed early for the report goal", untilFinished(), entry.RunEnded{Run: "run", Outcome: "completed", Early: entry.ReportGoal}},
 		{"no run ended", log, entry.RunEnded{Run: "nowhere", Outcome: "failed"}},
 		{"ended twice", untilEnded(), entry.RunEnded{Run: "run", Outcome: "failed"}},
 		{"completed before the last round", untilClosed(), entry.RunEnded{Run: "run", Outcome: "completed"}},
 		{"ended as nothing known", log, entry.RunEnded{Run: "run", Outcome: "paused"}},
 		{"ended as nothing", log, entry.RunEnded{Run: "run"}},
 	}
+}
+
+func departed(run string, m entry.Member) entry.Left { return entry.Left{Run: run, Member: m} }
+
+// aimed returns a log whose run has a report goal of three.
+func aimed(log []entry.Fact) []entry.Fact {
+	log = slices.Clone(log)
+	for i, f := range log {
+		if c, ok := f.(entry.RunCreated); ok {
+			c.Plan.ReportGoal = 3
+			log[i] = c
+		}
+	}
+	return log
 }

@@ -37,6 +37,8 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 			return nil, err
 		}
 		return facts(entry.Declined{Run: in.Run, Member: in.Member, Rule: in.Rule}), nil
+	case Leave:
+		return s.leave(in)
 	case Query:
 		_, err := s.asked(in)
 		return nil, err
@@ -51,7 +53,7 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 	case Cancel:
 		return s.cancel(in)
 	case Tick:
-		return s.tick(now, in.Held), nil
+		return s.tick(now, in.Held, in.Seen), nil
 	}
 	panic(fmt.Sprintf("round: unknown input %T", in))
 }
@@ -100,10 +102,26 @@ func (s *State) consent(in Consent) ([]entry.Fact, error) {
 		return nil, err
 	case in.Records < 1 || in.Records > aggregate.MaxWeight:
 		return nil, fmt.Errorf("%w: %d records, want 1 to %d", ErrWeight, in.Records, aggregate.MaxWeight)
+	case in.Most > 0 && in.Records > in.Most:
+		return nil, fmt.Errorf("%w: %d, at most %d are allowed", ErrRecords, in.Records, in.Most)
 	case len(r.tries) > 0 && r.coarsens(in.Records):
 		return nil, fmt.Errorf("%w: with %d records more the means would be coarser than the plan's resolution", ErrWeight, in.Records)
 	}
 	return facts(entry.Consented{Run: in.Run, Member: in.Member, Records: in.Records}), nil
+}
+
+func (s *State) leave(in Leave) ([]entry.Fact, error) {
+	r, err := s.run(in.Run)
+	if err != nil {
+		return nil, err
+	}
+	switch m := r.member(in.Member); {
+	case m == nil:
+		return nil, fmt.Errorf("%w: %s, in run %s", ErrStranger, in.Member, in.Run)
+	case m.State == left || m.State == declined:
+		return nil, nil
+	}
+	return facts(entry.Left{Run: in.Run, Member: in.Member, Reason: in.Reason}), nil
 }
 
 // asked returns the open try to which an update may be offered.
@@ -113,7 +131,7 @@ func (s *State) asked(q Query) (*try, error) {
 		return nil, err
 	}
 	share, ok := t.share(q.Member)
-	if !ok {
+	if !ok || s.byID[q.Run].member(q.Member).State == left {
 		return nil, fmt.Errorf("%w: %s, in %s", ErrStranger, q.Member, t)
 	}
 	if q.Weight != 0 && q.Weight != share.Weight {
@@ -165,7 +183,7 @@ func (s *State) reject(in Reject) ([]entry.Fact, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := t.share(in.Member); !ok {
+	if _, ok := t.share(in.Member); !ok || s.byID[in.Run].member(in.Member).State == left {
 		return nil, fmt.Errorf("%w: %s, in %s", ErrStranger, in.Member, t)
 	}
 	if t.refused[in.Member] >= maxRefusals {
@@ -185,9 +203,12 @@ func (s *State) combined(in Combined) ([]entry.Fact, error) {
 	if !t.sums(in.Members, s.byID[in.Run].fact.Plan.Quorum) || in.Model.IsZero() {
 		panic("round: combined what was not accepted, or fewer than a quorum")
 	}
+	if !s.byID[in.Run].early(in.Early, in.Members) {
+		panic("round: closed early for a reason that the plan does not know")
+	}
 	return facts(entry.RoundClosed{
 		Run: in.Run, Round: in.Round, Try: in.Try, Kind: t.fact.Kind, Base: t.fact.Model, Model: in.Model, Blob: in.Blob,
-		State: in.State, Members: in.Members,
+		State: in.State, Members: in.Members, Early: in.Early,
 	}), nil
 }
 

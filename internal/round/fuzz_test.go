@@ -50,6 +50,7 @@ type player struct {
 	log   []entry.Line
 	held  map[string]entry.Digest
 	begun []round.Combine
+	where int // the members are
 }
 
 // next returns the next byte, modulo n; 0 behind the end.
@@ -81,7 +82,7 @@ func (p *player) records() int64 {
 }
 
 func (p *player) step() {
-	switch p.next(12) {
+	switch p.next(14) {
 	case 0:
 		n := p.next(4)
 		p.decide(round.Adopt{Fact: entry.ManifestAdopted{
@@ -115,6 +116,10 @@ func (p *player) step() {
 		p.now = p.now.Add(time.Duration(p.next(256)) * time.Second)
 	case 11:
 		p.evaluate()
+	case 12:
+		p.decide(round.Leave{Run: p.run(), Member: p.member(), Reason: "reason"})
+	case 13:
+		p.where = p.next(256)
 	}
 }
 
@@ -123,6 +128,9 @@ func (p *player) create() round.Create {
 	plan := entry.Plan{
 		Trainer: "builtin/logistic", Strategy: entry.Strategy{Name: "fedavg"}, Rounds: bits & 3, Quorum: bits >> 2 & 7, Tries: bits >> 5 & 3,
 		Deadline: entry.Duration(time.Minute), MaxAbs: 16, Schema: []byte("{}"),
+	}
+	if bits&3 == 3 { // the longest runs
+		plan.ReportGoal, plan.Grace, plan.MaxTime = p.next(6), entry.Duration(time.Second)*entry.Duration(p.next(256)), entry.Duration(10*time.Minute)
 	}
 	f := entry.RunCreated{
 		Run: p.run(), Request: "request", Lead: []string{"x", "y", "z"}[p.next(3)], Members: []entry.Member{"a", "b", "c", "d"}, Plan: plan,
@@ -156,7 +164,7 @@ func (p *player) finish() {
 	c := p.begun[0]
 	p.begun = p.begun[1:]
 	model := mean(c.Base, c.Members)
-	p.decide(round.Combined{Run: c.Run, Round: c.Round, Try: c.Try, Members: c.Members, Model: model, Blob: entry.Blob{Plain: model}})
+	p.decide(round.Combined{Run: c.Run, Round: c.Round, Try: c.Try, Members: c.Members, Model: model, Blob: entry.Blob{Plain: model}, Early: c.Early})
 }
 
 // evaluate answers one of the questions, or none that was asked.
@@ -204,7 +212,7 @@ func (p *player) settle() {
 		if size = len(p.log); size > 10000 {
 			p.Fatal("time does not come to rest")
 		}
-		p.decide(round.Tick{Held: p.holds})
+		p.decide(round.Tick{Held: p.holds, Seen: p.seen})
 	}
 	for _, a := range p.state.Todo(p.view()) {
 		if w, ok := a.(round.Wake); ok && !w.At.After(p.now) {
@@ -213,7 +221,13 @@ func (p *player) settle() {
 	}
 }
 
-func (p *player) view() round.View { return round.View{Now: p.now, Held: p.holds} }
+func (p *player) view() round.View { return round.View{Now: p.now, Held: p.holds, Seen: p.seen} }
+
+// seen reads two bits for each member: connected, paused.
+func (p *player) seen(m entry.Member) round.Sighting {
+	bits := p.where >> (2 * (m[0] - 'a') % 8)
+	return round.Sighting{Last: p.now.Add(-time.Minute), Connected: bits&1 == 0, Paused: bits&2 != 0}
+}
 
 func (p *player) holds(run string, number, attempt int, m entry.Member) (entry.Digest, bool) {
 	d, ok := p.held[tryKey(run, number, attempt)+string(m)]

@@ -2,6 +2,7 @@ package round
 
 import (
 	"errors"
+	"time"
 
 	"consilium.dev/internal/entry"
 )
@@ -20,13 +21,14 @@ var (
 	ErrModel      = errors.New("not the model of that round")
 	ErrFigures    = errors.New("figures of a form that is not taken")
 	ErrOtherLog   = errors.New("the log belongs to another manifest")
+	ErrRecords    = errors.New("more records than the manifest lets a member declare")
 )
 
 // reasons spells each refusal for peers and for the log.
 var reasons = map[error]string{
 	ErrClosed: "closed", ErrUnknownRun: "unknown_run", ErrStranger: "stranger", ErrWeight: "weight", ErrSecond: "second",
 	ErrOften: "often", ErrPlan: "plan", ErrRequest: "request", ErrOpenRuns: "open_runs", ErrModel: "model", ErrFigures: "figures",
-	ErrOtherLog: "other_log",
+	ErrOtherLog: "other_log", ErrRecords: "records",
 }
 
 // Reason returns the refusal that err wraps as one word of a closed list, and "" for an error that is none.
@@ -41,6 +43,16 @@ func Reason(err error) string {
 
 // Input is something that has happened or is asked for: one of this package's structs of the names below.
 type Input interface{ input() }
+
+// Sighting is what is known of a member's whereabouts. Like what is in memory it is no fact: a crash erases it.
+type Sighting struct {
+	Last      time.Time // when it was last heard from, zero for never since the boot
+	Connected bool      // it follows now, and its lease has not lapsed
+	Paused    bool      // its administrator has paused it
+}
+
+// Seen says what is known of a member's whereabouts. A nil Seen knows nothing, and then everybody is waited for.
+type Seen func(entry.Member) Sighting
 
 // Held says which update of a member a try holds in memory, if any.
 type Held func(run string, round, try int, m entry.Member) (entry.Digest, bool)
@@ -63,12 +75,19 @@ type (
 		Run     string
 		Member  entry.Member
 		Records int64 // 1 to aggregate.MaxWeight
+		Most    int64 // that a member may declare; 0: aggregate.MaxWeight
 	}
 	// Decline answers an invitation with the rule that refuses it.
 	Decline struct {
 		Run    string
 		Member entry.Member
 		Rule   string
+	}
+	// Leave withdraws a member from an open run. Asked for again it is taken and changes nothing.
+	Leave struct {
+		Run    string
+		Member entry.Member
+		Reason string
 	}
 	// Query asks whether an update may be offered. No fact follows.
 	Query struct {
@@ -101,6 +120,7 @@ type (
 		Run        string
 		Round, Try int
 		Members    []entry.Contribution // as Combine asked
+		Early      entry.Early          // likewise
 		Model      entry.Digest
 		Blob       entry.Blob
 		State      *entry.Blob
@@ -120,7 +140,10 @@ type (
 		Reason string
 	}
 	// Tick lets time pass. It is repeated until nothing follows.
-	Tick struct{ Held Held }
+	Tick struct {
+		Held Held
+		Seen Seen
+	}
 )
 
 func (Adopt) input()      {}
@@ -129,6 +152,7 @@ func (Admit) input()      {}
 func (Create) input()     {}
 func (Consent) input()    {}
 func (Decline) input()    {}
+func (Leave) input()      {}
 func (Query) input()      {}
 func (Offer) input()      {}
 func (Reject) input()     {}

@@ -11,9 +11,13 @@ import (
 // defaultResolution is, in parts of max_abs, the most that a mean may be off where the plan does not say.
 const defaultResolution = 0x1p-36
 
-// reopen opens the next try, or ends a run whose mean would be too coarse.
-func (r *run) reopen(now time.Time) []entry.Fact {
+// reopen opens the next try, or ends a run that too many have left, or whose mean would be too coarse.
+func (r *run) reopen(now time.Time, early entry.Early) []entry.Fact {
+	if why := r.deserted(); why != "" {
+		return facts(r.end(failed, why))
+	}
 	f := r.opening(now)
+	f.Early = early
 	if _, resolution := r.grid(f.Round); !(f.Bound <= resolution) {
 		return facts(r.end(failed, fmt.Sprintf("round %d was not opened: with the smallest records of %d members its mean could be "+
 			"off by %.3g, the plan's resolution is %.3g; a larger quorum, a smaller max_abs or a coarser resolution would do",

@@ -98,6 +98,10 @@ func sound(f entry.RunCreated) error {
 	switch {
 	case p.Quorum < 1 || p.Quorum > len(f.Members):
 		return fmt.Errorf("quorum %d of %d members", p.Quorum, len(f.Members))
+	case p.ReportGoal != 0 && (p.ReportGoal < p.Quorum || p.ReportGoal > len(f.Members)):
+		return fmt.Errorf("report_goal %d, want %d, the quorum, to %d, the members", p.ReportGoal, p.Quorum, len(f.Members))
+	case p.Grace < 0 || p.MaxTime < 0:
+		return errors.New("a grace or a max_time below 0")
 	case p.Rounds < 1 || p.Tries < 1 || p.Deadline <= 0:
 		return errors.New("no rounds, no tries, or no time for one")
 	case p.Standardize == nil && f.Initial == nil:

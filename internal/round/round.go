@@ -10,6 +10,9 @@
 // again. What should be going on is never stored: after a crash the replayed state asks for the same work, so no effect is
 // lost. Two things that a crash erases are not facts and are passed in: the time, and which accepted updates are in memory.
 //
+// Whoever is absent or paused is not waited for once a quorum is there (see [Sighting]), and a plan may close its rounds with
+// fewer updates than it asks members for (over-selection, see [entry.Plan]): presence.go has these rules.
+//
 // A run goes through these phases. While members answer its invitation it waits for consent; it needs as many as the plan's
 // quorum. Then its rounds follow each other, round 0 (statistics) only where the plan standardises. A round is one or more
 // tries. A try selects everybody who has consented, fixes their weights and so the grid of the sum, and closes when all of
@@ -71,6 +74,7 @@ type try struct {
 	refused  map[entry.Member]int
 	closedAt time.Time
 	blob     entry.Blob // of model
+	early    entry.Early
 	model    entry.Digest
 	figures  []entry.Evaluated
 	reported map[entry.Member]bool // whose figures are there
@@ -85,6 +89,7 @@ const (
 	invited   = "invited"
 	consented = "consented"
 	declined  = "declined"
+	left      = "left"
 )
 
 // The states of a try.

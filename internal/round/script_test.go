@@ -26,13 +26,15 @@ var update = flag.Bool("update", false, "write the scenarios' traces anew; read 
 //	limits KEY=VALUE ...                        for the creations after it: members, quorum, rounds, runs, max_abs, trainer, strategy
 //	adopt EPOCH MANIFEST [PREVIOUS]             a manifest
 //	create RUN [KEY=VALUE ...]                  request, lead, members, quorum, rounds, tries, deadline, max_abs, resolution,
-//	                                            standardize (its max_abs), trainer, strategy, initial
+//	                                            standardize (its max_abs), trainer, strategy, initial, report_goal, grace,
+//	                                            max_time
 //	consent RUN MEMBER RECORDS                  decline RUN MEMBER RULE
 //	query RUN ROUND.TRY MEMBER UPDATE [WEIGHT]  offer RUN ROUND.TRY MEMBER UPDATE WEIGHT
 //	reject RUN ROUND.TRY MEMBER UPDATE REASON [TIMES]
 //	begin RUN                                   the combination that Todo asks for; finish RUN brings its outcome
 //	combine RUN                                 both
 //	evaluate RUN ROUND MEMBER [SET/NAME=VALUE/ROWS/BETTER ...]
+//	leave RUN MEMBER [REASON]                   seen MEMBER connected, gone or paused: known only until a crash
 //	advance DURATION                            boot     crash: memory is lost, the log replayed, and a process boots
 //	cancel RUN                                  by a fact that no input leads to yet
 //	todo                                        show RUN
@@ -64,7 +66,7 @@ func play(t *testing.T, text string) string {
 	t.Helper()
 	s := &script{
 		TB: t, now: start, state: round.New(), held: map[string]entry.Digest{}, names: map[entry.Digest]string{},
-		begun: map[string]round.Combine{},
+		begun: map[string]round.Combine{}, sighted: map[entry.Member]round.Sighting{},
 		limits: round.Limits{
 			Members: []entry.Member{"a", "b", "c", "d"}, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"},
 			LeastParticipants: 2, MaxAbs: 1024, RoundsMax: 10, OpenRuns: 2,
@@ -97,14 +99,15 @@ func play(t *testing.T, text string) string {
 // script is a coordinator without a network, a disk or numbers, as a scenario sees it.
 type script struct {
 	testing.TB
-	now    time.Time
-	state  *round.State
-	log    []entry.Line
-	held   map[string]entry.Digest // memory: what a crash erases
-	begun  map[string]round.Combine
-	limits round.Limits
-	names  map[entry.Digest]string
-	trace  strings.Builder
+	now     time.Time
+	state   *round.State
+	log     []entry.Line
+	held    map[string]entry.Digest // memory: what a crash erases
+	begun   map[string]round.Combine
+	sighted map[entry.Member]round.Sighting // memory, too
+	limits  round.Limits
+	names   map[entry.Digest]string
+	trace   strings.Builder
 }
 
 func (s *script) printf(format string, args ...any) { fmt.Fprintf(&s.trace, format+"\n", args...) }
@@ -119,8 +122,11 @@ func (s *script) do(args []string) {
 	case "crash":
 		clear(s.held)
 		clear(s.begun)
+		clear(s.sighted)
 		s.state = s.replay()
 		s.decide(round.Boot{})
+	case "seen":
+		s.sighted[entry.Member(args[0])] = round.Sighting{Last: s.now, Connected: args[1] == "connected", Paused: args[1] == "paused"}
 	case "begin", "combine":
 		s.begin(args[0])
 		if name == "combine" {
@@ -161,6 +167,8 @@ func (s *script) input(name string, args []string) round.Input {
 		return round.Consent{Run: arg(0), Member: member(1), Records: s.number(arg(2))}
 	case "decline":
 		return round.Decline{Run: arg(0), Member: member(1), Rule: arg(2)}
+	case "leave":
+		return round.Leave{Run: arg(0), Member: member(1), Reason: strings.Join(args[min(len(args), 2):], " ")}
 	case "query":
 		n, attempt := s.try(arg(1))
 		return round.Query{Run: arg(0), Round: n, Try: attempt, Member: member(2), Update: s.digest(arg(3)), Weight: s.number(arg(4))}
@@ -194,7 +202,8 @@ func (s *script) create(run string, o map[string]string) round.Create {
 		Name: run, Trainer: or("trainer", "builtin/logistic"), Strategy: entry.Strategy{Name: or("strategy", "fedavg")},
 		Rounds: int(s.number(or("rounds", "1"))), Quorum: int(s.number(or("quorum", "3"))), Tries: int(s.number(or("tries", "2"))),
 		Deadline: entry.Duration(s.duration(or("deadline", "1m"))), MaxAbs: s.float(or("max_abs", "16")),
-		Resolution: s.float(or("resolution", "0")),
+		Resolution: s.float(or("resolution", "0")), ReportGoal: int(s.number(or("report_goal", "0"))),
+		Grace: entry.Duration(s.duration(or("grace", "0"))), MaxTime: entry.Duration(s.duration(or("max_time", "0"))),
 	}
 	f := entry.RunCreated{Run: run, Request: or("request", run), Lead: or("lead", "lin"), Plan: p}
 	for m := range strings.SplitSeq(or("members", "a,b,c,d"), ",") {
@@ -282,7 +291,7 @@ func (s *script) finish(run string) {
 	model := mean(c.Base, c.Members)
 	s.names[model] = fmt.Sprintf("mean(%s)", strings.Join(s.updates(c.Members), " "))
 	s.decide(round.Combined{
-		Run: c.Run, Round: c.Round, Try: c.Try, Members: c.Members, Model: model, Blob: entry.Blob{Plain: model},
+		Run: c.Run, Round: c.Round, Try: c.Try, Members: c.Members, Model: model, Blob: entry.Blob{Plain: model}, Early: c.Early,
 	})
 }
 
@@ -317,7 +326,7 @@ func (s *script) apply(facts ...entry.Fact) {
 func (s *script) settle() {
 	for before := -1; before != len(s.log); {
 		before = len(s.log)
-		s.decide(round.Tick{Held: s.holds})
+		s.decide(round.Tick{Held: s.holds, Seen: s.seen})
 	}
 	if again := s.replay(); !reflect.DeepEqual(s.state, again) {
 		s.Fatalf("the state differs from its replay:\n%s", cmp.Diff(s.state.Runs(), again.Runs()))
@@ -334,7 +343,15 @@ func (s *script) replay() *round.State {
 	return again
 }
 
-func (s *script) view() round.View { return round.View{Now: s.now, Held: s.holds} }
+func (s *script) view() round.View { return round.View{Now: s.now, Held: s.holds, Seen: s.seen} }
+
+// seen takes whoever the scenario does not speak of for connected.
+func (s *script) seen(m entry.Member) round.Sighting {
+	if at, ok := s.sighted[m]; ok {
+		return at
+	}
+	return round.Sighting{Last: s.now, Connected: true}
+}
 
 func (s *script) holds(run string, number, attempt int, m entry.Member) (entry.Digest, bool) {
 	d, ok := s.held[tryKey(run, number, attempt)+string(m)]

@@ -51,9 +51,10 @@ type world struct {
 
 	log   []entry.Line
 	state *round.State
-	held  map[string]entry.Digest // memory: what a crash erases
-	busy  map[string]bool         // tries whose mean is being taken
-	mail  []round.Input           // on its way to the coordinator
+	held  map[string]entry.Digest         // memory: what a crash erases
+	seen  map[entry.Member]round.Sighting // likewise; whoever is not in it is connected
+	busy  map[string]bool                 // tries whose mean is being taken
+	mail  []round.Input                   // on its way to the coordinator
 
 	members []entry.Member
 	limits  round.Limits
@@ -69,10 +70,10 @@ var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{
 		TB: t, chance: rand.New(rand.NewPCG(seed, 1)), now: start, state: round.New(), held: map[string]entry.Digest{},
-		busy: map[string]bool{}, kept: map[string]entry.Digest{},
+		busy: map[string]bool{}, kept: map[string]entry.Digest{}, seen: map[entry.Member]round.Sighting{},
 		audit: audit{
 			models: map[string]entry.Digest{}, quorum: map[string]int{}, last: map[string]int{}, over: map[string]bool{},
-			accepted: map[string]entry.Digest{},
+			accepted: map[string]entry.Digest{}, goal: map[string]int{}, gone: map[string]bool{},
 		},
 	}
 	for i := range 2 + w.chance.IntN(5) {
@@ -95,7 +96,13 @@ func (w *world) create(i int) {
 	p := entry.Plan{
 		Name: "p", Trainer: "builtin/logistic", Strategy: entry.Strategy{Name: "fedavg"}, Rounds: 1 + w.chance.IntN(4),
 		Quorum: 1 + w.chance.IntN(len(w.members)), Deadline: entry.Duration(time.Minute), Tries: 1 + w.chance.IntN(4), MaxAbs: 16,
-		Resolution: 1,
+		Resolution: 1, Grace: entry.Duration(10 * time.Second),
+	}
+	if w.chance.IntN(2) == 0 {
+		p.ReportGoal = p.Quorum + w.chance.IntN(len(w.members)-p.Quorum+1)
+	}
+	if w.chance.IntN(4) == 0 {
+		p.MaxTime = entry.Duration(10 * time.Minute)
 	}
 	f := entry.RunCreated{
 		Run: fmt.Sprintf("run-%d", i), Request: fmt.Sprint(i), Lead: "lead", Members: w.members, Plan: p,
@@ -123,6 +130,10 @@ func (w *world) step() {
 		w.crash()
 	case w.chanceOf(2):
 		w.lose()
+	case w.chanceOf(10):
+		w.move()
+	case w.chanceOf(1):
+		w.leave()
 	case n < 5 && len(w.mail) > 0:
 		w.deliver()
 	default:
@@ -132,14 +143,39 @@ func (w *world) step() {
 	w.check()
 }
 
+func (w *world) view() round.View { return round.View{Now: w.now, Held: w.holds, Seen: w.sighting} }
+
 // settle is the coordinator's loop: time passes until nothing follows from it any more.
 func (w *world) settle() {
 	for range 100 {
-		if w.decide(round.Tick{Held: w.holds}) == 0 {
+		if w.decide(round.Tick{Held: w.holds, Seen: w.sighting}) == 0 {
 			return
 		}
 	}
 	w.Fatalf("time does not stop having consequences:\n%s", w.trace())
+}
+
+// sighting says where a member is; in good weather everybody is there.
+func (w *world) sighting(m entry.Member) round.Sighting {
+	if at, ok := w.seen[m]; ok && !w.calm {
+		return at
+	}
+	return round.Sighting{Last: w.now, Connected: true}
+}
+
+// move lets a member vanish, come back or pause.
+func (w *world) move() {
+	m := w.members[w.chance.IntN(len(w.members))]
+	w.seen[m] = round.Sighting{Last: w.now, Connected: w.chance.IntN(2) == 0, Paused: w.chance.IntN(4) == 0}
+}
+
+// leave lets a member withdraw from a run.
+func (w *world) leave() {
+	runs := w.state.Runs()
+	if len(runs) == 0 { // a crash came before the first was written
+		return
+	}
+	w.send(round.Leave{Run: runs[w.chance.IntN(len(runs))].Fact.Run, Member: w.members[w.chance.IntN(len(w.members))]})
 }
 
 func (w *world) holds(run string, number, attempt int, m entry.Member) (entry.Digest, bool) {
@@ -200,6 +236,7 @@ func (w *world) mustBeAccepted(o round.Offer) {
 func (w *world) crash() {
 	clear(w.held)
 	clear(w.busy)
+	clear(w.seen)
 	w.mail = nil
 	w.state = w.replay()
 	calm := w.calm
@@ -229,7 +266,7 @@ func (w *world) lose() {
 
 // act lets somebody do one of the things that are wanted.
 func (w *world) act() {
-	actions := w.state.Todo(round.View{Now: w.now, Held: w.holds})
+	actions := w.state.Todo(w.view())
 	if len(actions) == 0 {
 		return
 	}
@@ -289,7 +326,7 @@ func (w *world) combine(a round.Combine) {
 	w.busy[key] = true
 	w.mail = append(w.mail, round.Combined{
 		Run: a.Run, Round: a.Round, Try: a.Try, Members: a.Members, Model: mean(a.Base, a.Members),
-		Blob: entry.Blob{Plain: mean(a.Base, a.Members)},
+		Blob: entry.Blob{Plain: mean(a.Base, a.Members)}, Early: a.Early,
 	})
 }
 
@@ -339,7 +376,7 @@ func (w *world) check() {
 		return
 	}
 	again := w.replay()
-	view := round.View{Now: w.now, Held: w.holds}
+	view := w.view()
 	if got, want := w.state.Runs(), again.Runs(); !reflect.DeepEqual(got, want) {
 		w.Fatalf("the state differs from its replay:\n%s%s", cmp.Diff(got, want), w.trace())
 	}
@@ -368,12 +405,14 @@ type audit struct {
 	last     map[string]int // newest closed round
 	over     map[string]bool
 	accepted map[string]entry.Digest // by try and member
+	goal     map[string]int
+	gone     map[string]bool // who has left a run
 }
 
 func (a *audit) read(f entry.Fact) error {
 	switch f := f.(type) {
 	case entry.RunCreated:
-		a.models[f.Run], a.quorum[f.Run], a.last[f.Run] = f.Model, f.Plan.Quorum, -1
+		a.models[f.Run], a.quorum[f.Run], a.last[f.Run], a.goal[f.Run] = f.Model, f.Plan.Quorum, -1, f.Plan.ReportGoal
 		if f.Plan.Standardize == nil {
 			a.last[f.Run] = 0
 		}
@@ -381,7 +420,12 @@ func (a *audit) read(f entry.Fact) error {
 		if a.over[f.Run] || f.Round != a.last[f.Run]+1 || f.Model != a.models[f.Run] {
 			return fmt.Errorf("opened after round %d of model %s", a.last[f.Run], a.models[f.Run].Short())
 		}
+	case entry.Left:
+		a.gone[f.Run+string(f.Member)] = true
 	case entry.UpdateAccepted:
+		if a.gone[f.Run+string(f.Member)] {
+			return fmt.Errorf("accepted of %s, which has left", f.Member)
+		}
 		key := tryKey(f.Run, f.Round, f.Try) + string(f.Member)
 		if _, twice := a.accepted[key]; twice || a.over[f.Run] || f.Round != a.last[f.Run]+1 {
 			return fmt.Errorf("accepted twice, or out of its round")
@@ -401,6 +445,9 @@ func (a *audit) read(f entry.Fact) error {
 func (a *audit) close(f entry.RoundClosed) error {
 	if a.over[f.Run] || f.Round != a.last[f.Run]+1 || f.Base != a.models[f.Run] || len(f.Members) < a.quorum[f.Run] {
 		return fmt.Errorf("closed out of order, from another base, or below the quorum")
+	}
+	if f.Early == entry.ReportGoal && (a.goal[f.Run] == 0 || len(f.Members) < a.goal[f.Run]) {
+		return fmt.Errorf("closed early below the report goal")
 	}
 	seen := map[entry.Member]bool{}
 	for _, c := range f.Members {

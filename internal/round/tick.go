@@ -8,18 +8,20 @@ import (
 )
 
 // tick returns what follows from the time alone, for each run the next step.
-func (s *State) tick(now time.Time, held Held) []entry.Fact {
+func (s *State) tick(now time.Time, held Held, seen Seen) []entry.Fact {
 	var out []entry.Fact
 	for _, r := range s.live {
 		switch t := r.open(); {
+		case r.finished():
+			out = append(out, s.finish(now, r, seen)...)
+		case r.overlong(now):
+			out = append(out, r.end(failed, fmt.Sprintf("it took longer than its max_time of %v; it was at: %s", time.Duration(r.fact.Plan.MaxTime), r.phase())))
 		case t != nil:
 			out = append(out, s.overdue(now, r, t, held)...)
 		case len(r.tries) == 0:
-			out = append(out, s.begin(now, r)...)
-		case r.finished():
-			out = append(out, s.finish(now, r)...)
+			out = append(out, s.begin(now, r, seen)...)
 		default:
-			out = append(out, r.reopen(now)...)
+			out = append(out, r.reopen(now, "")...)
 		}
 	}
 	return out
@@ -30,15 +32,18 @@ type progress struct {
 	held    []entry.Contribution // in memory
 	waiting []entry.Member       // may still send what is not held
 	out     []entry.Member       // refused too often
+	left    []entry.Member       // have withdrawn and are not held
 }
 
-func (t *try) progress(held Held) progress {
+func (r *run) progress(t *try, held Held) progress {
 	var p progress
 	for _, share := range t.fact.Selected {
 		a, accepted := t.of(share.Member)
 		switch {
 		case t.holds(held, share.Member):
 			p.held = append(p.held, entry.Contribution{Member: share.Member, Weight: share.Weight, Update: a.Update})
+		case r.member(share.Member).State == left:
+			p.left = append(p.left, share.Member)
 		case accepted || t.refused[share.Member] < maxRefusals:
 			p.waiting = append(p.waiting, share.Member)
 		default:
@@ -48,14 +53,9 @@ func (t *try) progress(held Held) progress {
 	return p
 }
 
-// ready reports whether the try's mean is to be taken now.
-func (p progress) ready(now time.Time, t *try, quorum int) bool {
-	return len(p.held) >= quorum && (len(p.waiting) == 0 || !now.Before(t.deadline))
-}
-
-// overdue fails a try that cannot reach its quorum any more, and the run with its last try.
+// overdue fails a try that cannot reach its quorum any more, and the run with its last try, or where too few members are left.
 func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
-	p, quorum := t.progress(held), r.fact.Plan.Quorum
+	p, quorum := r.progress(t, held), r.fact.Plan.Quorum
 	late := !now.Before(t.deadline)
 	possible := len(p.held) + len(p.waiting)
 	if len(p.held) >= quorum || !late && possible >= quorum {
@@ -64,9 +64,15 @@ func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
 	reason := fmt.Sprintf("%d of the %d updates needed were there at the deadline; missing: %s", len(p.held), quorum, listed(p.waiting))
 	if !late {
 		reason = fmt.Sprintf("%d of the %d updates needed could still be there; refused too often: %s", possible, quorum, listed(p.out))
+		if len(p.left) > 0 {
+			reason += "; left: " + listed(p.left)
+		}
 	}
 	out := facts(entry.RoundFailed{Run: r.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Reason: reason})
-	if t.fact.Try >= r.fact.Plan.Tries {
+	switch why := r.deserted(); {
+	case why != "":
+		out = append(out, r.end(failed, why))
+	case t.fact.Try >= r.fact.Plan.Tries:
 		out = append(out, r.end(failed, fmt.Sprintf("round %d failed in try %d of %d: %s", t.fact.Round, t.fact.Try, r.fact.Plan.Tries, reason)))
 	}
 	return out
@@ -89,17 +95,23 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// begin opens the first round when the members have answered, or when enough have and the others were given their time.
-func (s *State) begin(now time.Time, r *run) []entry.Fact {
+// begin opens the first round when the members have answered, or when enough have and the others were given their time or are
+// absent.
+func (s *State) begin(now time.Time, r *run, seen Seen) []entry.Fact {
 	yes, silent, quorum := r.count(consented), r.count(invited), r.fact.Plan.Quorum
 	some, none := s.patience(r)
 	switch {
 	case yes+silent < quorum:
-		return facts(r.end(failed, fmt.Sprintf("%d of %d members take part, %d are needed; declined: %s",
-			yes, len(r.members), quorum, listed(r.who(declined)))))
+		reason := fmt.Sprintf("%d of %d members take part, %d are needed; declined: %s", yes, len(r.members), quorum, listed(r.who(declined)))
+		if gone := r.who(left); len(gone) > 0 {
+			reason += "; left: " + listed(gone)
+		}
+		return facts(r.end(failed, reason))
 	case yes >= quorum && (silent == 0 || !now.Before(some)):
-		return r.reopen(now)
-	case !now.Before(none): // and before it was some, so there is no quorum
+		return r.reopen(now, "")
+	case yes >= quorum && s.allAway(now, r, r.who(invited), seen):
+		return r.reopen(now, entry.Absent)
+	case yes < quorum && !now.Before(none):
 		return facts(r.end(failed, fmt.Sprintf("%d of the %d members needed have consented in time; no answer: %s",
 			yes, quorum, listed(r.who(invited)))))
 	}
@@ -116,12 +128,16 @@ func (r *run) who(answer string) []entry.Member {
 	return names
 }
 
-// finish completes a run when everybody has evaluated its last model, or was given the time to.
-func (s *State) finish(now time.Time, r *run) []entry.Fact {
-	if len(r.evaluators(r.closing(r.closed))) > 0 && now.Before(s.lastCall(r)) {
-		return nil
+// finish completes a run when everybody has evaluated its last model, was given the time to, or is absent.
+func (s *State) finish(now time.Time, r *run, seen Seen) []entry.Fact {
+	missing := r.evaluators(r.closing(r.closed))
+	switch {
+	case len(missing) == 0 || !now.Before(s.lastCall(r)):
+		return facts(r.end(completed, ""))
+	case s.allAway(now, r, missing, seen):
+		return facts(entry.RunEnded{Run: r.fact.Run, Outcome: completed, Early: entry.Absent})
 	}
-	return facts(r.end(completed, ""))
+	return nil
 }
 
 // lastCall returns until when figures of the last model are waited for.

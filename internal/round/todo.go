@@ -13,6 +13,7 @@ const evaluateBack = 3
 type View struct {
 	Now  time.Time
 	Held Held
+	Seen Seen
 }
 
 // Action is something that should be going on: one of this package's structs of the names below. An action that is going on
@@ -43,7 +44,8 @@ type (
 	}
 	// Combine asks for the new model: the mean of these members' updates, which are in memory, and what the plan's strategy
 	// makes of it. Combined answers it. Which members they are does not change once it was asked for, unless a boot or an
-	// accepted update comes between: the caller takes no update into the sum after it has begun.
+	// accepted update comes between: the caller takes no update into the sum after it has begun. Where whoever was absent comes
+	// back meanwhile it is not asked for again; one that has begun goes on.
 	Combine struct {
 		Run        string
 		Round, Try int
@@ -51,6 +53,7 @@ type (
 		Members    []entry.Contribution // ascending by member
 		Base       *entry.Blob
 		State      *entry.Blob // of the optimiser; nil before its first step
+		Early      entry.Early // why it is not waited for everybody selected
 		Plan       entry.Plan
 	}
 	// Evaluate asks a member for its figures of the model that a round made.
@@ -79,6 +82,9 @@ func (s *State) Todo(v View) []Action {
 	var out []Action
 	var wake time.Time
 	at := func(t time.Time) {
+		if t.IsZero() {
+			return
+		}
 		if wake.IsZero() || t.Before(wake) {
 			wake = t
 		}
@@ -91,22 +97,28 @@ func (s *State) Todo(v View) []Action {
 		out = append(out, r.evaluations()...)
 		switch {
 		case t != nil:
-			p := t.progress(v.Held)
-			if p.ready(v.Now, t, r.fact.Plan.Quorum) {
-				out = append(out, r.combine(t, p))
+			p := r.progress(t, v.Held)
+			if early, ready := s.ready(v.Now, r, t, p, v.Seen); ready {
+				out = append(out, r.combine(t, p, early))
 				break
 			}
 			out = append(out, r.asks(t, p)...)
 			at(t.deadline)
+			at(s.lapse(v.Now, r, p.waiting, v.Seen))
 		case len(r.tries) == 0:
 			some, none := s.patience(r)
 			if r.count(consented) >= r.fact.Plan.Quorum {
 				at(some)
+				at(s.lapse(v.Now, r, r.who(invited), v.Seen))
 			} else {
 				at(none)
 			}
 		case r.finished():
 			at(s.lastCall(r))
+			at(s.lapse(v.Now, r, r.evaluators(r.closing(r.closed)), v.Seen))
+		}
+		if !r.finished() {
+			at(r.latest())
 		}
 	}
 	if !wake.IsZero() {
@@ -140,10 +152,10 @@ func (r *run) asks(t *try, p progress) []Action {
 	return out
 }
 
-func (r *run) combine(t *try, p progress) Combine {
+func (r *run) combine(t *try, p progress, early entry.Early) Combine {
 	return Combine{
 		Run: t.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, Members: p.held, Base: t.fact.Base,
-		State: r.state, Plan: r.fact.Plan,
+		State: r.state, Early: early, Plan: r.fact.Plan,
 	}
 }
 

@@ -112,7 +112,7 @@ func TestView(t *testing.T) {
 		Members: []round.Member{
 			{Member: "a", State: "consented", Records: 100},
 			{Member: "b", State: "consented", Records: 200},
-			{Member: "c", State: "consented", Records: 300},
+			{Member: "c", State: "consented", Records: 300, Missed: 1},
 		},
 		Rounds: []round.Round{
 			{

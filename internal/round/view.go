@@ -20,9 +20,10 @@ type Run struct {
 // Member is a member's part in a run.
 type Member struct {
 	Member  entry.Member
-	State   string // "invited", "consented", "declined"
+	State   string // "invited", "consented", "declined", "left"
 	Records int64  // declared at consent: its weight
-	Rule    string // of its owner's policy, that declined
+	Rule    string // of its owner's policy, that declined; or why it left
+	Missed  int    // closed rounds in a row that it was selected for and whose model is without its update
 }
 
 // Round is a view of one try of a round.
@@ -40,6 +41,7 @@ type Round struct {
 	Closed     time.Time    // zero while open
 	Model      entry.Digest // zero unless closed
 	Evaluated  []entry.Evaluated
+	Early      entry.Early // why it was closed early, "" where it was not
 }
 
 // Progress is how far a run is that a member takes part in.
@@ -112,7 +114,7 @@ func (r *run) view() Run {
 		v := Round{
 			Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, State: t.state, Selected: t.fact.Selected,
 			Accepted: slices.Clip(t.accepted), Bound: t.fact.Bound, Opened: t.opened, Deadline: t.deadline, Closed: t.closedAt,
-			Model: t.model, Evaluated: slices.Clip(t.figures),
+			Model: t.model, Evaluated: slices.Clip(t.figures), Early: t.early,
 		}
 		for _, a := range t.accepted {
 			v.Received += a.Bytes

@@ -35,6 +35,13 @@ func (s *script) blob(b *entry.Blob) string {
 	return s.name(b.Plain)
 }
 
+func early(why entry.Early) string {
+	if why == "" {
+		return ""
+	}
+	return ", early: " + string(why)
+}
+
 // fact words a fact in one line.
 func (s *script) fact(f entry.Fact) string {
 	at := func(run string, number, try int) string { return fmt.Sprintf("%s %d.%d", run, number, try) }
@@ -49,9 +56,11 @@ func (s *script) fact(f entry.Fact) string {
 		return fmt.Sprintf("consented %s %s with %d", f.Run, f.Member, f.Records)
 	case entry.Declined:
 		return fmt.Sprintf("declined %s %s: %s", f.Run, f.Member, f.Rule)
+	case entry.Left:
+		return strings.TrimSuffix(fmt.Sprintf("left %s %s: %s", f.Run, f.Member, f.Reason), ": ")
 	case entry.RoundOpened:
-		return fmt.Sprintf("opened %s %s for %v from %s until %s, off by at most %.3g", at(f.Run, f.Round, f.Try), f.Kind, f.Selected,
-			s.blob(f.Base), since(f.Deadline), f.Bound)
+		return fmt.Sprintf("opened %s %s for %v from %s until %s, off by at most %.3g%s", at(f.Run, f.Round, f.Try), f.Kind, f.Selected,
+			s.blob(f.Base), since(f.Deadline), f.Bound, early(f.Early))
 	case entry.UpdateAccepted:
 		return fmt.Sprintf("accepted %s %s's %s with %d", at(f.Run, f.Round, f.Try), f.Member, s.name(f.Update), f.Weight)
 	case entry.UpdateRefused:
@@ -59,11 +68,11 @@ func (s *script) fact(f entry.Fact) string {
 	case entry.RoundFailed:
 		return fmt.Sprintf("failed %s: %s", at(f.Run, f.Round, f.Try), f.Reason)
 	case entry.RoundClosed:
-		return fmt.Sprintf("closed %s %s from %s with %s", at(f.Run, f.Round, f.Try), f.Kind, s.name(f.Base), s.name(f.Model))
+		return fmt.Sprintf("closed %s %s from %s with %s%s", at(f.Run, f.Round, f.Try), f.Kind, s.name(f.Base), s.name(f.Model), early(f.Early))
 	case entry.Evaluated:
 		return fmt.Sprintf("evaluated %s %d by %s: %v", f.Run, f.Round, f.Member, f.Metrics)
 	case entry.RunEnded:
-		return strings.TrimSuffix(fmt.Sprintf("ended %s %s: %s", f.Run, f.Outcome, f.Reason), ": ")
+		return strings.TrimSuffix(fmt.Sprintf("ended %s %s: %s", f.Run, f.Outcome, f.Reason), ": ") + early(f.Early)
 	}
 	panic(fmt.Sprintf("no words for %T", f))
 }
@@ -80,7 +89,8 @@ func (s *script) action(a round.Action) string {
 		}
 		return text
 	case round.Combine:
-		return fmt.Sprintf("combine %s %d.%d %s: %s over %s", a.Run, a.Round, a.Try, a.Kind, strings.Join(s.updates(a.Members), " "), s.blob(a.Base))
+		return fmt.Sprintf("combine %s %d.%d %s: %s over %s%s", a.Run, a.Round, a.Try, a.Kind, strings.Join(s.updates(a.Members), " "),
+			s.blob(a.Base), early(a.Early))
 	case round.Evaluate:
 		return fmt.Sprintf("evaluate %s %d by %s: %s", a.Run, a.Round, a.Member, s.name(a.Model))
 	case round.Wake:
@@ -98,11 +108,15 @@ func (s *script) show(run string) {
 	}
 	s.printf("%s", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", run, r.State, r.Reason), ": "))
 	for _, m := range r.Members {
-		s.printf("  %s", strings.TrimSuffix(fmt.Sprintf("%s %s %d %s", m.Member, m.State, m.Records, m.Rule), " "))
+		text := strings.TrimSuffix(fmt.Sprintf("%s %s %d %s", m.Member, m.State, m.Records, m.Rule), " ")
+		if m.Missed > 0 {
+			text += fmt.Sprintf(", missed %d", m.Missed)
+		}
+		s.printf("  %s", text)
 	}
 	for _, t := range r.Rounds {
-		s.printf("  %d.%d %s %s: opened %s, deadline %s, closed %s, %d bytes, model %s", t.Round, t.Try, t.Kind, t.State, since(t.Opened),
-			since(t.Deadline), since(t.Closed), t.Received, s.name(t.Model))
+		s.printf("  %d.%d %s %s: opened %s, deadline %s, closed %s, %d bytes, model %s%s", t.Round, t.Try, t.Kind, t.State, since(t.Opened),
+			since(t.Deadline), since(t.Closed), t.Received, s.name(t.Model), early(t.Early))
 		for _, u := range t.Accepted {
 			s.printf("    %s sent %s", u.Member, s.name(u.Update))
 		}

@@ -29,6 +29,7 @@ const (
 	maxMembers     = 1 << 16
 	minDeadline    = time.Second
 	maxDeadline    = 30 * 24 * time.Hour
+	maxTime        = 10 * 365 * 24 * time.Hour
 	maxSeed        = 1<<53 - 1
 	defaultMaxAbs  = 16
 	defaultTries   = 3
@@ -44,7 +45,7 @@ type planFile struct {
 // ParsePlan reads the plan that a lead wrote, a YAML document of at most 256 KiB with the keys of [entry.Plan] and, under
 // schema, what [dataset.ParseSchema] describes. Unknown and doubled keys are errors. Left out have defaults: trainer
 // builtin/logistic, strategy fedavg, quorum all listed members (there is no default where none is listed), deadline 10m, tries
-// 3, max_abs 16, resolution 0 (2^-36 of max_abs), local.steps 1, batch 0 (all rows), l2 0; without standardize there is no round 0.
+// 3, max_abs 16, resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), local.steps 1, batch 0 (all rows), l2 0; without standardize there is no round 0.
 // The plan that it returns has passed [CheckPlan].
 func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	if len(yamlText) > maxPlan {
@@ -187,6 +188,14 @@ func checkRounds(p entry.Plan) error {
 		return fmt.Errorf("quorum is %d, want 1 to %d", p.Quorum, maxMembers)
 	case len(p.Members) > 0 && p.Quorum > len(p.Members):
 		return fmt.Errorf("quorum is %d, but only %d members are listed", p.Quorum, len(p.Members))
+	case p.ReportGoal != 0 && p.ReportGoal < p.Quorum:
+		return fmt.Errorf("report_goal is %d, want the quorum, %d, or more (or none)", p.ReportGoal, p.Quorum)
+	case p.ReportGoal > maxMembers || len(p.Members) > 0 && p.ReportGoal > len(p.Members):
+		return fmt.Errorf("report_goal is %d, more than members are asked", p.ReportGoal)
+	case p.Grace != 0 && outside(p.Grace, minDeadline, maxDeadline):
+		return fmt.Errorf("grace is %v, want %v to %v (or none)", time.Duration(p.Grace), minDeadline, maxDeadline)
+	case p.MaxTime != 0 && outside(p.MaxTime, minDeadline, maxTime):
+		return fmt.Errorf("max_time is %v, want %v to %v (or none)", time.Duration(p.MaxTime), minDeadline, maxTime)
 	case p.Tries < 1 || p.Tries > maxTries:
 		return fmt.Errorf("tries is %d, want 1 to %d", p.Tries, maxTries)
 	case deadline < minDeadline || deadline > maxDeadline:
@@ -195,6 +204,10 @@ func checkRounds(p entry.Plan) error {
 		return fmt.Errorf("seed is %d, want at most 2^53-1", p.Seed)
 	}
 	return nil
+}
+
+func outside(d entry.Duration, least, most time.Duration) bool {
+	return time.Duration(d) < least || time.Duration(d) > most
 }
 
 func checkNumbers(p entry.Plan) error {

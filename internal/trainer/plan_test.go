@@ -193,6 +193,20 @@ func TestCheckPlan(t *testing.T) {
 		{"shortest deadline", func(p *entry.Plan) { p.Deadline = entry.Duration(time.Second) }, ""},
 		{"short deadline", func(p *entry.Plan) { p.Deadline = entry.Duration(time.Second - 1) }, "deadline is 999.999999ms, want 1s to 720h0m0s"},
 		{"long deadline", func(p *entry.Plan) { p.Deadline = entry.Duration(30*24*time.Hour + 1) }, "deadline is 720h0m0.000000001s"},
+		{"report goal below the quorum", func(p *entry.Plan) { p.Quorum, p.ReportGoal = 2, 1 }, "report_goal is"},
+		{"report goal of the quorum", func(p *entry.Plan) { p.ReportGoal = p.Quorum }, ""},
+		{"report goal beyond the members", func(p *entry.Plan) {
+			p.Members = []entry.Member{"a", "b", "c", "d"}
+			p.ReportGoal = 5
+		}, "report_goal is 5, more than members are asked"},
+		{"report goal beyond all", func(p *entry.Plan) { p.ReportGoal = 1<<16 + 1 }, "report_goal is"},
+		{"report goal below 0", func(p *entry.Plan) { p.ReportGoal = -1 }, "report_goal is -1"},
+		{"short grace", func(p *entry.Plan) { p.Grace = 1 }, "grace is 1ns, want 1s"},
+		{"long grace", func(p *entry.Plan) { p.Grace = entry.Duration(30*24*time.Hour + 1) }, "grace is"},
+		{"grace", func(p *entry.Plan) { p.Grace = minute }, ""},
+		{"max_time below 0", func(p *entry.Plan) { p.MaxTime = -minute }, "max_time is -1m0s"},
+		{"max_time", func(p *entry.Plan) { p.MaxTime = minute }, ""},
+		{"long max_time", func(p *entry.Plan) { p.MaxTime = entry.Duration(10*365*24*time.Hour + 1) }, "max_time is"},
 		{"deadline below 0", func(p *entry.Plan) { p.Deadline = -minute }, "deadline is -1m0s"},
 		{"largest seed", func(p *entry.Plan) { p.Seed = 1<<53 - 1 }, ""},
 		{"seed that JSON rounds", func(p *entry.Plan) { p.Seed = 1 << 53 }, "seed is 9007199254740992, want at most 2^53-1"},

@@ -1872,9 +1872,9 @@ func (x *ShowReply) GetOmitted() int32 {
 type MemberView struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // "invited", "consented", "declined"
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // "invited", "consented", "declined", "left"
 	Records       int64                  `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
-	Rule          string                 `protobuf:"bytes,4,opt,name=rule,proto3" json:"rule,omitempty"`                    // that declined
+	Rule          string                 `protobuf:"bytes,4,opt,name=rule,proto3" json:"rule,omitempty"`                    // that declined, or why it left
 	SeenUs        int64                  `protobuf:"varint,5,opt,name=seen_us,json=seenUs,proto3" json:"seen_us,omitempty"` // last heard from, microseconds since 1970; 0 never in this boot
 	Connected     bool                   `protobuf:"varint,6,opt,name=connected,proto3" json:"connected,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1969,6 +1969,7 @@ type RoundView struct {
 	Bound         float64                `protobuf:"fixed64,12,opt,name=bound,proto3" json:"bound,omitempty"`
 	Metrics       []*MemberMetrics       `protobuf:"bytes,13,rep,name=metrics,proto3" json:"metrics,omitempty"` // of the model that the round made
 	Resent        int64                  `protobuf:"varint,14,opt,name=resent,proto3" json:"resent,omitempty"`  // bytes of updates that were sent more than once, since links broke
+	Early         string                 `protobuf:"bytes,15,opt,name=early,proto3" json:"early,omitempty"`     // "report_goal" or "absent" where it was closed before all selected had sent and before its deadline
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2099,6 +2100,13 @@ func (x *RoundView) GetResent() int64 {
 		return x.Resent
 	}
 	return 0
+}
+
+func (x *RoundView) GetEarly() string {
+	if x != nil {
+		return x.Early
+	}
+	return ""
 }
 
 type MemberMetrics struct {
@@ -3120,7 +3128,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\arecords\x18\x03 \x01(\x03R\arecords\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\tR\x04rule\x12\x17\n" +
 	"\aseen_us\x18\x05 \x01(\x03R\x06seenUs\x12\x1c\n" +
-	"\tconnected\x18\x06 \x01(\bR\tconnected\"\x87\x03\n" +
+	"\tconnected\x18\x06 \x01(\bR\tconnected\"\x9d\x03\n" +
 	"\tRoundView\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x05R\x05round\x12\x10\n" +
 	"\x03try\x18\x02 \x01(\x05R\x03try\x12\x12\n" +
@@ -3137,7 +3145,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\breceived\x18\v \x01(\x03R\breceived\x12\x14\n" +
 	"\x05bound\x18\f \x01(\x01R\x05bound\x125\n" +
 	"\ametrics\x18\r \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\x12\x16\n" +
-	"\x06resent\x18\x0e \x01(\x03R\x06resent\"W\n" +
+	"\x06resent\x18\x0e \x01(\x03R\x06resent\x12\x14\n" +
+	"\x05early\x18\x0f \x01(\tR\x05early\"W\n" +
 	"\rMemberMetrics\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12.\n" +
 	"\ametrics\x18\x02 \x03(\v2\x14.consilium.v1.MetricR\ametrics\"\x13\n" +
