@@ -207,15 +207,15 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 	origin := "consilium.dev/" + m.Federation()
 	key, err := ledger.OpenKey(ctx, c.o.Objects, c.o.KEK, origin)
 	if err != nil {
-		return nil, attest.Appraisal{}, fmt.Errorf("opening the log's key: %w", err)
+		return nil, attest.Appraisal{}, fmt.Errorf("opening the log's key: %w", orRestore(err))
 	}
 	facts, err := ledger.Open(ctx, ledger.Config{Objects: c.o.Objects, Head: c.o.Head, Sealer: c.o.KEK, Key: key})
 	if err != nil {
-		return nil, attest.Appraisal{}, fmt.Errorf("opening the log: %w", err)
+		return nil, attest.Appraisal{}, fmt.Errorf("opening the log: %w", orRestore(err))
 	}
 	l := c.loop(facts)
 	if err := l.replay(ctx); err != nil {
-		return nil, attest.Appraisal{}, err
+		return nil, attest.Appraisal{}, orRestore(err)
 	}
 	booted, self, err := c.self(ctx, key, facts)
 	if err != nil {
@@ -246,6 +246,16 @@ func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 	}
 	l.wanted.Store(&news{of: nil, changed: make(chan struct{})})
 	return l
+}
+
+// orRestore says what to do where the storage does not give back what was written to it. What is damaged is never repaired here:
+// whoever can alter a store could have what he likes repaired into it.
+func orRestore(err error) error {
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrFull) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("%w (nothing is repaired: if the storage has lost or altered this, put that file back from a copy, or the "+
+		"whole store with consilium restore, and start again)", err)
 }
 
 // self has our own enclave make evidence over the log's key and judges it as a peer would: a coordinator whose evidence its

@@ -379,7 +379,7 @@ func (l *loop) finish(ctx context.Context, c combined) error {
 	l.running--
 	l.stale = true // whoever waits for it looks again
 	if c.err != nil {
-		return fmt.Errorf("combining round %d of run %s: %w", c.in.Round, c.in.Run, c.err)
+		return fmt.Errorf("combining round %d of run %s: %w", c.in.Round, c.in.Run, orRestore(c.err))
 	}
 	err := l.take(ctx, c.in)
 	var refusal *refused

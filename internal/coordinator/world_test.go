@@ -37,6 +37,7 @@ type world struct {
 	realm    *realm
 	manifest *manifest.Manifest
 	line     *line
+	wrap     func(net.Listener) net.Listener // what the next coordinator listens on; nil: the pipes themselves
 	disks    map[string]*disk
 	books    map[string]*book
 }
@@ -172,7 +173,11 @@ func (w *world) served(change ...func(*coordinator.Options)) (*program, *coordin
 	w.line.mu.Lock()
 	w.line.lis = lis
 	w.line.mu.Unlock()
-	return w.launch("council", func(ctx context.Context) error { return c.Run(ctx, lis) }), c
+	var l net.Listener = lis
+	if w.wrap != nil {
+		l, w.wrap = w.wrap(lis), nil
+	}
+	return w.launch("council", func(ctx context.Context) error { return c.Run(ctx, l) }), c
 }
 
 // join starts a member's participant.

@@ -52,11 +52,13 @@ func (c *consents) load(ctx context.Context) error {
 		}
 		text, err := c.blobs.OpenNamed(context.WithoutCancel(ctx), name)
 		if err != nil {
-			return &diskError{fmt.Errorf("opening the consent %s: %w", name, err)}
+			return &diskError{fmt.Errorf("opening the consent %s: %w (put it back from a copy, or remove it: this member is then out of that run)",
+				name, err)}
 		}
 		r, err := decodeConsented(text)
 		if err != nil { // that it is of this run, its name says: what is sealed is tied to it
-			return &diskError{fmt.Errorf("object %s is no consent of ours", name)}
+			return &diskError{fmt.Errorf("object %s is no consent of ours (put it back from a copy, or remove it: this member is then out of "+
+				"that run)", name)}
 		}
 		c.of[r.Run] = r
 		c.last = max(c.last, r.Order)

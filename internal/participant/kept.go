@@ -30,6 +30,9 @@ type finished struct {
 
 func (f finished) digest() entry.Digest { return model.UpdateDigest(f.salt, f.values) }
 
+// orTrain says what to do about a kept update that is not what was kept.
+const orTrain = "put it back from a copy, or remove it: it is trained anew, or this member is out of one try if it was accepted before"
+
 // key names a round of a run.
 type key struct {
 	run   string
@@ -75,11 +78,11 @@ func (k *keeper) get(ctx context.Context, at key) (finished, bool, error) {
 	}
 	text, err := k.blobs.OpenNamed(context.WithoutCancel(ctx), at.name())
 	if err != nil {
-		return finished{}, false, &diskError{fmt.Errorf("opening the kept update of round %d of run %s: %w", at.round, at.run, err)}
+		return finished{}, false, &diskError{fmt.Errorf("opening the kept update of round %d of run %s: %w (%s)", at.round, at.run, err, orTrain)}
 	}
 	f, err := decodeFinished(text)
 	if err != nil {
-		return finished{}, false, &diskError{fmt.Errorf("object %s: %w", at.name(), err)}
+		return finished{}, false, &diskError{fmt.Errorf("object %s: %w (%s)", at.name(), err, orTrain)}
 	}
 	return f, true, nil
 }

@@ -1,0 +1,298 @@
+package coordinator_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"net"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"consilium.dev/internal/coordinator"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/participant"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+var crashAll = flag.Bool("crash", false, "TestCrash kills programs at every step of a larger run, in every way")
+
+// TestCrash kills the coordinator, and in other runs a participant, at every step of a run: at each change of its storage and at
+// each write to a connection, one run for each, and starts it again. The run ends with the model of a run that nobody disturbed;
+// nothing that was acknowledged is lost, and nothing counts twice. Without -crash it is a smaller run, and the steps are those that
+// store something for good.
+func TestCrash(t *testing.T) {
+	p, ways := plan(t, adam, pair, short), []cut{torn, after}
+	if *crashAll {
+		p, ways = plan(t, adam, pair), []cut{before, torn, after, power}
+	}
+	points, survived := 0, 0
+	for _, victim := range []string{"council", "budapest"} {
+		for _, how := range ways {
+			t.Run(victim+" "+string(how), func(t *testing.T) {
+				c := &crashes{plan: p, victim: victim, how: how, brief: !*crashAll, tally: map[string]int{}}
+				c.undisturbed(t)
+				c.everywhere(t)
+				points, survived = points+c.points, survived+c.survived
+			})
+		}
+	}
+	t.Logf("crash points %d survived %d", points, survived)
+}
+
+// pair makes a plan of two rounds and their statistics, by two members.
+func pair(p *entry.Plan) {
+	p.Rounds, p.Quorum, p.Members = 2, 2, []entry.Member{"budapest", "cleveland"}
+}
+
+// short makes a plan of one round.
+func short(p *entry.Plan) {
+	p.Rounds, p.Standardize, p.Local.LearningRate = 1, nil, 1e-6
+}
+
+// crashes is one enumeration: a run for each step at which one program is killed in one way.
+type crashes struct {
+	plan   entry.Plan
+	victim string
+	how    cut
+	brief  bool // only at what is stored for good, not at what is sent or laid out
+	want   entry.Digest
+
+	mu       sync.Mutex // guards what follows
+	steps    []string   // at which to kill, of those that every run has
+	sends    int        // how many writes to a connection were tried
+	over     bool       // a run ended before that many
+	tally    map[string]int
+	points   int
+	survived int
+}
+
+// members returns whose participants run.
+func (c *crashes) members() []string {
+	var names []string
+	for _, m := range c.plan.Members {
+		names = append(names, string(m))
+	}
+	return names
+}
+
+// everywhere kills the victim at each change of its storage that the undisturbed run had, and at each write to a connection
+// until a run ends before there are so many.
+func (c *crashes) everywhere(t *testing.T) {
+	t.Run("steps", func(t *testing.T) {
+		for range runtime.GOMAXPROCS(0) {
+			t.Run("", func(t *testing.T) {
+				t.Parallel()
+				for at := c.next(); at != "" && !t.Failed(); at = c.next() {
+					synctest.Test(t, func(t *testing.T) { c.at(t, at) })
+				}
+			})
+		}
+	})
+	for _, what := range slices.Sorted(maps.Keys(c.tally)) {
+		t.Logf("%4d %s", c.tally[what], what)
+	}
+}
+
+// kind returns what the step of that name does, without the numbers.
+func kind(step string) string {
+	what, _, _ := strings.Cut(step, " of commit")
+	return strings.TrimRight(what, " 0123456789")
+}
+
+// forGood reports whether a step stores what nothing will make anew from what is stored, or commits to the log. A blob that was
+// not stored before anything named it is as if its step had not come.
+func (c *crashes) forGood(step string) bool {
+	switch k := kind(step); k {
+	case "put blob", "put log.key":
+		return c.how == after
+	case "put tile", "put bundle", "put stage":
+		return false
+	default:
+		return !strings.HasPrefix(k, "delete")
+	}
+}
+
+// next returns the name of the next step at which to kill, "" for none.
+func (c *crashes) next() (at string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.steps) > 0 {
+		at, c.steps = c.steps[0], c.steps[1:]
+		return at
+	}
+	if c.over || c.brief || c.how == power {
+		return ""
+	}
+	c.sends++
+	return fmt.Sprintf("send %d", c.sends)
+}
+
+// at kills the victim at one step.
+func (c *crashes) at(t *testing.T, at string) {
+	got, fell := c.try(t, at)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !fell && strings.HasPrefix(at, "send"):
+		c.over = true
+		return
+	case !fell:
+		t.Errorf("%s was never killed at %q", c.victim, at)
+	case got != c.want:
+		t.Errorf("%s killed %s %q: model %s, undisturbed %s", c.victim, c.how, at, got.Short(), c.want.Short())
+	}
+	c.tally[kind(at)]++
+	c.points++
+	if !t.Failed() {
+		c.survived++
+	}
+}
+
+// undisturbed learns what the run ends with, and its steps.
+func (c *crashes) undisturbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		d := &mortalStore{w.disks[c.victim], newMortal("", c.how)}
+		w.launchAll(c.members(), c.victim, d)
+		v := w.persist(c.plan)
+		synctest.Wait()
+		c.want = final(v)
+		for _, what := range d.m.taken() {
+			if c.how != before && !strings.HasPrefix(what, "send") && (!c.brief || c.forGood(what)) {
+				c.steps = append(c.steps, what)
+			}
+		}
+	})
+}
+
+// try kills the victim at one step, and returns the run's final model and whether the step was reached.
+func (c *crashes) try(t *testing.T, at string) (model entry.Digest, fell bool) {
+	w := newWorld(t)
+	d := &mortalStore{w.disks[c.victim], newMortal(at, c.how)}
+	victim := w.launchAll(c.members(), c.victim, d)
+	ended := make(chan struct{})
+	var keeper sync.WaitGroup
+	keeper.Go(func() {
+		select {
+		case <-d.m.fallen:
+		case <-ended:
+			return
+		}
+		_ = victim.end() // it thinks that its storage failed it
+		if err := d.bury(context.Background()); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Millisecond) // what was told before the end is heard by then
+		if h, err := readHistory(w.disks["council"].copied()); err != nil {
+			t.Errorf("%s killed %s %q: reading the log: %v", c.victim, c.how, at, err)
+		} else {
+			c.compare(t, w, d.m, h)
+		}
+		w.relaunch(c.victim)
+	})
+	v := w.persist(c.plan)
+	synctest.Wait() // what is still under way
+	close(ended)
+	keeper.Wait()
+	synctest.Wait()
+	if v.Summary.State != "completed" {
+		t.Errorf("%s killed %s %q: the run is %s: %s", c.victim, c.how, at, v.Summary.State, v.Reason)
+		return model, true
+	}
+	c.judge(t, w, d.m)
+	return final(v), d.m.alive() != nil
+}
+
+// judge reads the history that is left when all is over.
+func (c *crashes) judge(t *testing.T, w *world, m *mortal) {
+	h, err := readHistory(w.disks["council"])
+	if err != nil {
+		t.Errorf("%s killed %s %q: reading the log: %v", c.victim, c.how, m.at, err)
+		return
+	}
+	c.compare(t, w, m, h)
+	if err := h.missing(w.disks["council"]); err != nil {
+		t.Errorf("%s killed %s %q: %v", c.victim, c.how, m.at, err)
+	}
+}
+
+// compare holds a history against what everybody was told by then, and against what no history has.
+func (c *crashes) compare(t *testing.T, w *world, m *mortal, h history) {
+	wrong := h.twice()
+	for _, head := range m.heads() {
+		if err := h.extends(head); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+	}
+	for _, name := range c.members() {
+		wrong = append(wrong, h.lost(w.books[name], entry.Member(name))...)
+	}
+	for _, what := range wrong {
+		t.Errorf("%s killed %s %q: %s", c.victim, c.how, m.at, what)
+	}
+}
+
+// launchAll starts everybody, and returns the one who can be killed.
+func (w *world) launchAll(who []string, victim string, d *mortalStore) *program {
+	council := func(o *coordinator.Options) {}
+	if victim == "council" {
+		council = func(o *coordinator.Options) { o.Objects, o.Head = d, d }
+		w.wrap = func(l net.Listener) net.Listener { return &mortalListener{l, d.m} }
+	}
+	all := map[string]*program{"council": w.serve(council)}
+	for _, name := range who {
+		if name != victim {
+			all[name] = w.join(name)
+			continue
+		}
+		all[name] = w.join(name, func(o *participant.Options) {
+			o.Objects = d
+			o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+				c, err := w.line.dial(ctx, address)
+				if err != nil {
+					return nil, err
+				}
+				return d.m.wrap(c)
+			}
+		})
+	}
+	return all[victim]
+}
+
+// relaunch starts again who was killed.
+func (w *world) relaunch(name string) {
+	if name == "council" {
+		w.serve()
+		return
+	}
+	w.join(name)
+}
+
+// persist starts a run and waits for its end, as a lead does whose coordinator may be away: what gets no answer is asked again.
+func (w *world) persist(p entry.Plan) *pb.ShowReply {
+	w.t.Helper()
+	ada, run, err := w.person("ada"), "", error(nil)
+	for range 1000 {
+		if run == "" {
+			var r *pb.StartReply
+			if r, err = ada.Start(w.t.Context(), &pb.StartRequest{Request: "request of " + p.Name, Plan: asJSON(w.t, p)}); err == nil {
+				run = r.Run
+			}
+		} else {
+			var v *pb.ShowReply
+			v, err = ada.Show(w.t.Context(), &pb.ShowRequest{Run: run})
+			if err == nil && (v.Summary.State == "failed" || v.Summary.State == "completed") {
+				return v
+			}
+		}
+		time.Sleep(5 * time.Second)
+	}
+	w.t.Fatalf("the run %q does not end; the last error was %v", run, err)
+	return nil
+}
