@@ -9,6 +9,9 @@ import (
 	"consilium.dev/internal/trainer"
 )
 
+// maxReason is the most bytes of a reason that a coordinator writes down.
+const maxReason = 200
+
 func runCancel(a *app) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
@@ -18,6 +21,9 @@ func runCancel(a *app) *cobra.Command {
 			"cancelled it, and why, stands in the log. RUN is as for run show.",
 		Args: oneArgument("run"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(reason) > maxReason {
+				return usageError("shorten it", "--reason has %d bytes, at most %d are written down", len(reason), maxReason)
+			}
 			return a.ask(cmd.Context(), func(ctx context.Context, c *connection) error {
 				id, err := c.Cancel(ctx, args[0], reason)
 				if err != nil {

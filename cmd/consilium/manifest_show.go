@@ -47,10 +47,10 @@ func showManifest(w *page, f manifestFacts, m *manifest.Manifest) {
 	w.printf("federation  %s, epoch %d\ndigest      %s\nsignatures  %s; NOT VERIFIED\nwitnesses   %s\n",
 		f.Federation, f.Epoch, f.Digest, f.signatures(), m.Witnesses())
 	limits, readers := m.Limits(), m.Readers()
-	w.printf("runs        strategies %s; trainers %s; %d participants at least; max_abs %s and %d rounds at most\n",
+	w.printf("runs        strategies %s; trainers %s; %d participants at least; max_abs %s, %d rounds and %d records at most\n",
 		strings.Join(limits.Strategies, ", "), strings.Join(limits.Trainers, ", "), limits.LeastParticipants,
 		strconv.FormatFloat(limits.MaxAbs, 'f', -1, 64),
-		limits.RoundsMax)
+		limits.RoundsMax, limits.Records())
 	w.printf("readers     models: %s; metrics: %s\n",
 		strings.Join(readers.Models, ", "), strings.Join(readers.Metrics, ", "))
 

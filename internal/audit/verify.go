@@ -293,7 +293,10 @@ func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line
 		a.created(n, l.At, f)
 	case entry.Consented:
 		a.present(n, l.At, f.Member)
-		a.follows(n, l.At, round.Consent{Run: f.Run, Member: f.Member, Records: f.Records}, f)
+		a.follows(n, l.At, round.Consent{
+			Run: f.Run, Member: f.Member, Records: f.Records,
+			Most: a.manifest.Limits().RecordsMax, // coordinators of before there was a default took more
+		}, f)
 	case entry.Declined:
 		a.present(n, l.At, f.Member)
 		a.follows(n, l.At, round.Decline{Run: f.Run, Member: f.Member, Rule: f.Rule}, f)

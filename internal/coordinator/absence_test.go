@@ -167,6 +167,7 @@ func TestQuorum(t *testing.T) {
 		w.books["council"].await(t, "update accepted", "member", "longbeach", "round", "0")
 		all["longbeach"].stop()
 		v := w.completed(run)
+		w.books["cleveland"].await(t, "run ended", "run", run, "outcome", "completed")
 		var waited time.Duration
 		for _, r := range v.Rounds[1:] {
 			if len(r.Accepted) != 3 || len(r.Selected) != 4 || r.Early != string(entry.Absent) {

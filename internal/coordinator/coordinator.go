@@ -324,7 +324,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	)
 	models := &models{loop: l, manifest: m, blobs: c.blobs, view: view, log: c.o.Log}
 	pb.RegisterRoundsServer(server, &rounds{
-		loop: l, presence: l.presence, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
+		loop: l, presence: l.presence, records: m.Limits().Records(), cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
 	})
 	pb.RegisterRunsServer(server, &runs{
 		loop: l, manifest: m, combiner: &combiner{c.blobs}, view: view, open: c.o.Limits.OpenRuns, log: c.o.Log,

@@ -39,6 +39,11 @@ func (l *loop) publish(actions []round.Action) {
 		for _, p := range l.state.Progress(m) {
 			w.Progress = append(w.Progress, &pb.Progress{Run: p.Run, Closed: number(p.Closed)})
 		}
+		for _, e := range l.state.Endings(m) {
+			w.Progress = append(w.Progress, &pb.Progress{
+				Run: e.Run, Closed: number(e.Closed), Ended: true, Outcome: e.Outcome, Reason: e.Reason,
+			})
+		}
 	}
 	for _, a := range actions {
 		switch a := a.(type) {

@@ -24,6 +24,9 @@ import (
 // watchEvery is how often a watched run is looked at for what no fact tells: who is connected.
 const watchEvery = 5 * time.Second
 
+// maxReason is the most bytes of a reason that a person gives, for the log.
+const maxReason = 200
+
 // runs answers research leads.
 type runs struct {
 	pb.UnimplementedRunsServer
@@ -186,11 +189,14 @@ func (r *runs) Watch(q *pb.ShowRequest, stream grpc.ServerStreamingServer[pb.Sho
 
 // Cancel ends a run whose lead, or another lead of the federation, wants it no more.
 func (r *runs) Cancel(ctx context.Context, q *pb.CancelRequest) (*pb.CancelReply, error) {
+	if clip(q.Reason, maxReason) != q.Reason {
+		return nil, status.Errorf(codes.InvalidArgument, "reason: want at most %d bytes of printable text", maxReason)
+	}
 	run, err := r.find(ctx, q.Run)
 	if err != nil {
 		return nil, answer(r.log, err)
 	}
-	in := round.Cancel{Run: run.Fact.Run, By: caller(ctx).Name, Reason: clip(q.Reason, 200)}
+	in := round.Cancel{Run: run.Fact.Run, By: caller(ctx).Name, Reason: q.Reason}
 	if err := r.loop.decide(ctx, in); err != nil {
 		return nil, answer(r.log, err)
 	}

@@ -1,9 +1,13 @@
 package coordinator_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/entry"
 	pb "consilium.dev/proto/consilium/v1"
@@ -70,6 +74,51 @@ func TestMaxTime(t *testing.T) {
 		}
 		if waited := time.Since(before).Round(time.Second); waited != 17*time.Minute {
 			t.Errorf("the run failed after %v", waited)
+		}
+	})
+}
+
+// TestRecordsMax: a member that has more records than the manifest lets it declare takes no part; and a program that declares
+// them nevertheless is not heard.
+func TestRecordsMax(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "rounds_max: 200", "rounds_max: 200\n  records_max: 200")
+		w.serve()
+		w.joinAll()
+		run := w.start(plan(t, func(p *entry.Plan) { p.Quorum = 3 }))
+		v := w.finish(run)
+		if want := "records_max: there are more than the 200 records"; v.Summary.State != "failed" || !strings.Contains(v.Members[1].Rule, want) {
+			t.Errorf("run is %s, cleveland says %q, want failed and %q", v.Summary.State, v.Members[1].Rule, want)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		c := newCourt(t)
+		run := c.start(plan(t, bare))
+		_, err := c.budapest.Consent(t.Context(), &pb.ConsentRequest{Run: run, Records: 1_000_001})
+		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "at most 1000000") {
+			t.Errorf("Consent with more records than a manifest that does not say allows: %v", err)
+		}
+		if _, err := c.budapest.Consent(t.Context(), &pb.ConsentRequest{Run: run, Records: 1_000_000}); err != nil {
+			t.Errorf("Consent: %v", err)
+		}
+	})
+}
+
+// TestLongReason: a reason that would be cut is refused.
+func TestLongReason(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.serve()
+		run := w.start(plan(t))
+		for _, reason := range []string{strings.Repeat("é", 101), "two\nlines"} {
+			if _, err := w.person("ada").Cancel(t.Context(), &pb.CancelRequest{Run: run, Reason: reason}); status.Code(err) != codes.InvalidArgument {
+				t.Errorf("Cancel with the reason %q: %v, want refused", reason, err)
+			}
+		}
+		if _, err := w.person("ada").Cancel(t.Context(), &pb.CancelRequest{Run: run, Reason: strings.Repeat("é", 100)}); err != nil {
+			t.Errorf("Cancel: %v", err)
 		}
 	})
 }

@@ -154,6 +154,8 @@ func TestBuildRefuses(t *testing.T) {
 		{"max_abs infinite", []string{"max_abs: 1048576", "max_abs: .inf"}, "is not a decimal number"},
 		{"max_abs beyond float32", []string{"max_abs: 1048576", "max_abs: 1e39"}, "max_abs: is 1e39, want a number above 0"},
 		{"rounds", []string{"rounds_max: 200", "rounds_max: 2000000"}, "rounds_max: is 2000000"},
+		{"records", []string{"rounds_max: 200", "rounds_max: 200\n  records_max: 536870913"}, "records_max: is 536870913, want a whole number from 1 to 536870912"},
+		{"no records", []string{"rounds_max: 200", "rounds_max: 200\n  records_max: 0"}, "records_max: is 0"},
 		{"reader", []string{"models: [lead]", "models: [cleveland]"}, `readers.models[0]: there is no person "cleveland"`},
 		{"readers empty", []string{"metrics: [lead]", "metrics: []"}, "readers.metrics: is empty"},
 	} {

@@ -15,6 +15,7 @@ import (
 // Limits on the values of a document.
 const (
 	maxRounds      = 1 << 20
+	maxRecords     = 1 << 29        // the largest weight that the sum of a round takes
 	maxTTL         = 24 * time.Hour // also the most that a leaf lives
 	maxCertificate = 8 << 10
 	maxRootChain   = 8
@@ -236,13 +237,16 @@ func evidenceType(c cursor) attest.Type {
 }
 
 func (m *Manifest) readRuns(c cursor) {
-	f := c.fields("strategies", "trainers", "least_participants", "max_abs", "rounds_max")
+	f := c.fields("strategies", "trainers", "least_participants", "max_abs", "rounds_max", "records_max?")
 	m.limits = Limits{
 		Strategies:        each(f["strategies"], cursor.name),
 		Trainers:          each(f["trainers"], func(c cursor) string { return c.token("-./:_", 2*maxName) }),
 		LeastParticipants: int(f["least_participants"].whole(1, maxItems)),
 		MaxAbs:            f["max_abs"].positive(math.MaxFloat32),
 		RoundsMax:         int(f["rounds_max"].whole(1, maxRounds)),
+	}
+	if r := f["records_max"]; r.v != nil {
+		m.limits.RecordsMax = int64(r.whole(1, maxRecords))
 	}
 	if n := len(m.members); n > 0 && m.limits.LeastParticipants > n {
 		f["least_participants"].fault("is %d, but there are %d members", m.limits.LeastParticipants, n)

@@ -92,6 +92,19 @@ type Limits struct {
 	LeastParticipants int     // a run's quorum may not be lower
 	MaxAbs            float64 // the most that a plan's max_abs may be
 	RoundsMax         int
+	RecordsMax        int64 // the most records that a member may declare; 0 where the manifest does not say
+}
+
+// defaultRecords is the most records that a member may declare where the manifest does not say.
+const defaultRecords = 1_000_000
+
+// Records returns the most records that a member may declare for a run. One member's number makes the mean of all coarser:
+// what it declares is bounded so that none can make it too coarse for a plan.
+func (l Limits) Records() int64 {
+	if l.RecordsMax == 0 {
+		return defaultRecords
+	}
+	return l.RecordsMax
 }
 
 // Readers names the people who may read model versions, and the metrics of runs.

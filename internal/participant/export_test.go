@@ -24,6 +24,12 @@ func (p *Participant) Over(ctx context.Context, conn grpc.ClientConnInterface) e
 	return p.over(ctx, conn)
 }
 
+// Check is the policy's check at start.
+func (p Policy) Check() error { return p.check() }
+
+// Plain words why a session ended.
+var Plain = plain
+
 // IsBroken reports whether an error says that the participant's own disk is broken.
 func IsBroken(err error) bool {
 	_, ok := err.(*diskError)

@@ -214,6 +214,10 @@ func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
 	for _, r := range w.Progress {
 		if !r.Ended {
 			closed[r.Run] = int(r.Closed)
+			p.known[r.Run] = true
+		} else if p.known[r.Run] {
+			delete(p.known, r.Run)
+			p.log.Info("run ended", zap.String("run", r.Run), zap.String("outcome", r.Outcome), zap.String("reason", r.Reason))
 		}
 	}
 	for _, i := range w.Invitations { // not consented yet: data was only counted

@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -70,7 +72,9 @@ type Participant struct {
 	studio studio
 	ending chan struct{} // closed when no further task is taken
 	sent   sentLog
-	class  atomic.Uint32 // attest.Class of the last refusal by either side
+	limits manifest.Limits
+	known  map[string]bool // runs that this process saw open and this member takes part in; owned by the session's worker
+	class  atomic.Uint32   // attest.Class of the last refusal by either side
 }
 
 // New checks the options. It reads and writes nothing.
@@ -89,16 +93,21 @@ func New(o Options) (*Participant, error) {
 	if _, ok := o.Manifest.Key(attest.Coordinator, o.Coordinator); !ok {
 		return nil, fmt.Errorf("participant: the manifest has no coordinator %q", o.Coordinator)
 	}
+	if err := o.Policy.check(); err != nil {
+		return nil, fmt.Errorf("participant: %w", err)
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return assemble(o), nil
+	p := assemble(o)
+	p.limits = o.Manifest.Limits()
+	return p, nil
 }
 
 func assemble(o Options) *Participant {
 	sealed := blob.New(o.Objects, o.KEK)
 	return &Participant{
-		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{},
+		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{},
 		data: &dataCache{files: o.Data}, ending: make(chan struct{}),
 	}
 }
@@ -117,6 +126,9 @@ func (p *Participant) load(ctx context.Context) error {
 func (p *Participant) Run(ctx context.Context) error {
 	if err := p.load(ctx); err != nil {
 		return err
+	}
+	for _, name := range p.o.Policy.strangers(p.o.Manifest) {
+		p.log.Warn("the policy names a lead whom the manifest lets lead nothing", zap.String("name", name))
 	}
 	work, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
@@ -160,11 +172,29 @@ func (p *Participant) stay(ctx, work context.Context) error {
 		if attest.Class(p.class.Load()) == attest.ClassManifest {
 			pause = refusedWait + rand.N(refusedWait)
 		}
-		p.log.Warn("no coordinator", zap.Error(err), zap.Duration("next_try", pause.Round(time.Millisecond)))
+		p.log.Warn("no coordinator", zap.String("reason", plain(err)), zap.Duration("next_try", pause.Round(time.Millisecond)))
 		if err := p.pause(ctx, pause); err != nil {
 			return err
 		}
 	}
+}
+
+// plain words why a session ended, in one line and without the names that gRPC gives to everything.
+func plain(err error) string {
+	var all []string
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if i := strings.Index(line, "rpc error: code = "); i >= 0 {
+			_, text, _ := strings.Cut(line[i:], " desc = ")
+			if quoted, ok := strings.CutPrefix(text, `connection error: desc = "`); ok {
+				text = strings.TrimSuffix(quoted, `"`)
+			}
+			line = line[:i] + text
+		}
+		if line != "" && !slices.Contains(all, line) {
+			all = append(all, line)
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 // pause waits, and keeps what is trained meanwhile. It ends early with ctx.

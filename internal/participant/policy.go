@@ -8,8 +8,11 @@ import (
 
 	"github.com/gowebpki/jcs"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/trainer"
 )
 
 // defaultLeastRecords is the fewest rows where the owner says nothing.
@@ -26,6 +29,30 @@ type Policy struct {
 	LeastRecords int `yaml:"least_records"`
 	// Digests, as SchemaDigest gives them, of the schemas by which the records may be read. Empty: whichever a plan names.
 	Schemas []entry.Digest `yaml:"schemas"`
+}
+
+// check reports names that no plan this program can carry out may have: whoever mistypes one would decline every run and not
+// know why.
+func (p Policy) check() error {
+	for _, name := range p.Strategies {
+		if _, err := aggregate.NewOptimizer(name, nil); err != nil {
+			return fmt.Errorf("policy: strategies: %w", err)
+		}
+	}
+	for _, name := range p.Trainers {
+		if name != trainer.Logistic {
+			return fmt.Errorf("policy: trainers: %.64q is unknown, want %s", name, trainer.Logistic)
+		}
+	}
+	return nil
+}
+
+// strangers returns the leads on the owner's list whom the manifest lets lead nothing. They may be of another epoch.
+func (p Policy) strangers(m *manifest.Manifest) []string {
+	return slices.DeleteFunc(slices.Clone(p.Leads), func(name string) bool {
+		person, ok := m.Person(name)
+		return ok && slices.Contains(person.May, "lead")
+	})
 }
 
 // Refuses returns the rule that refuses a run and what it found, or "" for a run that the owner allows.

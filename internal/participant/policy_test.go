@@ -1,9 +1,16 @@
 package participant_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/participant"
@@ -11,6 +18,40 @@ import (
 
 // shortDigest is computed from the canonical form as RFC 8785 has it: keys in order, no spaces, 1 for 1.0.
 var shortDigest = entry.Digest(sha256.Sum256([]byte(`{"a":"x","b":[1]}`)))
+
+// TestPolicyNames: names that this program does not know are found at start, and leads whom the manifest does not know are named.
+func TestPolicyNames(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		policy participant.Policy
+		want   string
+	}{
+		{"nothing", participant.Policy{}, ""},
+		{"all that there is", participant.Policy{Strategies: []string{"fedavg", "fedadam"}, Trainers: []string{"builtin/logistic"}}, ""},
+		{"a strategy mistyped", participant.Policy{Strategies: []string{"fedavg", "fedaverage"}}, `policy: strategies: `},
+		{"a trainer mistyped", participant.Policy{Trainers: []string{"logistic"}}, `policy: trainers: "logistic" is unknown, want builtin/logistic`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := test.policy.Check()
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("Check = %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// TestPlain: why a session ended is one line without what gRPC puts around it.
+func TestPlain(t *testing.T) {
+	for in, want := range map[error]string{
+		errors.New("a disk"): "a disk",
+		errors.Join(context.Canceled, fmt.Errorf("following: %w", status.Error(codes.Unavailable, "closing"))): "context canceled; following: closing",
+		status.Error(codes.Unavailable, `connection error: desc = "transport: nobody listens"`):                "transport: nobody listens",
+	} {
+		if got := participant.Plain(in); got != want {
+			t.Errorf("Plain(%v) = %q, want %q", in, got, want)
+		}
+	}
+}
 
 func TestPolicy(t *testing.T) {
 	open := participant.Policy{

@@ -41,7 +41,7 @@ func (s *session) consent(ctx context.Context, i *pb.Invitation) error {
 		}
 	}
 	if _, err := s.rounds.Consent(ctx, reply); status.Code(err) == codes.FailedPrecondition {
-		log.Info("too late to answer", zap.String("reason", status.Convert(err).Message()))
+		log.Info("answer not taken", zap.String("reason", status.Convert(err).Message()))
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("answering the invitation to run %s: %w", i.Run, err)
@@ -85,6 +85,10 @@ func (s *session) count(log *zap.Logger, run string, plan entry.Plan) (rows int6
 	case n < least:
 		log.Warn("too few records to train on", zap.Int("records", n))
 		return 0, fmt.Sprintf("least_records: fewer than %d records to train on are left", least)
+	}
+	if most := s.p.limits.Records(); int64(n) > most {
+		log.Warn("more records than the manifest lets a member declare", zap.Int("records", n), zap.Int64("most", most))
+		return 0, fmt.Sprintf("records_max: there are more than the %d records that the manifest lets a member declare", most)
 	}
 	return int64(n), ""
 }

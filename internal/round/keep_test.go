@@ -2,6 +2,7 @@ package round_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -103,5 +104,13 @@ func TestLookups(t *testing.T) {
 	}
 	if got := folded(t, untilEnded()).Progress("a"); got != nil {
 		t.Errorf("after the end Progress(a) = %v, want none", got)
+	}
+	for m, want := range map[entry.Member]string{"a": "1", "d": "0"} {
+		if got := fmt.Sprint(len(folded(t, untilEnded()).Endings(m))); got != want {
+			t.Errorf("Endings(%s) has %s, want %s", m, got, want)
+		}
+	}
+	if got := folded(t, untilClosed()).Endings("a"); got != nil {
+		t.Errorf("before the end Endings(a) = %v, want none", got)
 	}
 }

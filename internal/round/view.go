@@ -89,6 +89,27 @@ func (s *State) Progress(m entry.Member) []Progress {
 	return out
 }
 
+// Ending is how a run ended that a member took part in.
+type Ending struct {
+	Run             string
+	Outcome, Reason string
+	Closed          int // newest closed round, -1 for none
+}
+
+// maxEndings is how many endings a member is told.
+const maxEndings = 16
+
+// Endings returns the newest of the runs that have ended and that the member had consented to, newest first.
+func (s *State) Endings(m entry.Member) []Ending {
+	var out []Ending
+	for _, r := range slices.Backward(s.runs) {
+		if p := r.member(m); r.ended != "" && p != nil && p.State == consented && len(out) < maxEndings {
+			out = append(out, Ending{r.fact.Run, r.ended, r.reason, r.closed})
+		}
+	}
+	return out
+}
+
 // phase words where the run is.
 func (r *run) phase() string {
 	switch {

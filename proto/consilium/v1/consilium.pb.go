@@ -186,7 +186,8 @@ type Wanted struct {
 	Train       []*Train               `protobuf:"bytes,2,rep,name=train,proto3" json:"train,omitempty"`
 	Evaluate    []*Evaluate            `protobuf:"bytes,3,rep,name=evaluate,proto3" json:"evaluate,omitempty"`
 	// Every run that the member takes part in and that has not ended, with its newest closed round; updates of rounds up
-	// to that one, and of runs that are not here, are no longer needed.
+	// to that one, and of runs that are not here, are no longer needed. The newest of those that have ended are here too,
+	// marked so: how they ended is news, and nothing of them is needed.
 	Progress      []*Progress `protobuf:"bytes,4,rep,name=progress,proto3" json:"progress,omitempty"`
 	Version       string      `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"` // of the coordinator's program
 	unknownFields protoimpl.UnknownFields
@@ -523,6 +524,8 @@ type Progress struct {
 	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
 	Closed        int32                  `protobuf:"varint,2,opt,name=closed,proto3" json:"closed,omitempty"` // newest closed round, -1 before the first
 	Ended         bool                   `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	Outcome       string                 `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"` // "completed", "failed" or "cancelled", once it has ended
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`   // of a failure or a cancellation
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -576,6 +579,20 @@ func (x *Progress) GetEnded() bool {
 		return x.Ended
 	}
 	return false
+}
+
+func (x *Progress) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Progress) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type ConsentRequest struct {
@@ -3009,11 +3026,13 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05model\x18\x03 \x01(\fR\x05model\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x12\n" +
 	"\x04plan\x18\x05 \x01(\fR\x04plan\x12\x12\n" +
-	"\x04lead\x18\x06 \x01(\tR\x04lead\"J\n" +
+	"\x04lead\x18\x06 \x01(\tR\x04lead\"|\n" +
 	"\bProgress\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x16\n" +
 	"\x06closed\x18\x02 \x01(\x05R\x06closed\x12\x14\n" +
-	"\x05ended\x18\x03 \x01(\bR\x05ended\"X\n" +
+	"\x05ended\x18\x03 \x01(\bR\x05ended\x12\x18\n" +
+	"\aoutcome\x18\x04 \x01(\tR\aoutcome\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"X\n" +
 	"\x0eConsentRequest\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x18\n" +
 	"\arecords\x18\x02 \x01(\x03R\arecords\x12\x1a\n" +
