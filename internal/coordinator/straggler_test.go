@@ -83,12 +83,12 @@ func TestMaxTime(t *testing.T) {
 func TestRecordsMax(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, "rounds_max: 200", "rounds_max: 200\n  records_max: 200")
+		w := newWorld(t, "rounds_max: 200", "rounds_max: 200\n  records_max: 20")
 		w.serve()
 		w.joinAll()
 		run := w.start(plan(t, func(p *entry.Plan) { p.Quorum = 3 }))
 		v := w.finish(run)
-		if want := "records_max: there are more than the 200 records"; v.Summary.State != "failed" || !strings.Contains(v.Members[1].Rule, want) {
+		if want := "records_max: there are more than the 20 records"; v.Summary.State != "failed" || !strings.Contains(v.Members[1].Rule, want) {
 			t.Errorf("run is %s, cleveland says %q, want failed and %q", v.Summary.State, v.Members[1].Rule, want)
 		}
 	})
