@@ -34,7 +34,7 @@ var floors = [][]string{
 	},
 	2: {
 		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro",
-		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file", "internal/witness",
+		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file", "internal/skew", "internal/witness",
 	},
 	3: {
 		"internal/transport", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/identity",
@@ -49,6 +49,7 @@ var floors = [][]string{
 var innocent = []string{
 	"internal/model", "internal/dataset", "internal/codec", "internal/aggregate", "internal/entry", "internal/round",
 	"internal/registry", "internal/manifest", "internal/witness",
+	"internal/skew",
 }
 
 // wireFrom is the lowest floor that may know the wire's types.

@@ -77,6 +77,7 @@ identity: file:identity.key         # NAME's identity key
 platform: simulated:machine.json    # the machine; consilium init simulated-machine makes this one
 store: dir:store                    # where it keeps what must outlive it, sealed
 kek: file:kek.json                  # the key-encryption key that seals it
+skew: 2m                            # most that the clocks of two sides may differ
 swap: warn                          # if memory could be swapped to a disk: warn, or refuse to start
 `
 

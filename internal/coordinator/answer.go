@@ -11,6 +11,7 @@ import (
 
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
+	"consilium.dev/internal/skew"
 )
 
 // answer turns an error into what its peer is told: a code and a reason of a closed list. What is nobody's business but
@@ -19,7 +20,10 @@ func answer(log *zap.Logger, err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
+	var clock *skew.Error
 	switch {
+	case errors.As(err, &clock):
+		return status.Error(codes.Unavailable, "the coordinator's clock and those of its members differ; it writes nothing until they agree")
 	case errors.Is(err, errStopping):
 		return status.Error(codes.Unavailable, err.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -9,6 +9,7 @@ package coordinator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -29,6 +30,7 @@ import (
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
+	"consilium.dev/internal/skew"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/transport"
 	pb "consilium.dev/proto/consilium/v1"
@@ -45,6 +47,7 @@ type Options struct {
 	Head      store.Head
 	KEK       store.Sealer // seals blobs, entry bundles and the log's key; without it log and models are lost
 	Limits    Limits
+	Skew      time.Duration // most that a member's clock and ours may differ; 0: skew.Default
 	Log       *zap.Logger
 	Now       func() time.Time // nil: the clock
 	Version   string           // of the program
@@ -109,6 +112,10 @@ func New(o Options) (*Coordinator, error) {
 		return nil, err
 	}
 	o.Limits = o.Limits.withDefaults()
+	if o.Skew < 0 {
+		return nil, errors.New("coordinator: skew is negative")
+	}
+	o.Skew = cmp.Or(o.Skew, skew.Default)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -217,6 +224,9 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 	if err := l.replay(ctx); err != nil {
 		return nil, attest.Appraisal{}, orRestore(err)
 	}
+	if err := l.clocks.behind(l.state.Newest()); err != nil {
+		return nil, attest.Appraisal{}, err
+	}
 	booted, self, err := c.self(ctx, key, facts)
 	if err != nil {
 		return nil, attest.Appraisal{}, err
@@ -236,7 +246,7 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 	l := &loop{
 		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine,
-		presence: newPresence(c.o.Now),
+		presence: newPresence(c.o.Now), clocks: newClocks(c.o.Now, c.o.Skew),
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
 		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume), studies: map[string]study{}, results: make(chan combined),
 		wake: time.NewTimer(time.Hour),

@@ -34,6 +34,7 @@ type loop struct {
 	version string         // of the program
 	members []entry.Member // of the federation
 	facts   *ledger.Ledger
+	clocks  *clocks // of the members
 	combine func(context.Context, round.Combine, *sum) (round.Combined, error)
 
 	presence *presence
@@ -54,6 +55,9 @@ type loop struct {
 	running int // combinations that have begun and are not finished
 	wake    *time.Timer
 	stale   bool // something has changed since the loop last settled
+	// While untimely nothing is written, and outcomes of combinations wait in parked. See clock.go.
+	untimely bool
+	parked   []combined
 }
 
 // study is what follows from a run's plan, found out once.
@@ -208,7 +212,10 @@ func (l *loop) handle(ctx context.Context, m message) error {
 
 // take decides an input, writes its facts and applies them, in this order.
 func (l *loop) take(ctx context.Context, in round.Input) error {
-	now := l.time()
+	now, err := l.moment(in)
+	if err != nil {
+		return &refused{err}
+	}
 	facts, err := l.state.Decide(now, in)
 	if err != nil {
 		return &refused{err}
@@ -221,9 +228,9 @@ func (l *loop) take(ctx context.Context, in round.Input) error {
 	return l.write(ctx, now, facts)
 }
 
-// time is the clock's, but never behind the newest fact: the host's clock is not trusted to go forward.
-func (l *loop) time() time.Time {
-	now := l.now().UTC().Truncate(time.Microsecond)
+// time is the clock's, set right by so much, but never behind the newest fact: the host's clock is not trusted to go forward.
+func (l *loop) time(by time.Duration) time.Time {
+	now := l.now().Add(by).UTC().Truncate(time.Microsecond)
 	if newest := l.state.Newest(); now.Before(newest) {
 		return newest
 	}
@@ -311,8 +318,19 @@ func specOf(d trainer.Description, f entry.RoundOpened) aggregate.Spec {
 
 // settle lets time pass until nothing follows from it any more, then sees to it that what should be going on is going on.
 func (l *loop) settle(ctx context.Context) error {
+	if !l.timely() {
+		l.wake.Reset(time.Second)
+		return nil
+	}
+	parked := l.parked
+	l.parked = nil
+	for _, c := range parked {
+		if err := l.finish(ctx, c); err != nil {
+			return err
+		}
+	}
 	for {
-		now := l.time()
+		now := l.time(0)
 		facts, err := l.state.Decide(now, round.Tick{Held: l.hold.digest, Seen: l.presence.sighting})
 		if err != nil {
 			return fmt.Errorf("letting time pass: %w", err)
@@ -324,7 +342,7 @@ func (l *loop) settle(ctx context.Context) error {
 			return err
 		}
 	}
-	now := l.time()
+	now := l.time(0)
 	l.wake.Stop()
 	actions := l.state.Todo(round.View{Now: now, Held: l.hold.digest, Seen: l.presence.sighting})
 	for _, a := range actions {
@@ -376,6 +394,11 @@ func (l *loop) rest(ctx context.Context) {
 // finish takes the outcome of a combination. A combination that failed ends the coordinator: its storage failed it, and
 // the next boot asks for the same work again.
 func (l *loop) finish(ctx context.Context, c combined) error {
+	if !l.timely() {
+		l.parked = append(l.parked, c)
+		l.stale = true
+		return nil
+	}
 	l.running--
 	l.stale = true // whoever waits for it looks again
 	if c.err != nil {

@@ -10,9 +10,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/round"
+	"consilium.dev/internal/skew"
 	"consilium.dev/internal/transport"
 	pb "consilium.dev/proto/consilium/v1"
 )
@@ -32,8 +34,16 @@ type rounds struct {
 	log      *zap.Logger
 }
 
-func (r *rounds) Follow(_ *pb.FollowRequest, stream grpc.ServerStreamingServer[pb.Wanted]) error {
+func (r *rounds) Follow(q *pb.FollowRequest, stream grpc.ServerStreamingServer[pb.Wanted]) error {
 	m := entry.Member(caller(stream.Context()).Name)
+	if q.Clock != 0 { // 0: a program of before 0.2
+		ahead, ok := r.loop.clocks.meet(m, time.UnixMicro(q.Clock))
+		if !ok {
+			r.log.Warn("a member's clock is too far from ours", zap.String("member", string(m)), zap.String("clock", skew.Text(ahead)))
+			return status.Errorf(codes.FailedPrecondition, "clock: yours is %s of the coordinator's, at most %s is allowed: set the one that is wrong",
+				skew.Text(ahead), r.loop.clocks.limit)
+		}
+	}
 	r.presence.enter(m)
 	defer r.presence.leave(m)
 	beat := time.NewTicker(heartbeat)
@@ -46,7 +56,7 @@ func (r *rounds) Follow(_ *pb.FollowRequest, stream grpc.ServerStreamingServer[p
 			return status.Error(codes.PermissionDenied, "not a member of this federation")
 		}
 		if last == nil || !proto.Equal(w, last) {
-			if err := stream.Send(w); err != nil {
+			if err := stream.Send(stamped(w, r.loop.clocks.now())); err != nil {
 				return err
 			}
 			last = w
@@ -65,6 +75,15 @@ func (r *rounds) Follow(_ *pb.FollowRequest, stream grpc.ServerStreamingServer[p
 			return stream.Context().Err()
 		}
 	}
+}
+
+// stamped returns w with our clock's time. What w holds is shared: others send it too.
+func stamped(w *pb.Wanted, now time.Time) *pb.Wanted {
+	out := &pb.Wanted{}
+	m := out.ProtoReflect()
+	w.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool { m.Set(f, v); return true })
+	out.Clock = now.UnixMicro()
+	return out
 }
 
 func (r *rounds) Consent(ctx context.Context, q *pb.ConsentRequest) (*pb.ConsentReply, error) {

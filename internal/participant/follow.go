@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"consilium.dev/internal/skew"
 	pb "consilium.dev/proto/consilium/v1"
 )
 
@@ -64,7 +65,7 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 		case <-ctx.Done():
 		}
 	})
-	stream, err := s.rounds.Follow(ctx, &pb.FollowRequest{Version: p.o.Version})
+	stream, err := s.rounds.Follow(ctx, &pb.FollowRequest{Version: p.o.Version, Clock: p.o.Now().UnixMicro()})
 	if err != nil {
 		return err
 	}
@@ -78,6 +79,9 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 			if first {
 				p.log.Info("following", zap.String("coordinator", p.o.Coordinator), zap.String("version", w.Version))
 			}
+			if err := p.agree(w.Clock); err != nil {
+				return err
+			}
 			silence.Reset(patience)
 			s.hear(w)
 		}
@@ -86,6 +90,21 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 	// A worker's error must end the receiver, which waits for the stream.
 	g.Go(func() error { <-work.Done(); cancel(context.Cause(work)); return nil })
 	return g.Wait()
+}
+
+// skewError ends a session with a coordinator whose clock is far from ours. One of the two is wrong, and neither knows which.
+type skewError struct{ ahead, limit time.Duration }
+
+func (e *skewError) Error() string {
+	return fmt.Sprintf("clock: the coordinator's is %s of ours, at most %s is allowed: set the one that is wrong", skew.Text(e.ahead), e.limit)
+}
+
+// agree compares the coordinator's clock with ours. A coordinator of before 0.2 does not say.
+func (p *Participant) agree(clock int64) error {
+	if ahead := time.UnixMicro(clock).Sub(p.o.Now()); clock != 0 && skew.Far(ahead, p.o.Skew) {
+		return &skewError{ahead, p.o.Skew}
+	}
+	return nil
 }
 
 // idle reports whether no task is under way.

@@ -7,6 +7,7 @@
 package participant
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -26,6 +27,7 @@ import (
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/skew"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/transport"
 )
@@ -55,6 +57,7 @@ type Options struct {
 	KEK         store.Sealer  // seals what is kept there
 	Data        Data
 	Policy      Policy
+	Skew        time.Duration // most that the coordinator's clock and ours may differ; 0: skew.Default
 	Log         *zap.Logger
 	Now         func() time.Time // nil: the clock
 	Version     string           // of the program
@@ -96,8 +99,8 @@ func New(o Options) (*Participant, error) {
 	if err := o.Policy.check(); err != nil {
 		return nil, fmt.Errorf("participant: %w", err)
 	}
-	if o.Now == nil {
-		o.Now = time.Now
+	if o.Skew < 0 {
+		return nil, errors.New("participant: skew is negative")
 	}
 	p := assemble(o)
 	p.limits = o.Manifest.Limits()
@@ -105,6 +108,10 @@ func New(o Options) (*Participant, error) {
 }
 
 func assemble(o Options) *Participant {
+	o.Skew = cmp.Or(o.Skew, skew.Default)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	sealed := blob.New(o.Objects, o.KEK)
 	return &Participant{
 		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{},
@@ -169,7 +176,8 @@ func (p *Participant) stay(ctx, work context.Context) error {
 			wait.Reset()
 		}
 		pause := wait.NextBackOff()
-		if attest.Class(p.class.Load()) == attest.ClassManifest {
+		var clock *skewError
+		if attest.Class(p.class.Load()) == attest.ClassManifest || errors.As(err, &clock) {
 			pause = refusedWait + rand.N(refusedWait)
 		}
 		p.log.Warn("no coordinator", zap.String("reason", plain(err)), zap.Duration("next_try", pause.Round(time.Millisecond)))

@@ -25,16 +25,20 @@ import (
 // maxEnvelope is the most bytes of a signed manifest.
 const maxEnvelope = 1 << 20
 
+// maxSkew is the largest limit that can be set: facts say when something happened, and their readers shall be able to rely on it.
+const maxSkew = time.Hour
+
 // Enclave is what both daemons' configurations begin with. Paths are relative to the configuration's folder.
 type Enclave struct {
-	Name     string `yaml:"name"`     // in the manifest
-	Manifest string `yaml:"manifest"` // the signed envelope, manifest.dsse.json
-	Anchor   string `yaml:"anchor"`   // the manifest's digest, 64 hex digits
-	Identity string `yaml:"identity"` // identity key, "file:PATH"
-	Platform string `yaml:"platform"` // "simulated:PATH"
-	Store    string `yaml:"store"`    // "dir:PATH"
-	KEK      string `yaml:"kek"`      // key-encryption key, "file:PATH"
-	Swap     string `yaml:"swap"`     // if memory may be swapped: "warn" (also if absent) or "refuse"
+	Name     string         `yaml:"name"`     // in the manifest
+	Manifest string         `yaml:"manifest"` // the signed envelope, manifest.dsse.json
+	Anchor   string         `yaml:"anchor"`   // the manifest's digest, 64 hex digits
+	Identity string         `yaml:"identity"` // identity key, "file:PATH"
+	Platform string         `yaml:"platform"` // "simulated:PATH"
+	Store    string         `yaml:"store"`    // "dir:PATH"
+	KEK      string         `yaml:"kek"`      // key-encryption key, "file:PATH"
+	Skew     entry.Duration `yaml:"skew"`     // most that clocks of two sides may differ; default skew.Default
+	Swap     string         `yaml:"swap"`     // if memory may be swapped: "warn" (also if absent) or "refuse"
 
 	Grace entry.Duration `yaml:"grace"` // how long the program goes on after SIGINT or SIGTERM, to finish what it does; Open puts the default in
 }
@@ -66,6 +70,9 @@ func (c *Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
 		c.Grace = defaultGrace
 	case c.Grace < 0 || c.Grace > maxGrace:
 		return nil, fmt.Errorf("grace: %s: want a time up to %s", time.Duration(c.Grace), time.Duration(maxGrace))
+	}
+	if c.Skew < 0 || time.Duration(c.Skew) > maxSkew {
+		return nil, fmt.Errorf("skew: %s: want more than 0 and at most %s", time.Duration(c.Skew), maxSkew)
 	}
 	memory, err := daemon.ProtectMemory(c.Swap) // before the first key is read
 	if err != nil {

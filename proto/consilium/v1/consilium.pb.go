@@ -136,8 +136,11 @@ func (OfferReply_State) EnumDescriptor() ([]byte, []int) {
 }
 
 type FollowRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"` // of the participant's program
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"` // of the participant's program
+	// What the participant's clock said when it sent this, in microseconds since 1970-01-01T00:00:00Z; 0 from a program that
+	// does not say.
+	Clock         int64 `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,6 +182,13 @@ func (x *FollowRequest) GetVersion() string {
 	return ""
 }
 
+func (x *FollowRequest) GetClock() int64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
 // Wanted is everything that is wanted of one member now.
 type Wanted struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -190,6 +200,7 @@ type Wanted struct {
 	// marked so: how they ended is news, and nothing of them is needed.
 	Progress      []*Progress `protobuf:"bytes,4,rep,name=progress,proto3" json:"progress,omitempty"`
 	Version       string      `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"` // of the coordinator's program
+	Clock         int64       `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"`    // what the coordinator's clock said when it sent this, as in FollowRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -257,6 +268,13 @@ func (x *Wanted) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Wanted) GetClock() int64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
 }
 
 type Invitation struct {
@@ -2994,15 +3012,17 @@ var File_consilium_v1_consilium_proto protoreflect.FileDescriptor
 
 const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\n" +
-	"\x1cconsilium/v1/consilium.proto\x12\fconsilium.v1\")\n" +
+	"\x1cconsilium/v1/consilium.proto\x12\fconsilium.v1\"?\n" +
 	"\rFollowRequest\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\tR\aversion\"\xf1\x01\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
+	"\x05clock\x18\b \x01(\x03R\x05clock\"\x87\x02\n" +
 	"\x06Wanted\x12:\n" +
 	"\vinvitations\x18\x01 \x03(\v2\x18.consilium.v1.InvitationR\vinvitations\x12)\n" +
 	"\x05train\x18\x02 \x03(\v2\x13.consilium.v1.TrainR\x05train\x122\n" +
 	"\bevaluate\x18\x03 \x03(\v2\x16.consilium.v1.EvaluateR\bevaluate\x122\n" +
 	"\bprogress\x18\x04 \x03(\v2\x16.consilium.v1.ProgressR\bprogress\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\"F\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x14\n" +
+	"\x05clock\x18\b \x01(\x03R\x05clock\"F\n" +
 	"\n" +
 	"Invitation\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x12\n" +

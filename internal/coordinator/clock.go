@@ -1,0 +1,104 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/skew"
+)
+
+// readingFor is how long a reading counts. A session ends after an hour at most, and the next one brings another.
+const readingFor = 2 * time.Hour
+
+// clocks remembers what the members' clocks said when they last wanted to follow, whether they were let or not. Between two
+// readings a member's clock is taken to go on as our steady one does, which no setting of the time moves; so a jump of our own
+// clock shows at once. It is safe for concurrent use.
+type clocks struct {
+	now    func() time.Time
+	steady func() time.Duration // since an instant of this process's life
+	limit  time.Duration
+
+	mu sync.Mutex // guards of
+	of map[entry.Member]reading
+}
+
+// reading is what a member's clock said, and when that was by the steady clock.
+type reading struct {
+	theirs time.Time
+	at     time.Duration
+}
+
+func newClocks(now func() time.Time, limit time.Duration) *clocks {
+	began := time.Now()
+	return &clocks{now: now, steady: func() time.Duration { return time.Since(began) }, limit: limit, of: map[entry.Member]reading{}}
+}
+
+// meet takes the reading of a member who wants to follow, and reports how far its clock is ahead and whether it may.
+func (c *clocks) meet(m entry.Member, theirs time.Time) (ahead time.Duration, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.of[m] = reading{theirs, c.steady()}
+	ahead = theirs.Sub(c.now())
+	return ahead, !skew.Far(ahead, c.limit)
+}
+
+// judge returns a [*skew.Error] while the members' clocks say that ours is wrong.
+func (c *clocks) judge() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, steady := c.now(), c.steady()
+	var all []skew.Reading
+	for m, r := range c.of {
+		since := steady - r.at
+		if since > readingFor {
+			delete(c.of, m)
+			continue
+		}
+		all = append(all, skew.Reading{Member: string(m), Ahead: r.theirs.Add(since).Sub(now)})
+	}
+	return skew.Judge(all, c.limit)
+}
+
+// behind returns an error if the clock is far behind the log's newest fact: then no time would pass until it has caught up.
+func (c *clocks) behind(newest time.Time) error {
+	if late := newest.Sub(c.now()); late > c.limit {
+		return fmt.Errorf("own clock: %s behind the log's newest fact, of %s, at most %s is allowed: set the clock; "+
+			"if it is right, the fact was written under a wrong one: put back a copy of before, or wait",
+			late.Round(time.Second), newest.Format(time.RFC3339), c.limit)
+	}
+	return nil
+}
+
+// moment returns the time at which in happens. While the members' clocks contradict ours nothing happens but that members are
+// admitted, by the time that their median says: only so can their clocks be read again, and no fact gets a time that nobody else
+// has seen.
+func (l *loop) moment(in round.Input) (time.Time, error) {
+	err := l.clocks.judge()
+	var wrong *skew.Error
+	if !errors.As(err, &wrong) {
+		return l.time(0), err
+	}
+	if _, admit := in.(round.Admit); !admit {
+		return time.Time{}, err
+	}
+	return l.time(wrong.Ahead), nil
+}
+
+// timely reports whether facts may be written now. It says once when that changes.
+func (l *loop) timely() bool {
+	err := l.clocks.judge()
+	switch {
+	case err != nil && !l.untimely:
+		l.log.Error("the members' clocks contradict ours; nothing is written until they agree", zap.Error(err))
+	case err == nil && l.untimely:
+		l.log.Info("the members' clocks agree with ours again")
+	}
+	l.untimely = err != nil
+	return err == nil
+}
