@@ -47,7 +47,7 @@ consilium init person makes:
 
   person: lead                       # your name in the manifest
   key: file:person.key               # your private key, readable by nobody but you
-  manifest: manifest.dsse.json       # the manifest that the members signed
+  manifest: manifest.dsse.json       # the manifest that the members signed; newer ones are kept beside it
   anchor: 5f1c...                    # its digest, 64 hex digits, as a member of the federation told you
   coordinator:
     name: council                    # its name in the manifest
@@ -137,6 +137,7 @@ type connection struct {
 	config       client.Config
 	configFile   string
 	manifestFile string
+	epochs       *epochs
 }
 
 // connect opens what the person's configuration names. It does not dial: an absent coordinator is the first call's error.
@@ -156,6 +157,11 @@ func (a *app) connect() (*connection, error) {
 	if err != nil {
 		return nil, refusedError("manifest and anchor in "+path+" must be those that the members agreed on", "%w", err)
 	}
+	known, err := openEpochs(c.Manifest, m)
+	if err != nil {
+		return nil, err
+	}
+	m = known.now()
 	verifiers, err := setup.Verifiers(m)
 	if err != nil {
 		return nil, refusedError("the manifest's roots are not usable", "%s: %w", c.Manifest, err)
@@ -165,10 +171,10 @@ func (a *app) connect() (*connection, error) {
 		return nil, refusedError("your key is the file that consilium init person made; key: in "+path+" names it", "%w", err)
 	}
 	out := &connection{
-		configFile: path, manifestFile: c.Manifest,
+		configFile: path, manifestFile: c.Manifest, epochs: known,
 		config: client.Config{
 			Person: c.Person, Key: key, Manifest: m, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address,
-			Verifiers: verifiers,
+			Verifiers: verifiers, Newer: known.adopt, Chain: known.after, Past: known.past,
 		},
 	}
 	if err := out.check(); err != nil {
@@ -223,5 +229,5 @@ func (a *app) ask(ctx context.Context, call func(context.Context, *connection) e
 	defer c.Close()
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errNoAnswer)
 	defer cancel()
-	return explain(ctx, c, call(ctx, c))
+	return explain(ctx, c, c.following(ctx, a, call))
 }

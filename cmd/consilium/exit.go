@@ -101,7 +101,7 @@ func explain(ctx context.Context, c *connection, err error) error {
 		return newFault(kindInterrupted, "", "interrupted")
 	case errors.Is(err, client.ErrRefused):
 		return newFault(kindUntrusted, c.trustHint(), "%w", err)
-	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrStale):
+	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrStale), errors.Is(err, client.ErrNewer):
 		return newFault(kindUnreachable, c.reachHint(), "%w", err)
 	case errors.Is(err, client.ErrDenied):
 		return newFault(kindDenied, "who may do what stands in the manifest: consilium manifest show "+c.manifestFile, "%w", err)

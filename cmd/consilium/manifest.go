@@ -48,10 +48,10 @@ func (f manifestFacts) signatures() string {
 	return fmt.Sprintf("signed by %s; %d of %d members must sign", who, f.Threshold, len(f.Members))
 }
 
-// manifestCommand returns the commands with which members agree on a manifest. None of them needs a connection.
+// manifestCommand returns the commands with which members agree on a manifest. Only publish needs a connection.
 func manifestCommand(a *app) *cobra.Command {
-	group := &cobra.Command{Use: "manifest", Short: "Build, sign, show and verify what the members agree on"}
-	group.AddCommand(manifestBuild(a), manifestSign(a), manifestShow(a), manifestVerify(a))
+	group := &cobra.Command{Use: "manifest", Short: "Build, sign, show, verify and publish what the members agree on"}
+	group.AddCommand(manifestBuild(a), manifestSign(a), manifestShow(a), manifestVerify(a), manifestPublish(a))
 	return group
 }
 

@@ -178,7 +178,11 @@ func (a *app) export(ctx context.Context, which, out string, force bool) error {
 	defer c.Close()
 	short, cancel := context.WithTimeoutCause(ctx, patience, errNoAnswer)
 	defer cancel()
-	m, err := c.Model(short, which)
+	var m client.Model
+	err = c.following(short, a, func(ctx context.Context, c *connection) (err error) {
+		m, err = c.Model(ctx, which)
+		return err
+	})
 	if err != nil {
 		return explain(short, c, err)
 	}

@@ -81,6 +81,12 @@ func (a *app) follow(ctx context.Context, c *connection, run string, p progress)
 		if err == nil && last.Ended() {
 			return last, nil
 		}
+		if errors.Is(err, client.ErrNewer) {
+			if err := c.turn(a); err != nil {
+				return last, err
+			}
+			continue
+		}
 		gone := errors.Is(err, client.ErrUnreachable) || errors.Is(err, client.ErrStale) || err == nil
 		if ctx.Err() != nil || !gone || last.ID == "" {
 			return last, err

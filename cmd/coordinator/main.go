@@ -53,7 +53,7 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 	}
 	defer lis.Close()
 	server, err := coordinator.New(coordinator.Options{
-		Name: c.Name, Manifest: parts.Manifest, Identity: parts.Identity, Attester: parts.Attester, Verifiers: parts.Verifiers,
+		Name: c.Name, Manifest: parts.Manifest, Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers,
 		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Skew: time.Duration(c.Skew), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
 		Grace: time.Duration(c.Grace),
 		Limits: coordinator.Limits{

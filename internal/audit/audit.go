@@ -21,7 +21,8 @@
 //
 // # The copy
 //
-//	manifest.dsse.json     the signed manifest
+//	manifest.dsse.json     the signed manifest that the log began with
+//	epochs/N.dsse.json     those of the epochs N that it adopted later
 //	checkpoint             the log's signed checkpoint (C2SP tlog-checkpoint)
 //	log.jsonl              its lines, each as it was hashed
 //	kept/N.json            what was kept of the admission or boot at line N, counted from 0
@@ -50,6 +51,7 @@ const (
 	checkpointFile = "checkpoint"
 	linesFile      = "log.jsonl"
 	keptFolder     = "kept"
+	epochFolder    = "epochs"
 
 	maxManifest   = 1 << 20
 	maxCheckpoint = 64 << 10
@@ -59,8 +61,10 @@ const (
 type Source interface {
 	// Entries yields the lines from number from up to and without number size.
 	Entries(ctx context.Context, from, size int64) iter.Seq2[[]byte, error]
-	// Kept returns what was kept of the admission or boot at a line.
+	// Kept returns what was kept of the admission, boot or adoption at a line.
 	Kept(ctx context.Context, line int64) ([]byte, error)
+	// Manifest returns the signed manifest of an epoch.
+	Manifest(ctx context.Context, epoch uint64) ([]byte, error)
 }
 
 // Export writes a copy of the log that the signed checkpoint speaks of into folder, which must not exist or be empty. What it
@@ -77,16 +81,13 @@ func Export(ctx context.Context, from Source, m *manifest.Manifest, signed []byt
 	if err := os.MkdirAll(filepath.Join(folder, keptFolder), 0o700); err != nil {
 		return err
 	}
-	if err := write(filepath.Join(folder, manifestFile), m.Envelope()); err != nil {
-		return err
-	}
-	if err := exportLines(ctx, from, c, folder, seen); err != nil {
+	if err := exportLines(ctx, from, m, c, folder, seen); err != nil {
 		return err
 	}
 	return write(filepath.Join(folder, checkpointFile), signed) // last: a copy with a checkpoint is whole
 }
 
-func exportLines(ctx context.Context, from Source, c ledger.Checkpoint, folder string, seen func(int64)) (err error) {
+func exportLines(ctx context.Context, from Source, m *manifest.Manifest, c ledger.Checkpoint, folder string, seen func(int64)) (err error) {
 	f, err := os.OpenFile(filepath.Join(folder, linesFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -105,7 +106,7 @@ func exportLines(ctx context.Context, from Source, c ledger.Checkpoint, folder s
 		if _, err := w.Write(append(bytes.Clone(line), '\n')); err != nil {
 			return err
 		}
-		if err := exportKept(ctx, from, line, n, folder); err != nil {
+		if err := exportNamed(ctx, from, m, line, n, folder); err != nil {
 			return err
 		}
 		if seen != nil {
@@ -118,10 +119,16 @@ func exportLines(ctx context.Context, from Source, c ledger.Checkpoint, folder s
 	return errors.Join(w.Flush(), f.Sync())
 }
 
-func exportKept(ctx context.Context, from Source, line []byte, n int64, folder string) error {
+// exportNamed writes what a line names: a manifest, evidence that was kept.
+func exportNamed(ctx context.Context, from Source, m *manifest.Manifest, line []byte, n int64, folder string) error {
 	l, err := entry.Decode(line)
 	if err != nil {
 		return fmt.Errorf("line %d: %w", n, err)
+	}
+	if f, ok := l.Fact.(entry.ManifestAdopted); ok {
+		if err := exportManifest(ctx, from, m, f, n, folder); err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
 	}
 	ref, ok := keptBy(l.Fact)
 	if !ok {
@@ -137,6 +144,37 @@ func exportKept(ctx context.Context, from Source, line []byte, n int64, folder s
 	return write(keptPath(folder, n), text)
 }
 
+// exportManifest writes the signed manifest that was adopted at line n. m is asked for first: an older coordinator serves none.
+func exportManifest(ctx context.Context, from Source, m *manifest.Manifest, f entry.ManifestAdopted, n int64, folder string) error {
+	envelope := m.Envelope()
+	if m.Digest() != f.Manifest {
+		var err error
+		if envelope, err = from.Manifest(ctx, f.Epoch); err != nil {
+			return err
+		}
+		came, err := manifest.OpenUnverified(envelope)
+		if err != nil {
+			return fmt.Errorf("the manifest of epoch %d: %w", f.Epoch, err)
+		}
+		if came.Digest() != f.Manifest {
+			return fmt.Errorf("what came as the manifest of epoch %d is not what the log has adopted", f.Epoch)
+		}
+	}
+	if n == 0 {
+		return write(filepath.Join(folder, manifestFile), envelope)
+	}
+	if err := os.MkdirAll(filepath.Join(folder, epochFolder), 0o700); err != nil {
+		return err
+	}
+	return write(epochPath(folder, f.Epoch), envelope)
+}
+
+func epochPath(folder string, epoch uint64) string {
+	return filepath.Join(folder, epochFolder, epochName(epoch))
+}
+
+func epochName(epoch uint64) string { return strconv.FormatUint(epoch, 10) + ".dsse.json" }
+
 // keptBy returns where a fact says that its evidence is kept.
 func keptBy(f entry.Fact) (entry.Blob, bool) {
 	switch f := f.(type) {
@@ -144,6 +182,10 @@ func keptBy(f entry.Fact) (entry.Blob, bool) {
 		return f.Kept, true
 	case entry.Booted:
 		return f.Evidence, true
+	case entry.ManifestAdopted:
+		if f.Enclave != nil {
+			return f.Enclave.Evidence, true
+		}
 	}
 	return entry.Blob{}, false
 }

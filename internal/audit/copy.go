@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -87,10 +88,14 @@ func (a *auditor) strange() {
 		folder string
 		known  map[string]bool
 	}{
-		{"", map[string]bool{manifestFile: true, checkpointFile: true, linesFile: true, keptFolder: true}},
+		{"", map[string]bool{manifestFile: true, checkpointFile: true, linesFile: true, keptFolder: true, epochFolder: len(a.epochs) > 0}},
 		{keptFolder, a.named},
+		{epochFolder, a.epochs},
 	} {
 		all, err := os.ReadDir(filepath.Join(a.folder, at.folder))
+		if errors.Is(err, fs.ErrNotExist) && at.folder == epochFolder {
+			continue
+		}
 		if err != nil {
 			a.find(-1, "%v", err)
 		}

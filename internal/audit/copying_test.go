@@ -48,6 +48,10 @@ func (s *coordinator) Kept(_ context.Context, n int64) ([]byte, error) {
 	return s.c.kept[int(n)], nil
 }
 
+func (s *coordinator) Manifest(context.Context, uint64) ([]byte, error) {
+	return nil, errors.New("this coordinator knows one manifest, and serves none")
+}
+
 func export(t *testing.T, s *coordinator, dir string, seen func(int64)) error {
 	t.Helper()
 	m, err := manifest.Load(s.c.manifest, manifest.Anchor{Digest: options(t).Anchor})

@@ -46,7 +46,7 @@ func (a *auditor) kept(n int64, ref entry.Blob) (entry.Kept, error) {
 // it held is gone.
 func (a *auditor) booted(ctx context.Context, n int64, root [32]byte, at time.Time, f entry.Booted) {
 	a.report.Boots++
-	a.boot, a.bootedAt, a.coordinator = n, at, f.Coordinator
+	a.boot, a.bootedAt, a.coordinator, a.unproven = n, at, f.Coordinator, false
 	clear(a.admitted)
 	clear(a.fresh)
 	if err := a.judgeBoot(ctx, n, root, at, f); err != nil {
@@ -69,24 +69,15 @@ func (a *auditor) judgeBoot(ctx context.Context, n int64, root [32]byte, at time
 		return fmt.Errorf("it is the process that booted at line %d", before)
 	}
 	a.instances[f.Instance] = n
-	// The head that it was bound to is that of the log which it took over: before this line, or before the adoption of the
-	// manifest that came with it.
-	if len(k.Nonce) != 32 || [32]byte(k.Nonce) != root && !(a.adopting && [32]byte(k.Nonce) == a.before) {
+	if len(k.Nonce) != 32 {
 		return errors.New("its evidence is bound to another history")
 	}
-	data, _ := transport.LogKeyBinding(a.spki, a.manifest.Federation(), a.manifest.Digest(), [32]byte(k.Nonce))
-	if !bytes.Equal(k.ReportData, data[:]) || !bytes.Equal(k.SPKI, a.spki) {
-		return errors.New("its evidence is not over the log's key, for this manifest")
+	// The head that it was bound to is that of the log which it took over: before this line, or before the adoption of the
+	// manifest that came with it.
+	if a.adopting && [32]byte(k.Nonce) == a.adopted {
+		root = a.adopted
 	}
-	b := attest.Binding{ReportData: data, Nonce: [32]byte(k.Nonce), SPKI: a.spki}
-	appraisal, claims, err := a.appraise(ctx, k, b, attest.Peer{Office: attest.Coordinator, Name: f.Coordinator}, at)
-	if err != nil {
-		return err
-	}
-	if !slices.Equal(f.Types, typesOf(claims)) {
-		return errors.New("it shows evidence of other types than the log says")
-	}
-	return sameAppraisal(appraisal, k, f.Sets, k.Any, f.Simulated)
+	return a.judgeEnclave(ctx, k, root, at, f.Coordinator, entry.Enclave{Types: f.Types, Sets: f.Sets, Simulated: f.Simulated})
 }
 
 // entered judges a peer's evidence, or a person's signature, as of its admission.

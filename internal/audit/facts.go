@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,17 +18,6 @@ import (
 
 // grace is how long after its appraisal's end a peer's last message may still become a fact: it was read before.
 const grace = 15 * time.Minute
-
-// adopted finds a manifest that is not the one that this copy is judged by.
-func (a *auditor) adopted(n int64, f entry.ManifestAdopted) {
-	m := a.manifest
-	want := entry.ManifestAdopted{
-		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), Previous: m.Previous(), Witnesses: m.Witnesses(),
-	}
-	if f != want {
-		a.find(n, "a manifest was adopted that is not the one that this copy is judged by")
-	}
-}
 
 // present finds a member of whom a fact speaks that no coordinator had admitted since it booted, or whose appraisal was over.
 func (a *auditor) present(n int64, at time.Time, m entry.Member) {
@@ -72,8 +60,8 @@ func later(a, b time.Time) time.Time {
 // and the more it holds the less fails. It also depends on who was there: of those for whom nobody waited the log says nothing
 // more than that they were absent.
 func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
-	if a.due != nil { // and f is it, or inTurn would have said so
-		a.due = nil
+	if len(a.due) > 0 { // and f is it, or inTurn would have said so
+		a.due = a.due[1:]
 		return
 	}
 	if ended, ok := f.(entry.RunEnded); ok && ended.Outcome == "cancelled" {
@@ -91,7 +79,7 @@ func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
 	}
 	if failed, ok := f.(entry.RoundFailed); ok && i+1 < len(facts) {
 		if ended, ok := facts[i+1].(entry.RunEnded); ok && ended.Run == failed.Run {
-			a.due, a.dueAt = ended, at
+			a.due, a.dueAt, a.dueWhat = []entry.Fact{ended}, at, "the run with the failure of its last try"
 		}
 	}
 }
@@ -156,14 +144,7 @@ func (a *auditor) created(n int64, at time.Time, f entry.RunCreated) {
 	if f.Manifest != a.manifest.Digest() {
 		a.find(n, "the run names another manifest")
 	}
-	m := a.manifest.Limits()
-	l := round.Limits{
-		Strategies: m.Strategies, Trainers: m.Trainers, LeastParticipants: m.LeastParticipants, MaxAbs: m.MaxAbs,
-		RoundsMax: m.RoundsMax, OpenRuns: math.MaxInt, // the coordinator's own limit, which no member agreed on
-	}
-	for _, name := range a.manifest.Members() {
-		l.Members = append(l.Members, entry.Member(name))
-	}
+	l := limits(a.manifest)
 	a.follows(n, at, round.Create{Fact: f, Limits: l}, f)
 	if err := trainer.CheckPlan(f.Plan); err != nil {
 		a.find(n, "no coordinator takes such a plan: %v", err)

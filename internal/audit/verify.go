@@ -24,7 +24,8 @@ const maxFindings = 100
 
 // Options is what an auditor brings along.
 type Options struct {
-	// Anchor is the manifest's digest, from somebody whom the auditor believes.
+	// Anchor is the digest of the manifest of any epoch of the log, from somebody whom the auditor believes. Those before it are
+	// named by it, one after the other, and those after it are signed by the threshold of the one before them.
 	Anchor [32]byte
 	// Verifiers returns the verifiers under a manifest, with its simulated roots.
 	Verifiers func(*manifest.Manifest) ([]attest.Verifier, error)
@@ -39,8 +40,9 @@ type Finding struct {
 // Report is what an audit found. The history is as agreed if and only if Findings is empty. Its JSON names are stable.
 type Report struct {
 	Federation string         `json:"federation"`
-	Epoch      uint64         `json:"epoch"`
-	Manifest   entry.Digest   `json:"manifest"`
+	Epoch      uint64         `json:"epoch"`    // the last one
+	Manifest   entry.Digest   `json:"manifest"` // of it
+	Epochs     []Epoch        `json:"epochs"`
 	LogKey     string         `json:"log_key"`
 	Root       entry.Digest   `json:"root"`
 	Lines      int64          `json:"lines"`
@@ -58,6 +60,14 @@ type Report struct {
 	Rollback   string         `json:"rollback,omitempty"`
 	NotJudged  []string       `json:"not_judged,omitempty"` // fields of reference sets that the manifest leaves open, with reasons
 	Findings   []Finding      `json:"findings"`
+}
+
+// Epoch is an epoch of the manifest in a report.
+type Epoch struct {
+	Epoch    uint64       `json:"epoch"`
+	Manifest entry.Digest `json:"manifest"`
+	Signers  []string     `json:"signers"`
+	Line     int64        `json:"line"` // that adopted it
 }
 
 // Model is a model version in a report.
@@ -81,8 +91,8 @@ func Verify(ctx context.Context, folder string, o Options) (*Report, error) {
 	a := &auditor{
 		folder: folder, state: round.New(), index: registry.New(), admitted: map[who]time.Time{}, open: map[string]bool{},
 		simulated: map[string]bool{}, named: map[string]bool{}, sessions: map[entry.Digest]int64{}, instances: map[string]int64{},
-		leaves: map[[32]byte]int64{}, fresh: map[part]entry.Digest{},
-		report: &Report{Admissions: map[string]int{}, Models: []Model{}, Findings: []Finding{}},
+		leaves: map[[32]byte]int64{}, fresh: map[part]entry.Digest{}, epochs: map[string]bool{}, judges: o.Verifiers,
+		report: &Report{Admissions: map[string]int{}, Epochs: []Epoch{}, Models: []Model{}, Findings: []Finding{}},
 	}
 	if err := a.begin(o); err != nil {
 		return nil, err
@@ -123,30 +133,37 @@ type part struct {
 // auditor reads a history once, from its beginning.
 type auditor struct {
 	folder    string
-	manifest  *manifest.Manifest
-	verifiers []attest.Verifier
+	chain     *manifest.Chain
+	judges    func(*manifest.Manifest) ([]attest.Verifier, error)
+	manifest  *manifest.Manifest // that holds
+	verifiers []attest.Verifier  // under it
 	signed    ledger.Checkpoint
 	spki      []byte // of the log's key
 	report    *Report
 
-	tree   ledger.Tree
-	before [32]byte // root hash of the lines before the last one
-	state  *round.State
-	index  *registry.Index
-	broken bool       // a fact did not follow: what comes after cannot be replayed
-	more   bool       // there are more lines than were signed for
-	due    entry.Fact // that must be the next line, at the instant dueAt: one commit wrote both
-	dueAt  time.Time
+	tree    ledger.Tree
+	state   *round.State
+	index   *registry.Index
+	broken  bool         // a fact did not follow: what comes after cannot be replayed
+	more    bool         // there are more lines than were signed for
+	due     []entry.Fact // that must be the next lines, at the instant dueAt: one commit wrote all of them
+	dueAt   time.Time
+	dueWhat string // in words
 
 	// Since the last boot.
 	boot        int64 // its line
 	bootedAt    time.Time
 	coordinator string // who booted
-	adopting    bool   // the last line adopted a manifest
 	admitted    map[who]time.Time
 	fresh       map[part]entry.Digest // updates accepted since
 
+	// Since the last manifest was adopted.
+	adopting bool     // nothing but what follows from it has come
+	adopted  [32]byte // root hash of the lines before it
+	unproven bool     // nobody has shown that the coordinator passes it
+
 	named     map[string]bool        // files in kept that lines name
+	epochs    map[string]bool        // files of manifests that lines name
 	sessions  map[entry.Digest]int64 // line of each admission, by binding
 	instances map[string]int64       // line of each boot, by instance
 	leaves    map[[32]byte]int64     // boot in which the coordinator had that leaf key
@@ -156,19 +173,14 @@ type auditor struct {
 
 // begin loads what everything else is judged by.
 func (a *auditor) begin(o Options) error {
-	text, err := read(filepath.Join(a.folder, manifestFile), maxManifest)
-	if err != nil {
+	if err := a.manifests(o.Anchor); err != nil {
 		return err
 	}
-	if a.manifest, err = manifest.Load(text, manifest.Anchor{Digest: o.Anchor}); err != nil {
-		return fmt.Errorf("%s: %w", manifestFile, err)
-	}
-	if a.verifiers, err = o.Verifiers(a.manifest); err != nil {
+	if err := a.under(a.manifest); err != nil {
 		return err
 	}
 	m := a.manifest
-	a.report.Federation, a.report.Epoch, a.report.Manifest = m.Federation(), m.Epoch(), m.Digest()
-	a.signatures(text)
+	a.report.Federation = m.Federation()
 	signed, err := read(filepath.Join(a.folder, checkpointFile), maxCheckpoint)
 	if err != nil {
 		return fmt.Errorf("without its checkpoint a copy is not whole: %w", err)
@@ -191,9 +203,16 @@ func (a *auditor) begin(o Options) error {
 	return nil
 }
 
-// signatures finds signatures under the manifest that are of no member, or of another than they say. The manifest stands
-// without them; who reads the names in the file is not to be misled by them.
-func (a *auditor) signatures(envelope []byte) {
+// under makes m the manifest that holds.
+func (a *auditor) under(m *manifest.Manifest) (err error) {
+	a.manifest, a.report.Epoch, a.report.Manifest = m, m.Epoch(), m.Digest()
+	a.verifiers, err = a.judges(m)
+	return err
+}
+
+// signatures finds signatures under a manifest that are of no member, or of another than they say. The manifest stands without
+// them; who reads the names in the file is not to be misled by them.
+func (a *auditor) signatures(file string, envelope []byte, signers []string) {
 	var e struct {
 		Signatures []struct {
 			KeyID string `json:"keyid"`
@@ -204,8 +223,8 @@ func (a *auditor) signatures(envelope []byte) {
 	for _, s := range e.Signatures {
 		names = append(names, s.KeyID)
 	}
-	if err != nil || !slices.Equal(names, a.manifest.Signers()) {
-		a.find(-1, "%s shows signatures that are not the signers' own: signed have %s", manifestFile, strings.Join(a.manifest.Signers(), ", "))
+	if err != nil || !slices.Equal(names, signers) {
+		a.find(-1, "%s shows signatures that are not the signers' own: signed have %s", file, strings.Join(signers, ", "))
 	}
 }
 
@@ -241,7 +260,6 @@ func (a *auditor) line(ctx context.Context, text []byte) {
 		a.find(n, "%v", err)
 		return
 	}
-	defer func() { a.before = root }()
 	l, err := entry.Decode(text)
 	if err != nil {
 		a.find(n, "%v", err)
@@ -252,9 +270,11 @@ func (a *auditor) line(ctx context.Context, text []byte) {
 		a.report.From = l.At
 	}
 	a.report.To = l.At
-	a.inTurn(n, l)
+	owed := a.inTurn(n, l)
 	a.fact(ctx, n, root, l)
-	_, a.adopting = l.Fact.(entry.ManifestAdopted)
+	if _, adopts := l.Fact.(entry.ManifestAdopted); !adopts && !owed {
+		a.adopting = false
+	}
 	if a.broken {
 		return
 	}
@@ -264,8 +284,8 @@ func (a *auditor) line(ctx context.Context, text []byte) {
 	}
 }
 
-// inTurn finds a line that cannot stand where it stands.
-func (a *auditor) inTurn(n int64, l entry.Line) {
+// inTurn finds a line that cannot stand where it stands, and reports whether it is one that was due.
+func (a *auditor) inTurn(n int64, l entry.Line) (owed bool) {
 	_, adopted := l.Fact.(entry.ManifestAdopted)
 	_, booted := l.Fact.(entry.Booted)
 	switch {
@@ -273,17 +293,23 @@ func (a *auditor) inTurn(n int64, l entry.Line) {
 		a.find(n, "the first line adopts no manifest")
 	case n == 1 && !booted:
 		a.find(n, "the second line is not the boot of a coordinator")
-	case a.due != nil && (!same(a.due, l.Fact) || !a.dueAt.Equal(l.At)):
-		a.find(n, "the rules end the run with the failure of its last try, and here is something else")
+	case len(a.due) > 0 && same(a.due[0], l.Fact) && a.dueAt.Equal(l.At):
+		return true
+	case len(a.due) > 0:
+		a.find(n, "the rules end %s, and here is something else", a.dueWhat)
 		a.due = nil
+	case a.unproven && !booted:
+		a.find(n, "epoch %d was adopted, and nobody has shown that the coordinator passes it", a.manifest.Epoch())
+		a.unproven = false
 	}
+	return false
 }
 
 // fact judges a fact before it is applied; root is the root hash of the lines before it.
 func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line) {
 	switch f := l.Fact.(type) {
 	case entry.ManifestAdopted:
-		a.adopted(n, f)
+		a.adopts(ctx, n, root, l.At, f)
 	case entry.Booted:
 		a.booted(ctx, n, root, l.At, f)
 	case entry.Admitted:
@@ -335,7 +361,7 @@ func (a *auditor) end() {
 		a.find(-1, "the audit ended here: what comes after was not read")
 	case r.Lines != a.signed.Size || r.Root != a.signed.Root:
 		a.find(-1, "the %d lines are not the %d that the checkpoint signs for: some were altered, lost or added", r.Lines, a.signed.Size)
-	case a.due != nil:
+	case len(a.due) > 0:
 		a.find(-1, "the log breaks off in the middle of a commit")
 	}
 	if len(r.Findings) < maxFindings {
@@ -349,7 +375,4 @@ func (a *auditor) end() {
 		r.Models = append(r.Models, m)
 	}
 	r.Simulated, r.NotJudged = slices.Sorted(maps.Keys(a.simulated)), slices.Sorted(maps.Keys(a.open))
-	if strings.HasPrefix(a.manifest.Witnesses(), "none") {
-		r.Rollback = registry.NoProtection
-	}
 }

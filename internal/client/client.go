@@ -39,9 +39,11 @@ var (
 	ErrNotFound    = errors.New("not found")
 	ErrInvalid     = errors.New("not accepted")
 	ErrStale       = errors.New("the connection's appraisal has ended") // dial again
+	// One of both was at an older epoch, and may have adopted the other's manifest: dial again, under what Config.Newer has got.
+	ErrNewer = errors.New("the coordinator is at another epoch of the manifest")
 )
 
-// Config says who calls whom. All fields but Now are required.
+// Config says who calls whom. All fields but Now, Newer, Chain and Past are required.
 type Config struct {
 	Person      string // in the manifest
 	Key         crypto.Signer
@@ -50,6 +52,10 @@ type Config struct {
 	Address     string // host:port
 	Verifiers   []attest.Verifier
 	Now         func() time.Time // nil: the clock
+	// Newer, Chain and Past are as in transport.Config: what happens where the coordinator is at another epoch.
+	Newer func(peerEpoch uint64, envelopes [][]byte) error
+	Chain func(from uint64) [][]byte
+	Past  func(epoch uint64) attest.Policy
 }
 
 // Client calls one coordinator. It is safe for concurrent use.
@@ -59,6 +65,7 @@ type Client struct {
 	models  pb.ModelsClient
 	blobs   pb.BlobsClient
 	refused atomic.Pointer[transport.Refusal]
+	adopted atomic.Bool // a newer manifest
 }
 
 // Dial prepares a client. Connecting happens with the first call, so an absent coordinator is that call's error.
@@ -73,6 +80,7 @@ func Dial(c Config) (*Client, error) {
 		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), RequirePQ: m.PQ(attest.Coordinator),
 		Identity: c.Key, Verifiers: c.Verifiers, Policy: m, Now: c.Now,
 		Refused: func(r transport.Refusal) { out.refused.Store(&r) },
+		Newer:   out.newer(c.Newer), Chain: c.Chain, Past: c.Past,
 	})
 	if err != nil {
 		return nil, err
@@ -88,6 +96,20 @@ func Dial(c Config) (*Client, error) {
 	}
 	out.runs, out.models, out.blobs = pb.NewRunsClient(out.conn), pb.NewModelsClient(out.conn), pb.NewBlobsClient(out.conn)
 	return out, nil
+}
+
+// newer notes that adopt has adopted something.
+func (c *Client) newer(adopt func(uint64, [][]byte) error) func(uint64, [][]byte) error {
+	if adopt == nil {
+		return nil
+	}
+	return func(epoch uint64, envelopes [][]byte) error {
+		err := adopt(epoch, envelopes)
+		if err == nil {
+			c.adopted.Store(true)
+		}
+		return err
+	}
 }
 
 // Close hangs up.
@@ -250,6 +272,10 @@ func (c *Client) fault(doing string, err error) error {
 	r := c.refused.Load()
 	var noTLS tls.RecordHeaderError
 	switch {
+	case c.adopted.Load() && s.Code() == codes.Unavailable:
+		return fmt.Errorf("%s: %w", doing, ErrNewer)
+	case r != nil && r.Sent:
+		return fmt.Errorf("%s: %w, an older one, and was sent ours", doing, ErrNewer)
 	case r == nil || s.Code() != codes.Unavailable:
 	case !r.ByPeer && r.Class == attest.ClassRate: // our own patience has ended: that says nothing of who is there
 		return fmt.Errorf("%s: %w: it has not answered in time", doing, ErrUnreachable)

@@ -54,7 +54,7 @@ func (a *admitter) entered(ctx context.Context, p transport.Peer) error {
 	}
 	// A call that its caller gives up must not leave the fact half written, or written and forgotten: then each further call
 	// would write it again, and a peer could fill the log over one connection.
-	ctx = context.WithoutCancel(ctx)
+	ctx = context.WithValue(context.WithoutCancel(ctx), peerKey{}, p)
 	leaf := p.State.PeerCertificates[0]
 	kept, err := a.blobs.Put(ctx, bytes.NewReader(entry.Kept{
 		Evidence: keptOf(p.Evidence), Preimage: p.Preimage, ReportData: p.Binding[:], SPKI: leaf.RawSubjectPublicKeyInfo, Leaf: leaf.Raw,

@@ -28,6 +28,8 @@ func answer(log *zap.Logger, err error) error {
 		return status.Error(codes.Unavailable, err.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return status.FromContextError(err).Err()
+	case errors.Is(err, errEpoch):
+		return status.Error(codes.Unauthenticated, err.Error())
 	case errors.Is(err, round.ErrUnknownRun), errors.Is(err, registry.ErrUnknown):
 		return status.Error(codes.NotFound, err.Error())
 	case errors.Is(err, registry.ErrAmbiguous), errors.Is(err, errUnwritable):

@@ -24,30 +24,32 @@ type may struct {
 
 // methods is the one table of who may call what. A method without a row is refused, and a test fails for it.
 var methods = map[string][]may{
-	pb.Rounds_Follow_FullMethodName:     {{office: attest.Participant}},
-	pb.Rounds_Consent_FullMethodName:    {{office: attest.Participant}},
-	pb.Rounds_Query_FullMethodName:      {{office: attest.Participant}},
-	pb.Rounds_Offer_FullMethodName:      {{office: attest.Participant}},
-	pb.Rounds_Report_FullMethodName:     {{office: attest.Participant}},
-	pb.Blobs_Fetch_FullMethodName:       {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Runs_Start_FullMethodName:        {{attest.Person, "lead"}},
-	pb.Runs_List_FullMethodName:         {{attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Runs_Show_FullMethodName:         {{attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Runs_Cancel_FullMethodName:       {{attest.Person, "lead"}},
-	pb.Runs_Watch_FullMethodName:        {{attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Models_ListModels_FullMethodName: {{attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Models_ShowModel_FullMethodName:  {{attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Log_Checkpoint_FullMethodName:    {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Log_Tile_FullMethodName:          {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Log_Prove_FullMethodName:         {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Log_Extends_FullMethodName:       {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
-	pb.Log_Entries_FullMethodName:       {{attest.Person, "audit"}},
-	pb.Log_Kept_FullMethodName:          {{attest.Person, "audit"}},
+	pb.Rounds_Follow_FullMethodName:       {{office: attest.Participant}},
+	pb.Rounds_Consent_FullMethodName:      {{office: attest.Participant}},
+	pb.Rounds_Query_FullMethodName:        {{office: attest.Participant}},
+	pb.Rounds_Offer_FullMethodName:        {{office: attest.Participant}},
+	pb.Rounds_Report_FullMethodName:       {{office: attest.Participant}},
+	pb.Blobs_Fetch_FullMethodName:         {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Runs_Start_FullMethodName:          {{attest.Person, "lead"}},
+	pb.Runs_List_FullMethodName:           {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Runs_Show_FullMethodName:           {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Runs_Cancel_FullMethodName:         {{attest.Person, "lead"}},
+	pb.Runs_Watch_FullMethodName:          {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Models_ListModels_FullMethodName:   {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Models_ShowModel_FullMethodName:    {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Checkpoint_FullMethodName:      {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Tile_FullMethodName:            {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Prove_FullMethodName:           {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Extends_FullMethodName:         {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Entries_FullMethodName:         {{attest.Person, "audit"}},
+	pb.Federation_Publish_FullMethodName:  {{attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Federation_Manifest_FullMethodName: {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Log_Kept_FullMethodName:            {{attest.Person, "audit"}},
 }
 
 // guard admits calls by the method table and by what the channel says of the caller, never by the caller's words.
 type guard struct {
-	manifest *manifest.Manifest
+	manifest func() *manifest.Manifest // that holds
 	now      func() time.Time
 }
 
@@ -73,9 +75,9 @@ func (g *guard) check(ctx context.Context, method string) (transport.Peer, error
 
 // alive refuses a peer whose appraisal has expired or was made under another manifest.
 func (g *guard) alive(peer transport.Peer) error {
-	switch {
-	case peer.Epoch != g.manifest.Epoch() || peer.Manifest != g.manifest.Digest():
-		return status.Error(codes.Unauthenticated, "appraised under another manifest: dial again")
+	switch m := g.manifest(); {
+	case peer.Epoch != m.Epoch() || peer.Manifest != m.Digest():
+		return status.Error(codes.Unauthenticated, errEpoch.Error())
 	case !g.now().Before(peer.Expires):
 		return status.Error(codes.Unauthenticated, "appraisal expired: dial again")
 	}
@@ -84,7 +86,7 @@ func (g *guard) alive(peer transport.Peer) error {
 
 // has reports whether the manifest lets the person do that.
 func (g *guard) has(person, right string) bool {
-	p, ok := g.manifest.Person(person)
+	p, ok := g.manifest().Person(person)
 	return ok && slices.Contains(p.May, right)
 }
 

@@ -77,6 +77,7 @@ func TestWhoMayCall(t *testing.T) {
 		"Models/ListModels": people, "Models/ShowModel": people,
 		"Log/Checkpoint": everybody, "Log/Tile": everybody, "Log/Prove": everybody, "Log/Extends": everybody,
 		"Log/Entries": auditors, "Log/Kept": auditors,
+		"Federation/Publish": people, "Federation/Manifest": everybody,
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

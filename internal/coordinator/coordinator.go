@@ -8,7 +8,6 @@
 package coordinator
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto"
@@ -38,11 +37,11 @@ import (
 
 // Options is all that a coordinator needs. Everything but Limits, Now, Version and Grace is required.
 type Options struct {
-	Name      string // in the manifest
-	Manifest  *manifest.Manifest
-	Identity  crypto.Signer // the identity key that the manifest gives Name
+	Name      string             // in the manifest
+	Manifest  *manifest.Manifest // the anchor: the log ends with it, or holds it, or it is the next
+	Identity  crypto.Signer      // the identity key that the manifest gives Name
 	Attester  attest.Attester
-	Verifiers []attest.Verifier
+	Verifiers func(*manifest.Manifest) ([]attest.Verifier, error) // for the evidence that a manifest admits
 	Objects   store.Objects
 	Head      store.Head
 	KEK       store.Sealer // seals blobs, entry bundles and the log's key; without it log and models are lost
@@ -95,9 +94,9 @@ func (l Limits) check() error {
 
 // Coordinator serves one federation. It is made by New and runs once.
 type Coordinator struct {
-	o     Options
-	creds *transport.Credentials
-	blobs *blob.Blobs
+	o      Options
+	epochs *epochs
+	blobs  *blob.Blobs
 }
 
 // New checks the options. It reads and writes nothing.
@@ -105,7 +104,7 @@ func New(o Options) (*Coordinator, error) {
 	switch {
 	case o.Manifest == nil || o.Identity == nil || o.Attester == nil || o.Objects == nil || o.Head == nil || o.KEK == nil || o.Log == nil:
 		return nil, errors.New("coordinator: an option is missing")
-	case len(o.Verifiers) == 0:
+	case o.Verifiers == nil:
 		return nil, errors.New("coordinator: no verifiers")
 	}
 	if err := o.Limits.check(); err != nil {
@@ -120,13 +119,13 @@ func New(o Options) (*Coordinator, error) {
 		o.Now = time.Now
 	}
 	c := &Coordinator{o: o, blobs: blob.New(o.Objects, o.KEK)}
-	var err error
-	c.creds, err = transport.Server(transport.Config{
-		Office: attest.Coordinator, Name: o.Name, Federation: o.Manifest.Federation(), Epoch: o.Manifest.Epoch(),
-		Manifest: o.Manifest.Digest(), RequirePQ: o.Manifest.PQ(attest.Coordinator), Identity: o.Identity, Attester: o.Attester,
-		Verifiers: o.Verifiers, Policy: o.Manifest, Now: o.Now, Refused: c.refused,
-	})
-	return c, err
+	c.epochs = &epochs{o: &c.o, blobs: c.blobs}
+	creds, err := c.epochs.channel(o.Manifest, "", c.refused)
+	if err != nil {
+		return nil, err
+	}
+	c.epochs.creds = transport.NewEpochs(creds)
+	return c, nil
 }
 
 // refused logs a peer that did not get through the channel's handshake.
@@ -148,7 +147,11 @@ func (c *Coordinator) refused(r transport.Refusal) {
 // them to the next Run.
 func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 	defer lis.Close()
-	defer c.creds.Close() //nolint:errcheck // it cuts and forgets, and always can
+	life, die := context.WithCancel(context.WithoutCancel(ctx))
+	c.epochs.life = life
+	defer c.epochs.parting.Wait()
+	defer die()
+	defer func() { _ = c.epochs.creds.Now().Close() }() // it cuts and forgets, and always can
 	l, self, err := c.boot(ctx)
 	if err != nil {
 		return err
@@ -177,7 +180,7 @@ func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 		return nil
 	})
 	c.o.Log.Info("serving", zap.Stringer("address", lis.Addr()), zap.String("federation", c.o.Manifest.Federation()),
-		zap.Uint64("epoch", c.o.Manifest.Epoch()))
+		zap.Uint64("epoch", c.epochs.now().Epoch()))
 	return g.Wait()
 }
 
@@ -208,10 +211,10 @@ func (c *Coordinator) drain(ctx context.Context, l *loop, server *grpc.Server) {
 	}
 }
 
-// boot replays the log and writes who goes on with it.
+// boot replays the log and writes who goes on with it, under the newest manifest that the log has adopted or the one that is
+// configured to follow it.
 func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error) {
-	m := c.o.Manifest
-	origin := "consilium.dev/" + m.Federation()
+	origin := "consilium.dev/" + c.o.Manifest.Federation()
 	key, err := ledger.OpenKey(ctx, c.o.Objects, c.o.KEK, origin)
 	if err != nil {
 		return nil, attest.Appraisal{}, fmt.Errorf("opening the log's key: %w", orRestore(err))
@@ -227,20 +230,46 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 	if err := l.clocks.behind(l.state.Newest()); err != nil {
 		return nil, attest.Appraisal{}, err
 	}
-	booted, self, err := c.self(ctx, key, facts)
-	if err != nil {
-		return nil, attest.Appraisal{}, err
+	c.epochs.key, c.epochs.loop = key, l
+	self, err := c.takeOver(ctx, l)
+	return l, self, err
+}
+
+// takeOver writes under which manifest this process goes on, if that is a new one, and that it does.
+func (c *Coordinator) takeOver(ctx context.Context, l *loop) (attest.Appraisal, error) {
+	e := c.epochs
+	if err := e.restore(ctx, l.adopted); err != nil {
+		return attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
 	}
-	adopt := round.Adopt{Fact: entry.ManifestAdopted{
-		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), Previous: m.Previous(),
-		Witnesses: m.Witnesses(),
-	}}
-	for _, in := range []round.Input{adopt, round.Boot{Fact: booted}} {
+	m := e.now()
+	if key, known := m.Key(attest.Coordinator, c.o.Name); !known || !key.Equal(c.o.Identity.Public()) {
+		return attest.Appraisal{}, fmt.Errorf("the manifest of epoch %d does not give this identity key to a coordinator named %q", m.Epoch(), c.o.Name)
+	}
+	if m != c.o.Manifest {
+		creds, err := e.channel(m, e.creds.Now().Instance(), c.refused)
+		if err != nil {
+			return attest.Appraisal{}, err
+		}
+		_ = e.creds.Turn(creds).Close() // nobody has come over it
+	}
+	enclave, self, err := e.self(ctx, m)
+	if err != nil {
+		return attest.Appraisal{}, err
+	}
+	if err := e.keep(ctx, m); err != nil {
+		return attest.Appraisal{}, err
+	}
+	booted := entry.Booted{
+		Coordinator: c.o.Name, Instance: e.creds.Now().Instance(), Version: c.o.Version, Types: enclave.Types, Sets: enclave.Sets,
+		Simulated: enclave.Simulated, LogKey: e.key.Verifier(), Evidence: enclave.Evidence,
+	}
+	l.epoch, l.members = m.Epoch(), membersOf(m)
+	for _, in := range []round.Input{adoption(m), round.Boot{Fact: booted}} {
 		if err := l.take(ctx, in); err != nil {
-			return nil, attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
+			return attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
 		}
 	}
-	return l, self, nil
+	return self, nil
 }
 
 func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
@@ -250,9 +279,6 @@ func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
 		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume), studies: map[string]study{}, results: make(chan combined),
 		wake: time.NewTimer(time.Hour),
-	}
-	for _, name := range c.o.Manifest.Members() {
-		l.members = append(l.members, entry.Member(name))
 	}
 	l.wanted.Store(&news{of: nil, changed: make(chan struct{})})
 	return l
@@ -268,56 +294,14 @@ func orRestore(err error) error {
 		"whole store with consilium restore, and start again)", err)
 }
 
-// self has our own enclave make evidence over the log's key and judges it as a peer would: a coordinator whose evidence its
-// members would refuse says so at start.
-func (c *Coordinator) self(ctx context.Context, key *ledger.Key, facts *ledger.Ledger) (entry.Booted, attest.Appraisal, error) {
-	m, head := c.o.Manifest, facts.RootHash()
-	data, preimage := transport.LogKeyBinding(key.SPKI(), m.Federation(), m.Digest(), head)
-	b := attest.Binding{ReportData: data, Nonce: head, SPKI: key.SPKI()}
-	e, err := c.o.Attester.Attest(ctx, b)
-	if err != nil {
-		return entry.Booted{}, attest.Appraisal{}, fmt.Errorf("asking the own enclave for evidence: %w", err)
-	}
-	a, err := c.appraise(ctx, e, b)
-	if err != nil {
-		return entry.Booted{}, attest.Appraisal{}, fmt.Errorf("the own enclave does not pass the manifest, every member would refuse it: %w", err)
-	}
-	kept, err := c.blobs.Put(ctx, bytes.NewReader(entry.Kept{
-		Evidence: keptOf([]attest.Evidence{e}), Preimage: preimage, ReportData: data[:], Nonce: head[:], SPKI: key.SPKI(),
-		Sets: a.Sets, Any: a.Any,
-	}.Encode()))
-	if err != nil {
-		return entry.Booted{}, attest.Appraisal{}, fmt.Errorf("keeping the boot's evidence: %w", err)
-	}
-	return entry.Booted{
-		Coordinator: c.o.Name, Instance: c.creds.Instance(), Version: c.o.Version, Types: []string{e.Type.String()}, Sets: a.Sets,
-		Simulated: a.Simulated, LogKey: key.Verifier(), Evidence: kept,
-	}, a, nil
-}
-
-func (c *Coordinator) appraise(ctx context.Context, e attest.Evidence, b attest.Binding) (attest.Appraisal, error) {
-	for _, v := range c.o.Verifiers {
-		if v.Type() != e.Type {
-			continue
-		}
-		claims, err := v.Verify(ctx, e, b, c.o.Now(), nil)
-		if err != nil {
-			return attest.Appraisal{}, err
-		}
-		p := attest.Peer{Office: attest.Coordinator, Name: c.o.Name}
-		return c.o.Manifest.Appraise(p, []attest.Claims{claims}, c.o.Now())
-	}
-	return attest.Appraisal{}, fmt.Errorf("no verifier for %s", e.Type)
-}
-
 // serve makes the gRPC server with every service and both guards.
 func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
-	m, now := c.o.Manifest, c.o.Now
+	m, now := c.epochs.now, c.o.Now
 	gate := &guard{manifest: m, now: now}
 	doorman := &admitter{loop: l, blobs: c.blobs}
 	view := &viewer{presence: l.presence, now: now, simulated: self.Simulated, rollback: "no rollback protection"}
 	server := grpc.NewServer(
-		grpc.Creds(c.creds),
+		grpc.Creds(c.epochs.creds),
 		grpc.StatsHandler(connections{}),
 		grpc.UnaryInterceptor(gate.unary(doorman.entered)),
 		grpc.StreamInterceptor(gate.stream(doorman.entered)),
@@ -334,18 +318,19 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	)
 	models := &models{loop: l, manifest: m, blobs: c.blobs, view: view, log: c.o.Log}
 	pb.RegisterRoundsServer(server, &rounds{
-		loop: l, presence: l.presence, records: m.Limits().Records(), cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
+		loop: l, presence: l.presence, records: func() int64 { return m().Limits().Records() }, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
 	})
 	pb.RegisterRunsServer(server, &runs{
 		loop: l, manifest: m, combiner: &combiner{c.blobs}, view: view, open: c.o.Limits.OpenRuns, log: c.o.Log,
 	})
 	pb.RegisterBlobsServer(server, models)
 	pb.RegisterModelsServer(server, models)
+	pb.RegisterFederationServer(server, &federation{epochs: c.epochs, log: c.o.Log})
 	pb.RegisterLogServer(server, &history{loop: l, blobs: c.blobs, log: c.o.Log})
 	return server
 }
 
 // cut closes the peer's connection.
 func (c *Coordinator) cut(p transport.Peer) {
-	c.creds.CloseWhere(func(q transport.Peer) bool { return q.Binding == p.Binding })
+	c.epochs.creds.Now().CloseWhere(func(q transport.Peer) bool { return q.Binding == p.Binding })
 }

@@ -95,7 +95,7 @@ func (w *world) judge(k entry.Kept, b attest.Binding, who attest.Peer) {
 			again.Collateral = append(again.Collateral, attest.Item{Kind: attest.Kind(c.Kind), Bytes: c.Bytes})
 		}
 		judged := false
-		for _, v := range w.realm.verifiers {
+		for _, v := range w.realm.judges {
 			if v.Type().String() != e.Type {
 				continue
 			}

@@ -1,6 +1,12 @@
 package coordinator
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/transport"
+)
 
 // Methods returns the methods that have a row in the table of who may call what.
 func Methods() []string {
@@ -47,4 +53,12 @@ func (h Hold) Free() int64 {
 	}
 	h.h.budget.Release(n)
 	return n
+}
+
+// ErrEpoch is errEpoch.
+var ErrEpoch = errEpoch
+
+// DecideAs has the loop decide in for somebody who was appraised under an epoch.
+func (c *Coordinator) DecideAs(ctx context.Context, epoch uint64, in round.Input) error {
+	return c.epochs.loop.decide(context.WithValue(ctx, peerKey{}, transport.Peer{Epoch: epoch}), in)
 }

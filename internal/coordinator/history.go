@@ -122,6 +122,10 @@ func (h *history) kept(ctx context.Context, n int64) (entry.Blob, error) {
 			return f.Kept, nil
 		case entry.Booted:
 			return f.Evidence, nil
+		case entry.ManifestAdopted:
+			if f.Enclave != nil {
+				return f.Enclave.Evidence, nil
+			}
 		}
 		break
 	}

@@ -18,6 +18,7 @@ import (
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/trainer"
+	"consilium.dev/internal/transport"
 )
 
 // errStopping is what a handler gets that still waits when the coordinator stops.
@@ -31,8 +32,7 @@ var errUnwritable = errors.New("this cannot stand in the log")
 type loop struct {
 	log     *zap.Logger
 	now     func() time.Time
-	version string         // of the program
-	members []entry.Member // of the federation
+	version string // of the program
 	facts   *ledger.Ledger
 	clocks  *clocks // of the members
 	combine func(context.Context, round.Combine, *sum) (round.Combined, error)
@@ -50,6 +50,9 @@ type loop struct {
 	index   *registry.Index
 	hold    *hold
 	studies map[string]study // of the runs that have not ended
+	epoch   uint64           // of the manifest that holds
+	members []entry.Member   // of it
+	adopted []entry.ManifestAdopted
 	workers sync.WaitGroup
 	results chan combined
 	running int // combinations that have begun and are not finished
@@ -78,9 +81,11 @@ func studyOf(p entry.Plan) (s study, err error) {
 // applied, after runs; or, without in, after runs alone, to read.
 type message struct {
 	in    round.Input
-	first func() error // judged before in is decided, for what only memory knows
-	after func() error // its error ends the loop
+	draw  func(context.Context) (round.Input, error) // makes in, where it hangs on the log as it is
+	first func() error                               // judged before in is decided, for what only memory knows
+	after func() error                               // its error ends the loop
 	reply chan error
+	epoch uint64 // under which whoever asks was appraised; 0 for nobody's asking
 }
 
 // combined is the outcome of a combination beside the loop.
@@ -101,6 +106,9 @@ func (l *loop) read(ctx context.Context, f func()) error {
 
 func (l *loop) send(ctx context.Context, m message) error {
 	m.reply = make(chan error, 1)
+	if p, ok := ctx.Value(peerKey{}).(transport.Peer); ok {
+		m.epoch = p.Epoch
+	}
 	select {
 	case l.messages <- m:
 	case <-l.done:
@@ -194,6 +202,16 @@ func (r *refused) Error() string { return r.err.Error() }
 
 // handle carries out one message. Only a *refused leaves the loop as it was; any other error ends it.
 func (l *loop) handle(ctx context.Context, m message) error {
+	if m.epoch != 0 && m.epoch != l.epoch {
+		return &refused{errEpoch}
+	}
+	if m.draw != nil {
+		in, err := m.draw(ctx)
+		if err != nil {
+			return &refused{err}
+		}
+		m.in = in
+	}
 	if m.first != nil {
 		if err := m.first(); err != nil {
 			return &refused{err}
@@ -281,6 +299,8 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 		return err
 	}
 	switch f := f.(type) {
+	case entry.ManifestAdopted:
+		l.adopted = append(l.adopted, f)
 	case entry.RunCreated:
 		s, err := studyOf(f.Plan)
 		if err != nil {

@@ -26,7 +26,7 @@ type models struct {
 	pb.UnimplementedModelsServer
 	pb.UnimplementedBlobsServer
 	loop     *loop
-	manifest *manifest.Manifest
+	manifest func() *manifest.Manifest
 	blobs    *blob.Blobs
 	view     *viewer
 	log      *zap.Logger
@@ -37,7 +37,7 @@ func (m *models) ListModels(ctx context.Context, _ *pb.ListModelsRequest) (*pb.L
 	if err := m.loop.read(ctx, func() { all = m.loop.index.Versions() }); err != nil {
 		return nil, answer(m.log, err)
 	}
-	out, figures := &pb.ListModelsReply{}, m.manifest.MayReadMetrics(caller(ctx).Name)
+	out, figures := &pb.ListModelsReply{}, m.manifest().MayReadMetrics(caller(ctx).Name)
 	for i, size := len(all)-1, 0; i >= 0 && size < maxView; i-- { // the newest come first; older ones are shown by their ids
 		v := m.view.model(all[i], figures)
 		out.Models = append(out.Models, v)
@@ -51,7 +51,7 @@ func (m *models) ShowModel(ctx context.Context, q *pb.ShowModelRequest) (*pb.Sho
 	if err != nil {
 		return nil, answer(m.log, err)
 	}
-	return &pb.ShowModelReply{Model: m.view.model(v, m.manifest.MayReadMetrics(caller(ctx).Name))}, nil
+	return &pb.ShowModelReply{Model: m.view.model(v, m.manifest().MayReadMetrics(caller(ctx).Name))}, nil
 }
 
 func (m *models) resolve(ctx context.Context, text string) (v registry.Version, err error) {
@@ -119,7 +119,7 @@ func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at int
 func (m *models) mayRead(ctx context.Context, p transport.Peer, d entry.Digest) error {
 	allowed := false
 	if p.Office == attest.Person {
-		allowed = m.manifest.MayReadModels(p.Name)
+		allowed = m.manifest().MayReadModels(p.Name)
 	} else if err := m.loop.read(ctx, func() { allowed = m.takesPart(entry.Member(p.Name), d) }); err != nil {
 		return err
 	}

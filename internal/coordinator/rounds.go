@@ -27,7 +27,7 @@ type rounds struct {
 	pb.UnimplementedRoundsServer
 	loop     *loop
 	presence *presence
-	records  int64                // most that a member may declare
+	records  func() int64         // most that a member may declare
 	cut      func(transport.Peer) // closes the peer's connection
 	progress time.Duration        // most that an upload may stand still
 	uploads  uploads
@@ -89,7 +89,7 @@ func stamped(w *pb.Wanted, now time.Time) *pb.Wanted {
 func (r *rounds) Consent(ctx context.Context, q *pb.ConsentRequest) (*pb.ConsentReply, error) {
 	m := entry.Member(caller(ctx).Name)
 	r.presence.seen(m)
-	var in round.Input = round.Consent{Run: q.Run, Member: m, Records: q.Records, Most: r.records}
+	var in round.Input = round.Consent{Run: q.Run, Member: m, Records: q.Records, Most: r.records()}
 	if q.Declined != "" {
 		in = round.Decline{Run: q.Run, Member: m, Rule: clip(q.Declined, 200)}
 	}

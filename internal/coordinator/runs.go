@@ -31,7 +31,7 @@ const maxReason = 200
 type runs struct {
 	pb.UnimplementedRunsServer
 	loop     *loop
-	manifest *manifest.Manifest
+	manifest func() *manifest.Manifest
 	combiner *combiner
 	view     *viewer
 	open     int // most runs that may be open
@@ -48,7 +48,7 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	f := entry.RunCreated{
-		Run: newRun(), Request: q.Request, Lead: lead, Manifest: r.manifest.Digest(), Members: r.invited(plan), Plan: plan,
+		Run: newRun(), Request: q.Request, Lead: lead, Manifest: r.manifest().Digest(), Members: r.invited(plan), Plan: plan,
 	}
 	// The same request again may come while the first is under way: the loop decides which of both is the run.
 	if known, err := r.known(ctx, lead, q.Request); err != nil {
@@ -81,9 +81,7 @@ func parsePlan(text []byte) (entry.Plan, error) {
 func (r *runs) invited(p entry.Plan) []entry.Member {
 	members := slices.Clone(p.Members)
 	if len(members) == 0 {
-		for _, m := range r.manifest.Members() {
-			members = append(members, entry.Member(m))
-		}
+		members = membersOf(r.manifest())
 	}
 	slices.Sort(members)
 	return slices.Compact(members)
@@ -113,14 +111,8 @@ func (r *runs) known(ctx context.Context, lead, request string) (run string, err
 }
 
 func (r *runs) limits() round.Limits {
-	m := r.manifest.Limits()
-	l := round.Limits{
-		Strategies: m.Strategies, Trainers: m.Trainers, LeastParticipants: m.LeastParticipants, MaxAbs: m.MaxAbs,
-		RoundsMax: m.RoundsMax, OpenRuns: r.open,
-	}
-	for _, name := range r.manifest.Members() {
-		l.Members = append(l.Members, entry.Member(name))
-	}
+	l := limitsOf(r.manifest())
+	l.OpenRuns = r.open
 	return l
 }
 
@@ -209,7 +201,7 @@ func (r *runs) show(ctx context.Context, text string) (*pb.ShowReply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.view.run(run, r.manifest.MayReadMetrics(caller(ctx).Name)), nil
+	return r.view.run(run, r.manifest().MayReadMetrics(caller(ctx).Name)), nil
 }
 
 // find returns the run that text names: by id, by a unique prefix of it, or by a name that one run has.

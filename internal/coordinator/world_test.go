@@ -228,7 +228,7 @@ func (w *world) connect(office attest.Office, name string) *peer {
 	c := transport.Config{
 		Office: office, Name: name, PeerOffice: attest.Coordinator, PeerName: "council", Federation: w.manifest.Federation(),
 		Epoch: w.manifest.Epoch(), Manifest: w.manifest.Digest(), Identity: keyOf(office.String() + "/" + name),
-		Verifiers: w.realm.verifiers, Policy: w.manifest,
+		Verifiers: w.realm.judges, Policy: w.manifest,
 	}
 	if office == attest.Participant {
 		c.Attester = w.realm.machine(name).Attester(time.Now)

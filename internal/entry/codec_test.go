@@ -39,7 +39,11 @@ func facts() map[string]entry.Fact {
 	return map[string]entry.Fact{
 		"manifest_adopted": entry.ManifestAdopted{
 			Federation: "four-hospitals", Epoch: 2, Manifest: digest(1), Previous: digest(2),
-			Witnesses: "none: demonstration on one machine",
+			Witnesses: "none: demonstration on one machine", Members: []entry.Member{"budapest", "cleveland"},
+			Spent: entry.Spent{Epsilon: 0.5, Delta: 1e-6},
+			Enclave: &entry.Enclave{
+				Types: []string{"sev-snp"}, Sets: []string{"snp-coordinator"}, Simulated: "demo", Evidence: blob(14),
+			},
 		},
 		"booted": entry.Booted{
 			Coordinator: "council", Instance: strings.Repeat("0f", 16), Version: "v0.1.0", Types: []string{"sev-snp"},
@@ -69,7 +73,7 @@ func facts() map[string]entry.Fact {
 			Run: "0011223344556677", Round: 1, Try: 2, Member: "cleveland", Update: digest(11),
 			Reason: "value",
 		},
-		"round_failed": entry.RoundFailed{Run: "0011223344556677", Round: 1, Try: 1, Reason: "quorum"},
+		"round_failed": entry.RoundFailed{Run: "0011223344556677", Round: 1, Try: 1, Reason: "quorum", Spared: true},
 		"round_closed": entry.RoundClosed{
 			Run: "0011223344556677", Round: 1, Try: 2, Kind: entry.Training, Base: digest(9), Model: digest(12),
 			Blob: blob(13), State: &model, Members: []entry.Contribution{{Member: "budapest", Weight: 234, Update: digest(10)}},

@@ -81,6 +81,19 @@ type ManifestAdopted struct {
 	Manifest   Digest `json:"manifest"`
 	Previous   Digest `json:"previous"`  // zero at epoch 1
 	Witnesses  string `json:"witnesses"` // "none: REASON" where nothing protects against rollback
+	// Absent in logs that began before epochs followed each other in one log.
+	Members []Member `json:"members,omitempty"` // of the manifest, ascending
+	Spent   Spent    `json:"spent,omitzero"`    // privacy spent under all epochs before: it carries over
+	// How the enclave of a coordinator that goes on under a newer manifest passes it; absent where a boot follows, which says so.
+	Enclave *Enclave `json:"enclave,omitempty"`
+}
+
+// Enclave is what a coordinator's own enclave has shown over the log's key, and how a manifest judged it.
+type Enclave struct {
+	Types     []string `json:"types"` // of the evidence
+	Sets      []string `json:"sets"`  // reference sets of the manifest that it matched
+	Simulated string   `json:"simulated,omitempty"`
+	Evidence  Blob     `json:"evidence"` // sealed
 }
 
 // Booted says that a coordinator process took over the log. Whatever its predecessor held in memory is gone, and each open
@@ -203,6 +216,7 @@ type RoundFailed struct {
 	Round  int    `json:"round"`
 	Try    int    `json:"try"`
 	Reason string `json:"reason"`
+	Spared bool   `json:"spared,omitempty"` // it costs none of the plan's tries: a new manifest ended it
 }
 
 // Contribution is what a member gave to a closed round.

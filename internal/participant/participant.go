@@ -45,16 +45,16 @@ const (
 
 // Options is all that a participant needs. Everything but Dial, Now, Version and Grace is required.
 type Options struct {
-	Name        string // of the member, in the manifest
-	Manifest    *manifest.Manifest
+	Name        string                                                      // of the member, in the manifest
+	Manifest    *manifest.Manifest                                          // the anchor; newer ones that were adopted lie in Objects
 	Coordinator string                                                      // its name in the manifest
 	Address     string                                                      // host:port of the coordinator
 	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, as the environment's proxies say
 	Identity    crypto.Signer
 	Attester    attest.Attester
-	Verifiers   []attest.Verifier
-	Objects     store.Objects // on the member's own disk
-	KEK         store.Sealer  // seals what is kept there
+	Verifiers   func(*manifest.Manifest) ([]attest.Verifier, error) // for the evidence that a manifest admits
+	Objects     store.Objects                                       // on the member's own disk
+	KEK         store.Sealer                                        // seals what is kept there
 	Data        Data
 	Policy      Policy
 	Skew        time.Duration // most that the coordinator's clock and ours may differ; 0: skew.Default
@@ -73,9 +73,9 @@ type Participant struct {
 	plans  planCache
 	data   *dataCache
 	studio studio
+	epochs *epochs
 	ending chan struct{} // closed when no further task is taken
 	sent   sentLog
-	limits manifest.Limits
 	known  map[string]bool // runs that this process saw open and this member takes part in; owned by the session's worker
 	class  atomic.Uint32   // attest.Class of the last refusal by either side
 }
@@ -85,7 +85,7 @@ func New(o Options) (*Participant, error) {
 	switch {
 	case o.Manifest == nil || o.Identity == nil || o.Attester == nil || o.Objects == nil || o.KEK == nil || o.Log == nil:
 		return nil, errors.New("participant: an option is missing")
-	case len(o.Verifiers) == 0:
+	case o.Verifiers == nil:
 		return nil, errors.New("participant: no verifiers")
 	case o.Address == "" || o.Coordinator == "":
 		return nil, errors.New("participant: no coordinator to dial")
@@ -102,9 +102,7 @@ func New(o Options) (*Participant, error) {
 	if o.Skew < 0 {
 		return nil, errors.New("participant: skew is negative")
 	}
-	p := assemble(o)
-	p.limits = o.Manifest.Limits()
-	return p, nil
+	return assemble(o), nil
 }
 
 func assemble(o Options) *Participant {
@@ -115,7 +113,7 @@ func assemble(o Options) *Participant {
 	sealed := blob.New(o.Objects, o.KEK)
 	return &Participant{
 		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{},
-		data: &dataCache{files: o.Data}, ending: make(chan struct{}),
+		data: &dataCache{files: o.Data}, epochs: &epochs{blobs: sealed, objects: o.Objects, log: o.Log}, ending: make(chan struct{}),
 	}
 }
 
@@ -131,10 +129,10 @@ func (p *Participant) load(ctx context.Context) error {
 // for what waiting cannot cure: an own disk that fails. When ctx ends it takes no further task, and finishes the one under way
 // if the grace of its options is enough; an update that is finished is kept, and offered by the next process.
 func (p *Participant) Run(ctx context.Context) error {
-	if err := p.load(ctx); err != nil {
+	if err := errors.Join(p.epochs.load(ctx, p.o.Manifest), p.load(ctx)); err != nil {
 		return err
 	}
-	for _, name := range p.o.Policy.strangers(p.o.Manifest) {
+	for _, name := range p.o.Policy.strangers(p.epochs.now()) {
 		p.log.Warn("the policy names a lead whom the manifest lets lead nothing", zap.String("name", name))
 	}
 	work, cut := context.WithCancel(context.WithoutCancel(ctx))
@@ -171,6 +169,11 @@ func (p *Participant) stay(ctx, work context.Context) error {
 			return err
 		case ctx.Err() != nil:
 			return nil
+		}
+		if p.epochs.turned() { // the refusal was no fault of anybody's: dial again at once
+			p.log.Info("dialling under the newer manifest", zap.Uint64("epoch", p.epochs.now().Epoch()))
+			wait.Reset()
+			continue
 		}
 		if p.o.Now().Sub(began) > longestWait {
 			wait.Reset()
@@ -225,11 +228,16 @@ func (p *Participant) pause(ctx context.Context, d time.Duration) error {
 
 // dial makes credentials and a connection for one session. Neither outlives it, so each session attests anew.
 func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
-	m := p.o.Manifest
+	m := p.epochs.now()
+	verifiers, err := p.o.Verifiers(m)
+	if err != nil {
+		return nil, nil, err
+	}
 	creds, err := transport.Client(transport.Config{
 		Office: attest.Participant, Name: p.o.Name, PeerOffice: attest.Coordinator, PeerName: p.o.Coordinator,
 		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), RequirePQ: m.PQ(attest.Participant),
-		Identity: p.o.Identity, Attester: p.o.Attester, Verifiers: p.o.Verifiers, Policy: m, Now: p.o.Now, Refused: p.refused,
+		Identity: p.o.Identity, Attester: p.o.Attester, Verifiers: verifiers, Policy: m, Now: p.o.Now, Refused: p.refused,
+		Newer: p.epochs.adopt, Chain: p.epochs.after, Past: p.epochs.past,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -256,7 +264,9 @@ func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
 
 // refused logs why a handshake failed and remembers it for the next wait.
 func (p *Participant) refused(r transport.Refusal) {
-	p.class.Store(uint32(r.Class))
+	if !r.Sent { // else it may let us in at once
+		p.class.Store(uint32(r.Class))
+	}
 	by := "us"
 	if r.ByPeer {
 		by = "coordinator"

@@ -40,12 +40,12 @@ type Version struct {
 	Members   []entry.Contribution // whose updates it is made of
 	Strategy  string
 	Spent     entry.Spent
-	Position  int64 // of its commit in the log
-	Manifest  entry.Digest
-	Sets      []string // reference sets of the manifest that the coordinator's enclave matched when it made it
-	Simulated string   // private roots of simulated enclaves that had a part in it or in what it was made from, "" for none
-	Rollback  string   // NoProtection, or ""
-	Tags      []string // ascending
+	Position  int64        // of its commit in the log
+	Manifest  entry.Digest // that held when it was made
+	Sets      []string     // reference sets of the manifest that the coordinator's enclave matched when it made it
+	Simulated string       // private roots of simulated enclaves that had a part in it or in what it was made from, "" for none
+	Rollback  string       // NoProtection, or ""
+	Tags      []string     // ascending
 	Evaluated []entry.Evaluated
 }
 
@@ -82,6 +82,9 @@ func (x *Index) Apply(position int64, at time.Time, f entry.Fact) error {
 	switch f := f.(type) {
 	case entry.ManifestAdopted:
 		x.adopted = f
+		if f.Enclave != nil {
+			x.booted.Sets, x.booted.Simulated = f.Enclave.Sets, f.Enclave.Simulated
+		}
 	case entry.Booted:
 		x.booted = f
 	case entry.Admitted:
@@ -131,7 +134,7 @@ func (x *Index) closed(position int64, at time.Time, f entry.RoundClosed) error 
 func (x *Index) add(position int64, at time.Time, v Version) {
 	run := x.runs[v.Run]
 	v.RunName, v.Strategy = run.Plan.Name, run.Plan.Strategy.Name
-	v.Position, v.Created, v.Manifest, v.Sets = position, at, run.Manifest, x.booted.Sets
+	v.Position, v.Created, v.Manifest, v.Sets = position, at, x.adopted.Manifest, x.booted.Sets
 	v.Simulated = x.simulated(v.Run, v.Members)
 	if strings.HasPrefix(x.adopted.Witnesses, "none") {
 		v.Rollback = NoProtection

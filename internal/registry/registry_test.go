@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,7 +73,7 @@ func folded(t testing.TB, log ...entry.Fact) *registry.Index {
 // begun are the facts that the tests' logs begin with.
 func begun() []entry.Fact {
 	return []entry.Fact{
-		entry.ManifestAdopted{Epoch: 1, Witnesses: "none: a test"},
+		entry.ManifestAdopted{Epoch: 1, Manifest: digest("manifest"), Witnesses: "none: a test"},
 		entry.Booted{Simulated: "root", Sets: []string{"coordinator-1"}},
 	}
 }
@@ -277,13 +278,21 @@ func TestSimulated(t *testing.T) {
 // TestProvenance: manifest, measurements and rollback are those of the moment.
 func TestProvenance(t *testing.T) {
 	x := folded(t, entry.ManifestAdopted{Epoch: 1, Witnesses: "none: a test"}, entry.Booted{Sets: []string{"one"}}, created("r", "zeros"),
-		entry.ManifestAdopted{Epoch: 2, Witnesses: "2 of 3"}, entry.Booted{Sets: []string{"two"}}, closed("r", 1, "zeros", "one", "a"))
+		entry.ManifestAdopted{Epoch: 2, Manifest: digest("two"), Witnesses: "2 of 3"}, entry.Booted{Sets: []string{"two"}}, closed("r", 1, "zeros", "one", "a"),
+		entry.ManifestAdopted{Epoch: 3, Manifest: digest("three"), Enclave: &entry.Enclave{Sets: []string{"three"}, Simulated: "root"}},
+		closed("r", 2, "one", "two", "a"))
 	all := x.Versions()
 	if got := []string{all[0].Rollback, all[1].Rollback}; !reflect.DeepEqual(got, []string{registry.NoProtection, ""}) {
 		t.Errorf("rollback is %q before witnesses and after", got)
 	}
-	if got := append(all[0].Sets, all[1].Sets...); !reflect.DeepEqual(got, []string{"one", "two"}) {
-		t.Errorf("reference sets are %v, want that of each boot", got)
+	if got := slices.Concat(all[0].Sets, all[1].Sets, all[2].Sets); !reflect.DeepEqual(got, []string{"one", "two", "three"}) {
+		t.Errorf("reference sets are %v, want that of each boot, and of the epoch that needed none", got)
+	}
+	if all[1].Simulated != "" || all[2].Simulated != "root" {
+		t.Errorf("simulated are %q and %q, want the last one", all[1].Simulated, all[2].Simulated)
+	}
+	if got := []entry.Digest{all[0].Manifest, all[1].Manifest, all[2].Manifest}; !reflect.DeepEqual(got, []entry.Digest{{}, digest("two"), digest("three")}) {
+		t.Errorf("manifests are %v, want those that held", got)
 	}
 }
 

@@ -25,10 +25,7 @@ func (s *State) Apply(at time.Time, f entry.Fact) error {
 func (s *State) fold(at time.Time, f entry.Fact) error {
 	switch f := f.(type) {
 	case entry.ManifestAdopted:
-		if err := s.succeeds(f); err != nil {
-			return err
-		}
-		s.manifest = f
+		return s.adopts(at, f)
 	case entry.Booted:
 		s.boot(at)
 	case entry.Admitted, entry.TagMoved: // history, and the registry's
@@ -47,11 +44,7 @@ func (s *State) fold(at time.Time, f entry.Fact) error {
 	case entry.UpdateRefused:
 		return s.refused(f)
 	case entry.RoundFailed:
-		t, err := s.try(f.Run, f.Round, f.Try)
-		if err == nil {
-			t.state, t.closedAt = failed, at
-		}
-		return err
+		return s.failed(at, f)
 	case entry.RoundClosed:
 		return s.closed(at, f)
 	case entry.Evaluated:
@@ -171,6 +164,18 @@ func (s *State) refused(f entry.UpdateRefused) error {
 	return nil
 }
 
+func (s *State) failed(at time.Time, f entry.RoundFailed) error {
+	t, err := s.try(f.Run, f.Round, f.Try)
+	if err != nil {
+		return err
+	}
+	if f.Spared && !at.Equal(s.adopted) {
+		return fmt.Errorf("%s is to cost no try, and no manifest was adopted at that instant", t)
+	}
+	t.state, t.closedAt, t.spared = failed, at, f.Spared
+	return nil
+}
+
 func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 	t, err := s.try(f.Run, f.Round, f.Try)
 	if err != nil {
@@ -188,6 +193,8 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 	r.tally(t, f.Members)
 	t.state, t.closedAt, t.model, t.blob, t.early = closed, at, f.Model, f.Blob, f.Early
 	r.base, r.model, r.state, r.closed, r.since = &f.Blob, f.Model, f.State, f.Round, at
+	s.spent.Epsilon += f.Spent.Epsilon
+	s.spent.Delta += f.Spent.Delta
 	return nil
 }
 

@@ -23,7 +23,7 @@ const (
 func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 	switch in := in.(type) {
 	case Adopt:
-		return s.adopt(in.Fact)
+		return s.adopt(in)
 	case Boot:
 		return facts(in.Fact), nil
 	case Admit:
@@ -59,27 +59,6 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 }
 
 func facts(f entry.Fact) []entry.Fact { return []entry.Fact{f} }
-
-func (s *State) adopt(f entry.ManifestAdopted) ([]entry.Fact, error) {
-	old := s.manifest
-	if old.Epoch != 0 && old.Manifest == f.Manifest && old.Epoch == f.Epoch && old.Federation == f.Federation {
-		return nil, nil
-	}
-	if err := s.succeeds(f); err != nil {
-		return nil, err
-	}
-	return facts(f), nil
-}
-
-// succeeds reports why a manifest is not the one after that which the log is under. The first may be of any epoch.
-func (s *State) succeeds(f entry.ManifestAdopted) error {
-	old := s.manifest
-	if f.Epoch != 0 && (old.Epoch == 0 || old.Federation == f.Federation && f.Epoch == old.Epoch+1 && f.Previous == old.Manifest) {
-		return nil
-	}
-	return fmt.Errorf("%w: it is at epoch %d of %s, manifest %s, and this is epoch %d of %s, manifest %s",
-		ErrOtherLog, old.Epoch, old.Federation, old.Manifest.Short(), f.Epoch, f.Federation, f.Manifest.Short())
-}
 
 // invitation returns the run to which the member is asked, and whether it has answered already.
 func (s *State) invitation(id string, who entry.Member) (r *run, answered bool, err error) {

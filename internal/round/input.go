@@ -59,8 +59,14 @@ type Held func(run string, round, try int, m entry.Member) (entry.Digest, bool)
 
 // The inputs.
 type (
-	// Adopt begins to work under a manifest. Where the log is under it already, nothing follows.
-	Adopt struct{ Fact entry.ManifestAdopted }
+	// Adopt begins to work under a manifest. Where the log is under it already, nothing follows. Else every open try ends, without
+	// cost, and with it each run that could not be created under the manifest or that too few of its members are left for. What
+	// was spent before is filled in.
+	Adopt struct {
+		Fact   entry.ManifestAdopted
+		Limits Limits   // of the manifest
+		Leads  []string // who may lead under it
+	}
 	// Boot says that a process has taken over the log.
 	Boot struct{ Fact entry.Booted }
 	// Admit says that a peer was admitted.

@@ -49,7 +49,19 @@ func samePlan(a, b entry.Plan) bool {
 
 // allow compares a plan with the members' limits.
 func (l Limits) allow(f entry.RunCreated) error {
-	p := f.Plan
+	if err := l.allowPlan(f.Plan); err != nil {
+		return err
+	}
+	for _, m := range f.Members {
+		if !slices.Contains(l.Members, m) {
+			return fmt.Errorf("%s is no member of the federation", m)
+		}
+	}
+	return sound(f)
+}
+
+// allowPlan is allow for what a plan says without its members.
+func (l Limits) allowPlan(p entry.Plan) error {
 	switch {
 	case !slices.Contains(l.Strategies, p.Strategy.Name):
 		return fmt.Errorf("strategy %s; allowed: %s", p.Strategy.Name, listed(l.Strategies))
@@ -64,12 +76,7 @@ func (l Limits) allow(f entry.RunCreated) error {
 	case p.Quorum < l.LeastParticipants:
 		return fmt.Errorf("quorum %d; allowed is %d at least", p.Quorum, l.LeastParticipants)
 	}
-	for _, m := range f.Members {
-		if !slices.Contains(l.Members, m) {
-			return fmt.Errorf("%s is no member of the federation", m)
-		}
-	}
-	return sound(f)
+	return nil
 }
 
 // listed words names for people.

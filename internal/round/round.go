@@ -33,6 +33,8 @@ import (
 type State struct {
 	newest   time.Time
 	manifest entry.ManifestAdopted // zero before the first
+	adopted  time.Time
+	spent    entry.Spent // privacy, by all closed rounds
 	booted   time.Time
 	runs     []*run // in the order of their creation
 	live     []*run // those of them that have not ended
@@ -69,6 +71,7 @@ type try struct {
 	opened   time.Time
 	deadline time.Time // renewed by each boot
 	state    string    // "open", "closed", "failed"
+	spared   bool      // a new manifest ended it: it costs no try
 	accepted []entry.UpdateAccepted
 	index    map[entry.Member]int // of accepted
 	refused  map[entry.Member]int

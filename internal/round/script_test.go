@@ -23,7 +23,8 @@ var update = flag.Bool("update", false, "write the scenarios' traces anew; read 
 // and # begins a comment. After each command time passes until nothing follows from it any more, as in the coordinator's loop,
 // and the state is compared with a replay of its log.
 //
-//	limits KEY=VALUE ...                        for the creations after it: members, quorum, rounds, runs, max_abs, trainer, strategy
+//	limits KEY=VALUE ...                        of what is created or adopted after it: members, leads, quorum, rounds, runs, max_abs,
+//	                                            trainer, strategy
 //	adopt EPOCH MANIFEST [PREVIOUS]             a manifest
 //	create RUN [KEY=VALUE ...]                  request, lead, members, quorum, rounds, tries, deadline, max_abs, resolution,
 //	                                            standardize (its max_abs), trainer, strategy, initial, report_goal, grace,
@@ -66,7 +67,7 @@ func play(t *testing.T, text string) string {
 	t.Helper()
 	s := &script{
 		TB: t, now: start, state: round.New(), held: map[string]entry.Digest{}, names: map[entry.Digest]string{},
-		begun: map[string]round.Combine{}, sighted: map[entry.Member]round.Sighting{},
+		begun: map[string]round.Combine{}, leads: []string{"lin"}, sighted: map[entry.Member]round.Sighting{},
 		limits: round.Limits{
 			Members: []entry.Member{"a", "b", "c", "d"}, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"},
 			LeastParticipants: 2, MaxAbs: 1024, RoundsMax: 10, OpenRuns: 2,
@@ -106,6 +107,7 @@ type script struct {
 	begun   map[string]round.Combine
 	sighted map[entry.Member]round.Sighting // memory, too
 	limits  round.Limits
+	leads   []string
 	names   map[entry.Digest]string
 	trace   strings.Builder
 }
@@ -158,7 +160,12 @@ func (s *script) input(name string, args []string) round.Input {
 	switch name {
 	case "adopt":
 		epoch := uint64(s.number(arg(0)))
-		return round.Adopt{Fact: entry.ManifestAdopted{Federation: "f", Epoch: epoch, Manifest: s.digest(arg(1)), Previous: s.digest(arg(2))}}
+		return round.Adopt{
+			Fact: entry.ManifestAdopted{
+				Federation: "f", Epoch: epoch, Manifest: s.digest(arg(1)), Previous: s.digest(arg(2)), Members: s.limits.Members,
+			},
+			Limits: s.limits, Leads: s.leads,
+		}
 	case "boot":
 		return round.Boot{}
 	case "create":
@@ -225,6 +232,8 @@ func (s *script) limit(o map[string]string) {
 			for m := range strings.SplitSeq(v, ",") {
 				s.limits.Members = append(s.limits.Members, entry.Member(m))
 			}
+		case "leads":
+			s.leads = strings.Split(v, ",")
 		case "quorum":
 			s.limits.LeastParticipants = int(s.number(v))
 		case "rounds":

@@ -69,11 +69,11 @@ func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
 		}
 	}
 	out := facts(entry.RoundFailed{Run: r.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Reason: reason})
-	switch why := r.deserted(); {
+	switch attempt, why := t.fact.Try-r.spared(t.fact.Round), r.deserted(); {
 	case why != "":
 		out = append(out, r.end(failed, why))
-	case t.fact.Try >= r.fact.Plan.Tries:
-		out = append(out, r.end(failed, fmt.Sprintf("round %d failed in try %d of %d: %s", t.fact.Round, t.fact.Try, r.fact.Plan.Tries, reason)))
+	case attempt >= r.fact.Plan.Tries:
+		out = append(out, r.end(failed, fmt.Sprintf("round %d failed in try %d of %d: %s", t.fact.Round, attempt, r.fact.Plan.Tries, reason)))
 	}
 	return out
 }

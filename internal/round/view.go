@@ -31,6 +31,7 @@ type Round struct {
 	Round, Try int
 	Kind       entry.RoundKind
 	State      string // "open", "closed", "failed"
+	Spared     bool   // failed for a new manifest, which costs no try
 	Selected   []entry.Share
 	Accepted   []entry.UpdateAccepted
 	Received   int64   // bytes of accepted updates on the wire
@@ -135,7 +136,7 @@ func (r *run) view() Run {
 		v := Round{
 			Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, State: t.state, Selected: t.fact.Selected,
 			Accepted: slices.Clip(t.accepted), Bound: t.fact.Bound, Opened: t.opened, Deadline: t.deadline, Closed: t.closedAt,
-			Model: t.model, Evaluated: slices.Clip(t.figures), Early: t.early,
+			Model: t.model, Evaluated: slices.Clip(t.figures), Early: t.early, Spared: t.spared,
 		}
 		for _, a := range t.accepted {
 			v.Received += a.Bytes

@@ -66,6 +66,9 @@ func (s *script) fact(f entry.Fact) string {
 	case entry.UpdateRefused:
 		return fmt.Sprintf("refused %s %s's %s: %s", at(f.Run, f.Round, f.Try), f.Member, s.name(f.Update), f.Reason)
 	case entry.RoundFailed:
+		if f.Spared {
+			return fmt.Sprintf("spared %s: %s", at(f.Run, f.Round, f.Try), f.Reason)
+		}
 		return fmt.Sprintf("failed %s: %s", at(f.Run, f.Round, f.Try), f.Reason)
 	case entry.RoundClosed:
 		return fmt.Sprintf("closed %s %s from %s with %s%s", at(f.Run, f.Round, f.Try), f.Kind, s.name(f.Base), s.name(f.Model), early(f.Early))

@@ -45,16 +45,19 @@ func newCredentials(cfg Config, client bool) (*Credentials, error) {
 	if err := cfg.check(client); err != nil {
 		return nil, err
 	}
-	instance := make([]byte, 16)
-	if _, err := io.ReadFull(cfg.Rand, instance); err != nil {
-		return nil, fmt.Errorf("transport: instance: %w", err)
+	if cfg.Instance == "" {
+		instance := make([]byte, 16)
+		if _, err := io.ReadFull(cfg.Rand, instance); err != nil {
+			return nil, fmt.Errorf("transport: instance: %w", err)
+		}
+		cfg.Instance = hex.EncodeToString(instance)
 	}
 	identity, err := newIdentity(cfg.Rand, cfg.Identity, cfg.Name)
 	if err != nil {
 		return nil, err
 	}
 	c := &Credentials{
-		cfg: cfg, client: client, instance: hex.EncodeToString(instance), identity: identity,
+		cfg: cfg, client: client, instance: cfg.Instance, identity: identity,
 		lobby: newLobby(), quotes: make(chan struct{}, 1),
 		live: map[*conn]struct{}{}, guests: map[attest.Peer]*guest{},
 	}
@@ -93,6 +96,9 @@ func (c *Credentials) currentLeaf() (*leaf, error) {
 // Instance returns the 32 hex digits that name this process in its leaves. They are drawn once, and stay when a leaf is
 // renewed.
 func (c *Credentials) Instance() string { return c.instance }
+
+// Refused returns the function of the configuration that is told of refusals.
+func (c *Credentials) Refused() func(Refusal) { return c.cfg.Refused }
 
 // ClientHandshake dials the peer that the configuration names; authority is not used. The error is an *attest.Error, that
 // of ctx, or says that the credentials are closed. It is never temporary by its type: whether to dial again is the caller's to know, by [Config.Refused].

@@ -167,8 +167,7 @@ func readName(cert *x509.Certificate) (leafID, error) {
 			id.office = o
 		}
 	}
-	raw, err := hex.DecodeString(id.instance)
-	if err != nil || len(raw) != 16 || hex.EncodeToString(raw) != id.instance || id.office == 0 || !validName(id.federation) || !validName(id.name) {
+	if !validInstance(id.instance) || id.office == 0 || !validName(id.federation) || !validName(id.name) {
 		return leafID{}, attest.Refuse(attest.ClassChain, "leaf's name is not spiffe://FEDERATION/OFFICE/NAME/INSTANCE")
 	}
 	want, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(id.uri().String())}})
@@ -197,4 +196,10 @@ func endorsed(p attest.Policy, id leafID, cert, identity *x509.Certificate) erro
 		return attest.Refuse(attest.ClassSig, "the identity key of the %v %q has not signed this leaf", id.office, id.name)
 	}
 	return nil
+}
+
+// validInstance reports whether s is 32 lower-case hex digits.
+func validInstance(s string) bool {
+	raw, err := hex.DecodeString(s)
+	return err == nil && len(raw) == 16 && hex.EncodeToString(raw) == s
 }

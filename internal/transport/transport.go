@@ -76,6 +76,8 @@ type Config struct {
 	Manifest   [32]byte
 	// RequirePQ refuses a TLS key exchange that is not the hybrid X25519MLKEM768.
 	RequirePQ bool
+	// Instance is the 32 hex digits that name our process in its leaves, the same under every epoch; "" draws them.
+	Instance string
 	// Identity is the Ed25519 key that the manifest gives our name. It endorses the leaves; a person's also signs in place
 	// of evidence.
 	Identity crypto.Signer
@@ -116,6 +118,7 @@ type Refusal struct {
 	Class  attest.Class
 	Err    error // what was wrong; for our log only. Where no name is proven, its text is printable and of 512 bytes at most
 	ByPeer bool  // the peer refused us and sent the class
+	Sent   bool  // the peer is behind us, and was sent the newer manifests: it may have adopted them
 }
 
 // Peer is who is at the other end of a connection, and how we know. It is gRPC's AuthInfo of the connection, as a value,
@@ -173,6 +176,8 @@ func (c *Config) check(client bool) error {
 		return errors.New("transport: a listener takes whoever its policy has a key for; leave PeerName empty")
 	case !client && c.Office == attest.Person:
 		return errors.New("transport: a person does not listen")
+	case c.Instance != "" && !validInstance(c.Instance):
+		return fmt.Errorf("transport: instance %q, want 32 hex digits", c.Instance)
 	case c.Timeout < 0:
 		return fmt.Errorf("transport: negative timeout %v", c.Timeout)
 	}

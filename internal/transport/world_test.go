@@ -13,6 +13,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/transport"
+	"google.golang.org/grpc/credentials"
 )
 
 const federation = "heart"
@@ -281,7 +282,7 @@ func makeClient(t testing.TB, c transport.Config) *transport.Credentials {
 }
 
 // shake runs both handshakes over the two ends of a line.
-func shake(server, client *transport.Credentials, a, b net.Conn) (s, c outcome) {
+func shake(server, client credentials.TransportCredentials, a, b net.Conn) (s, c outcome) {
 	done := make(chan outcome, 1)
 	go func() {
 		conn, info, err := server.ServerHandshake(a)

@@ -51,14 +51,13 @@ const maxGrace = entry.Duration(24 * time.Hour)
 
 // Parts is what an Enclave names, open.
 type Parts struct {
-	Manifest  *manifest.Manifest
-	Identity  crypto.Signer
-	Attester  attest.Attester
-	Verifiers []attest.Verifier
-	Objects   store.Objects
-	Head      store.Head
-	KEK       store.Sealer
-	Close     func() error // of the storage
+	Manifest *manifest.Manifest
+	Identity crypto.Signer
+	Attester attest.Attester
+	Objects  store.Objects
+	Head     store.Head
+	KEK      store.Sealer
+	Close    func() error // of the storage
 }
 
 // Open opens everything for a program of that office. A participant takes a first manifest only with the signature of its
@@ -86,7 +85,7 @@ func (c *Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
 	if p.Manifest, err = Manifest(env.Path(c.Manifest), c.Anchor, member); err != nil {
 		return nil, err
 	}
-	if p.Verifiers, err = Verifiers(p.Manifest); err != nil {
+	if _, err = Verifiers(p.Manifest); err != nil {
 		return nil, err
 	}
 	if p.Identity, err = identity.Open(env.URI(c.Identity)); err != nil {

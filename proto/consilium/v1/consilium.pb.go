@@ -77,7 +77,7 @@ func (x QueryReply_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use QueryReply_State.Descriptor instead.
 func (QueryReply_State) EnumDescriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{9, 0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type OfferReply_State int32
@@ -132,7 +132,199 @@ func (x OfferReply_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OfferReply_State.Descriptor instead.
 func (OfferReply_State) EnumDescriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13, 0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17, 0}
+}
+
+type PublishRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"` // DSSE, at most 1 MiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishRequest) Reset() {
+	*x = PublishRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishRequest) ProtoMessage() {}
+
+func (x *PublishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
+func (*PublishRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *PublishRequest) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+type PublishReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Manifest      []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"` // digest
+	Adopted       bool                   `protobuf:"varint,3,opt,name=adopted,proto3" json:"adopted,omitempty"`  // by this call; false where it was adopted before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishReply) Reset() {
+	*x = PublishReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishReply) ProtoMessage() {}
+
+func (x *PublishReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishReply.ProtoReflect.Descriptor instead.
+func (*PublishReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PublishReply) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PublishReply) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *PublishReply) GetAdopted() bool {
+	if x != nil {
+		return x.Adopted
+	}
+	return false
+}
+
+type ManifestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManifestRequest) Reset() {
+	*x = ManifestRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManifestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManifestRequest) ProtoMessage() {}
+
+func (x *ManifestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManifestRequest.ProtoReflect.Descriptor instead.
+func (*ManifestRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ManifestRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type ManifestReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"` // DSSE, at most 1 MiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManifestReply) Reset() {
+	*x = ManifestReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManifestReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManifestReply) ProtoMessage() {}
+
+func (x *ManifestReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManifestReply.ProtoReflect.Descriptor instead.
+func (*ManifestReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ManifestReply) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
 }
 
 type FollowRequest struct {
@@ -147,7 +339,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[0]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -159,7 +351,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[0]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -172,7 +364,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FollowRequest) GetVersion() string {
@@ -207,7 +399,7 @@ type Wanted struct {
 
 func (x *Wanted) Reset() {
 	*x = Wanted{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[1]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -219,7 +411,7 @@ func (x *Wanted) String() string {
 func (*Wanted) ProtoMessage() {}
 
 func (x *Wanted) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[1]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -232,7 +424,7 @@ func (x *Wanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wanted.ProtoReflect.Descriptor instead.
 func (*Wanted) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{1}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Wanted) GetInvitations() []*Invitation {
@@ -288,7 +480,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[2]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +492,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[2]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +505,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{2}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Invitation) GetRun() string {
@@ -355,7 +547,7 @@ type Train struct {
 
 func (x *Train) Reset() {
 	*x = Train{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[3]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -367,7 +559,7 @@ func (x *Train) String() string {
 func (*Train) ProtoMessage() {}
 
 func (x *Train) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[3]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -380,7 +572,7 @@ func (x *Train) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Train.ProtoReflect.Descriptor instead.
 func (*Train) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{3}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Train) GetRun() string {
@@ -467,7 +659,7 @@ type Evaluate struct {
 
 func (x *Evaluate) Reset() {
 	*x = Evaluate{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +671,7 @@ func (x *Evaluate) String() string {
 func (*Evaluate) ProtoMessage() {}
 
 func (x *Evaluate) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +684,7 @@ func (x *Evaluate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evaluate.ProtoReflect.Descriptor instead.
 func (*Evaluate) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{4}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Evaluate) GetRun() string {
@@ -550,7 +742,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +754,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +767,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{5}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Progress) GetRun() string {
@@ -624,7 +816,7 @@ type ConsentRequest struct {
 
 func (x *ConsentRequest) Reset() {
 	*x = ConsentRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +828,7 @@ func (x *ConsentRequest) String() string {
 func (*ConsentRequest) ProtoMessage() {}
 
 func (x *ConsentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +841,7 @@ func (x *ConsentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsentRequest.ProtoReflect.Descriptor instead.
 func (*ConsentRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{6}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ConsentRequest) GetRun() string {
@@ -681,7 +873,7 @@ type ConsentReply struct {
 
 func (x *ConsentReply) Reset() {
 	*x = ConsentReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +885,7 @@ func (x *ConsentReply) String() string {
 func (*ConsentReply) ProtoMessage() {}
 
 func (x *ConsentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +898,7 @@ func (x *ConsentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsentReply.ProtoReflect.Descriptor instead.
 func (*ConsentReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{7}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{11}
 }
 
 type QueryRequest struct {
@@ -721,7 +913,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +925,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +938,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{8}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *QueryRequest) GetRun() string {
@@ -787,7 +979,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +991,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +1004,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{9}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *QueryReply) GetState() QueryReply_State {
@@ -842,7 +1034,7 @@ type OfferRequest struct {
 
 func (x *OfferRequest) Reset() {
 	*x = OfferRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1046,7 @@ func (x *OfferRequest) String() string {
 func (*OfferRequest) ProtoMessage() {}
 
 func (x *OfferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1059,7 @@ func (x *OfferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferRequest.ProtoReflect.Descriptor instead.
 func (*OfferRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{10}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OfferRequest) GetPart() isOfferRequest_Part {
@@ -928,7 +1120,7 @@ type OfferHeader struct {
 
 func (x *OfferHeader) Reset() {
 	*x = OfferHeader{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1132,7 @@ func (x *OfferHeader) String() string {
 func (*OfferHeader) ProtoMessage() {}
 
 func (x *OfferHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1145,7 @@ func (x *OfferHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferHeader.ProtoReflect.Descriptor instead.
 func (*OfferHeader) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{11}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OfferHeader) GetRun() string {
@@ -1032,7 +1224,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1236,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1249,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{12}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Chunk) GetOffset() int64 {
@@ -1099,7 +1291,7 @@ type OfferReply struct {
 
 func (x *OfferReply) Reset() {
 	*x = OfferReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1303,7 @@ func (x *OfferReply) String() string {
 func (*OfferReply) ProtoMessage() {}
 
 func (x *OfferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1316,7 @@ func (x *OfferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferReply.ProtoReflect.Descriptor instead.
 func (*OfferReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *OfferReply) GetState() OfferReply_State {
@@ -1160,7 +1352,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1364,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1377,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{14}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReportRequest) GetRun() string {
@@ -1229,7 +1421,7 @@ type Metric struct {
 
 func (x *Metric) Reset() {
 	*x = Metric{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1433,7 @@ func (x *Metric) String() string {
 func (*Metric) ProtoMessage() {}
 
 func (x *Metric) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1446,7 @@ func (x *Metric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metric.ProtoReflect.Descriptor instead.
 func (*Metric) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{15}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Metric) GetSet() string {
@@ -1300,7 +1492,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1504,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1517,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{16}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
 }
 
 type FetchRequest struct {
@@ -1338,7 +1530,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1542,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1555,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FetchRequest) GetModel() []byte {
@@ -1390,7 +1582,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1594,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1607,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StartRequest) GetRequest() string {
@@ -1441,7 +1633,7 @@ type StartReply struct {
 
 func (x *StartReply) Reset() {
 	*x = StartReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1453,7 +1645,7 @@ func (x *StartReply) String() string {
 func (*StartReply) ProtoMessage() {}
 
 func (x *StartReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1466,7 +1658,7 @@ func (x *StartReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartReply.ProtoReflect.Descriptor instead.
 func (*StartReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StartReply) GetRun() string {
@@ -1486,7 +1678,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1690,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1703,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CancelRequest) GetRun() string {
@@ -1537,7 +1729,7 @@ type CancelReply struct {
 
 func (x *CancelReply) Reset() {
 	*x = CancelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1741,7 @@ func (x *CancelReply) String() string {
 func (*CancelReply) ProtoMessage() {}
 
 func (x *CancelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1754,7 @@ func (x *CancelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReply.ProtoReflect.Descriptor instead.
 func (*CancelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelReply) GetRun() string {
@@ -1580,7 +1772,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1784,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1797,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
 }
 
 type ListReply struct {
@@ -1617,7 +1809,7 @@ type ListReply struct {
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1821,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1834,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListReply) GetRuns() []*RunSummary {
@@ -1667,7 +1859,7 @@ type RunSummary struct {
 
 func (x *RunSummary) Reset() {
 	*x = RunSummary{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1871,7 @@ func (x *RunSummary) String() string {
 func (*RunSummary) ProtoMessage() {}
 
 func (x *RunSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1884,7 @@ func (x *RunSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunSummary.ProtoReflect.Descriptor instead.
 func (*RunSummary) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RunSummary) GetRun() string {
@@ -1753,7 +1945,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1957,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1970,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ShowRequest) GetRun() string {
@@ -1806,7 +1998,7 @@ type ShowReply struct {
 
 func (x *ShowReply) Reset() {
 	*x = ShowReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +2010,7 @@ func (x *ShowReply) String() string {
 func (*ShowReply) ProtoMessage() {}
 
 func (x *ShowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +2023,7 @@ func (x *ShowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowReply.ProtoReflect.Descriptor instead.
 func (*ShowReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ShowReply) GetSummary() *RunSummary {
@@ -1918,7 +2110,7 @@ type MemberView struct {
 
 func (x *MemberView) Reset() {
 	*x = MemberView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2122,7 @@ func (x *MemberView) String() string {
 func (*MemberView) ProtoMessage() {}
 
 func (x *MemberView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2135,7 @@ func (x *MemberView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberView.ProtoReflect.Descriptor instead.
 func (*MemberView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MemberView) GetMember() string {
@@ -2011,7 +2203,7 @@ type RoundView struct {
 
 func (x *RoundView) Reset() {
 	*x = RoundView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2215,7 @@ func (x *RoundView) String() string {
 func (*RoundView) ProtoMessage() {}
 
 func (x *RoundView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2228,7 @@ func (x *RoundView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoundView.ProtoReflect.Descriptor instead.
 func (*RoundView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RoundView) GetRound() int32 {
@@ -2154,7 +2346,7 @@ type MemberMetrics struct {
 
 func (x *MemberMetrics) Reset() {
 	*x = MemberMetrics{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2358,7 @@ func (x *MemberMetrics) String() string {
 func (*MemberMetrics) ProtoMessage() {}
 
 func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2371,7 @@ func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberMetrics.ProtoReflect.Descriptor instead.
 func (*MemberMetrics) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MemberMetrics) GetMember() string {
@@ -2204,7 +2396,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2408,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2421,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
 }
 
 type ListModelsReply struct {
@@ -2241,7 +2433,7 @@ type ListModelsReply struct {
 
 func (x *ListModelsReply) Reset() {
 	*x = ListModelsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2445,7 @@ func (x *ListModelsReply) String() string {
 func (*ListModelsReply) ProtoMessage() {}
 
 func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2458,7 @@ func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsReply.ProtoReflect.Descriptor instead.
 func (*ListModelsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListModelsReply) GetModels() []*ModelView {
@@ -2285,7 +2477,7 @@ type ShowModelRequest struct {
 
 func (x *ShowModelRequest) Reset() {
 	*x = ShowModelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2489,7 @@ func (x *ShowModelRequest) String() string {
 func (*ShowModelRequest) ProtoMessage() {}
 
 func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2502,7 @@ func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelRequest.ProtoReflect.Descriptor instead.
 func (*ShowModelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ShowModelRequest) GetModel() string {
@@ -2329,7 +2521,7 @@ type ShowModelReply struct {
 
 func (x *ShowModelReply) Reset() {
 	*x = ShowModelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2533,7 @@ func (x *ShowModelReply) String() string {
 func (*ShowModelReply) ProtoMessage() {}
 
 func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2546,7 @@ func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelReply.ProtoReflect.Descriptor instead.
 func (*ShowModelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShowModelReply) GetModel() *ModelView {
@@ -2390,7 +2582,7 @@ type ModelView struct {
 
 func (x *ModelView) Reset() {
 	*x = ModelView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2594,7 @@ func (x *ModelView) String() string {
 func (*ModelView) ProtoMessage() {}
 
 func (x *ModelView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2607,7 @@ func (x *ModelView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelView.ProtoReflect.Descriptor instead.
 func (*ModelView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ModelView) GetModel() []byte {
@@ -2552,7 +2744,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2564,7 +2756,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2577,7 +2769,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
 }
 
 type CheckpointReply struct {
@@ -2590,7 +2782,7 @@ type CheckpointReply struct {
 
 func (x *CheckpointReply) Reset() {
 	*x = CheckpointReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2794,7 @@ func (x *CheckpointReply) String() string {
 func (*CheckpointReply) ProtoMessage() {}
 
 func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2807,7 @@ func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointReply.ProtoReflect.Descriptor instead.
 func (*CheckpointReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CheckpointReply) GetCheckpoint() []byte {
@@ -2641,7 +2833,7 @@ type TileRequest struct {
 
 func (x *TileRequest) Reset() {
 	*x = TileRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +2845,7 @@ func (x *TileRequest) String() string {
 func (*TileRequest) ProtoMessage() {}
 
 func (x *TileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +2858,7 @@ func (x *TileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TileRequest.ProtoReflect.Descriptor instead.
 func (*TileRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TileRequest) GetPath() string {
@@ -2686,7 +2878,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +2890,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +2903,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ProveRequest) GetLine() int64 {
@@ -2737,7 +2929,7 @@ type ProveReply struct {
 
 func (x *ProveReply) Reset() {
 	*x = ProveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +2941,7 @@ func (x *ProveReply) String() string {
 func (*ProveReply) ProtoMessage() {}
 
 func (x *ProveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +2954,7 @@ func (x *ProveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveReply.ProtoReflect.Descriptor instead.
 func (*ProveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ProveReply) GetHashes() [][]byte {
@@ -2782,7 +2974,7 @@ type ExtendsRequest struct {
 
 func (x *ExtendsRequest) Reset() {
 	*x = ExtendsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2794,7 +2986,7 @@ func (x *ExtendsRequest) String() string {
 func (*ExtendsRequest) ProtoMessage() {}
 
 func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2807,7 +2999,7 @@ func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsRequest.ProtoReflect.Descriptor instead.
 func (*ExtendsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ExtendsRequest) GetOld() int64 {
@@ -2833,7 +3025,7 @@ type ExtendsReply struct {
 
 func (x *ExtendsReply) Reset() {
 	*x = ExtendsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2845,7 +3037,7 @@ func (x *ExtendsReply) String() string {
 func (*ExtendsReply) ProtoMessage() {}
 
 func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2858,7 +3050,7 @@ func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsReply.ProtoReflect.Descriptor instead.
 func (*ExtendsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ExtendsReply) GetHashes() [][]byte {
@@ -2878,7 +3070,7 @@ type EntriesRequest struct {
 
 func (x *EntriesRequest) Reset() {
 	*x = EntriesRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3082,7 @@ func (x *EntriesRequest) String() string {
 func (*EntriesRequest) ProtoMessage() {}
 
 func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3095,7 @@ func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
 func (*EntriesRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *EntriesRequest) GetFrom() int64 {
@@ -2929,7 +3121,7 @@ type EntriesReply struct {
 
 func (x *EntriesReply) Reset() {
 	*x = EntriesReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3133,7 @@ func (x *EntriesReply) String() string {
 func (*EntriesReply) ProtoMessage() {}
 
 func (x *EntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3146,7 @@ func (x *EntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesReply.ProtoReflect.Descriptor instead.
 func (*EntriesReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *EntriesReply) GetLines() [][]byte {
@@ -2973,7 +3165,7 @@ type KeptRequest struct {
 
 func (x *KeptRequest) Reset() {
 	*x = KeptRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3177,7 @@ func (x *KeptRequest) String() string {
 func (*KeptRequest) ProtoMessage() {}
 
 func (x *KeptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3190,7 @@ func (x *KeptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptRequest.ProtoReflect.Descriptor instead.
 func (*KeptRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *KeptRequest) GetLine() int64 {
@@ -3012,7 +3204,17 @@ var File_consilium_v1_consilium_proto protoreflect.FileDescriptor
 
 const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\n" +
-	"\x1cconsilium/v1/consilium.proto\x12\fconsilium.v1\"?\n" +
+	"\x1cconsilium/v1/consilium.proto\x12\fconsilium.v1\",\n" +
+	"\x0ePublishRequest\x12\x1a\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"Z\n" +
+	"\fPublishReply\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x18\n" +
+	"\aadopted\x18\x03 \x01(\bR\aadopted\"'\n" +
+	"\x0fManifestRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"+\n" +
+	"\rManifestReply\x12\x1a\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"?\n" +
 	"\rFollowRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05clock\x18\b \x01(\x03R\x05clock\"\x87\x02\n" +
@@ -3268,7 +3470,11 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05Prove\x12\x1a.consilium.v1.ProveRequest\x1a\x18.consilium.v1.ProveReply\x12C\n" +
 	"\aExtends\x12\x1c.consilium.v1.ExtendsRequest\x1a\x1a.consilium.v1.ExtendsReply\x12E\n" +
 	"\aEntries\x12\x1c.consilium.v1.EntriesRequest\x1a\x1a.consilium.v1.EntriesReply0\x01\x128\n" +
-	"\x04Kept\x12\x19.consilium.v1.KeptRequest\x1a\x13.consilium.v1.Chunk0\x01B.Z,consilium.dev/proto/consilium/v1;consiliumv1b\x06proto3"
+	"\x04Kept\x12\x19.consilium.v1.KeptRequest\x1a\x13.consilium.v1.Chunk0\x012\x99\x01\n" +
+	"\n" +
+	"Federation\x12C\n" +
+	"\aPublish\x12\x1c.consilium.v1.PublishRequest\x1a\x1a.consilium.v1.PublishReply\x12F\n" +
+	"\bManifest\x12\x1d.consilium.v1.ManifestRequest\x1a\x1b.consilium.v1.ManifestReplyB.Z,consilium.dev/proto/consilium/v1;consiliumv1b\x06proto3"
 
 var (
 	file_consilium_v1_consilium_proto_rawDescOnce sync.Once
@@ -3283,115 +3489,123 @@ func file_consilium_v1_consilium_proto_rawDescGZIP() []byte {
 }
 
 var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_consilium_v1_consilium_proto_goTypes = []any{
 	(QueryReply_State)(0),     // 0: consilium.v1.QueryReply.State
 	(OfferReply_State)(0),     // 1: consilium.v1.OfferReply.State
-	(*FollowRequest)(nil),     // 2: consilium.v1.FollowRequest
-	(*Wanted)(nil),            // 3: consilium.v1.Wanted
-	(*Invitation)(nil),        // 4: consilium.v1.Invitation
-	(*Train)(nil),             // 5: consilium.v1.Train
-	(*Evaluate)(nil),          // 6: consilium.v1.Evaluate
-	(*Progress)(nil),          // 7: consilium.v1.Progress
-	(*ConsentRequest)(nil),    // 8: consilium.v1.ConsentRequest
-	(*ConsentReply)(nil),      // 9: consilium.v1.ConsentReply
-	(*QueryRequest)(nil),      // 10: consilium.v1.QueryRequest
-	(*QueryReply)(nil),        // 11: consilium.v1.QueryReply
-	(*OfferRequest)(nil),      // 12: consilium.v1.OfferRequest
-	(*OfferHeader)(nil),       // 13: consilium.v1.OfferHeader
-	(*Chunk)(nil),             // 14: consilium.v1.Chunk
-	(*OfferReply)(nil),        // 15: consilium.v1.OfferReply
-	(*ReportRequest)(nil),     // 16: consilium.v1.ReportRequest
-	(*Metric)(nil),            // 17: consilium.v1.Metric
-	(*ReportReply)(nil),       // 18: consilium.v1.ReportReply
-	(*FetchRequest)(nil),      // 19: consilium.v1.FetchRequest
-	(*StartRequest)(nil),      // 20: consilium.v1.StartRequest
-	(*StartReply)(nil),        // 21: consilium.v1.StartReply
-	(*CancelRequest)(nil),     // 22: consilium.v1.CancelRequest
-	(*CancelReply)(nil),       // 23: consilium.v1.CancelReply
-	(*ListRequest)(nil),       // 24: consilium.v1.ListRequest
-	(*ListReply)(nil),         // 25: consilium.v1.ListReply
-	(*RunSummary)(nil),        // 26: consilium.v1.RunSummary
-	(*ShowRequest)(nil),       // 27: consilium.v1.ShowRequest
-	(*ShowReply)(nil),         // 28: consilium.v1.ShowReply
-	(*MemberView)(nil),        // 29: consilium.v1.MemberView
-	(*RoundView)(nil),         // 30: consilium.v1.RoundView
-	(*MemberMetrics)(nil),     // 31: consilium.v1.MemberMetrics
-	(*ListModelsRequest)(nil), // 32: consilium.v1.ListModelsRequest
-	(*ListModelsReply)(nil),   // 33: consilium.v1.ListModelsReply
-	(*ShowModelRequest)(nil),  // 34: consilium.v1.ShowModelRequest
-	(*ShowModelReply)(nil),    // 35: consilium.v1.ShowModelReply
-	(*ModelView)(nil),         // 36: consilium.v1.ModelView
-	(*CheckpointRequest)(nil), // 37: consilium.v1.CheckpointRequest
-	(*CheckpointReply)(nil),   // 38: consilium.v1.CheckpointReply
-	(*TileRequest)(nil),       // 39: consilium.v1.TileRequest
-	(*ProveRequest)(nil),      // 40: consilium.v1.ProveRequest
-	(*ProveReply)(nil),        // 41: consilium.v1.ProveReply
-	(*ExtendsRequest)(nil),    // 42: consilium.v1.ExtendsRequest
-	(*ExtendsReply)(nil),      // 43: consilium.v1.ExtendsReply
-	(*EntriesRequest)(nil),    // 44: consilium.v1.EntriesRequest
-	(*EntriesReply)(nil),      // 45: consilium.v1.EntriesReply
-	(*KeptRequest)(nil),       // 46: consilium.v1.KeptRequest
+	(*PublishRequest)(nil),    // 2: consilium.v1.PublishRequest
+	(*PublishReply)(nil),      // 3: consilium.v1.PublishReply
+	(*ManifestRequest)(nil),   // 4: consilium.v1.ManifestRequest
+	(*ManifestReply)(nil),     // 5: consilium.v1.ManifestReply
+	(*FollowRequest)(nil),     // 6: consilium.v1.FollowRequest
+	(*Wanted)(nil),            // 7: consilium.v1.Wanted
+	(*Invitation)(nil),        // 8: consilium.v1.Invitation
+	(*Train)(nil),             // 9: consilium.v1.Train
+	(*Evaluate)(nil),          // 10: consilium.v1.Evaluate
+	(*Progress)(nil),          // 11: consilium.v1.Progress
+	(*ConsentRequest)(nil),    // 12: consilium.v1.ConsentRequest
+	(*ConsentReply)(nil),      // 13: consilium.v1.ConsentReply
+	(*QueryRequest)(nil),      // 14: consilium.v1.QueryRequest
+	(*QueryReply)(nil),        // 15: consilium.v1.QueryReply
+	(*OfferRequest)(nil),      // 16: consilium.v1.OfferRequest
+	(*OfferHeader)(nil),       // 17: consilium.v1.OfferHeader
+	(*Chunk)(nil),             // 18: consilium.v1.Chunk
+	(*OfferReply)(nil),        // 19: consilium.v1.OfferReply
+	(*ReportRequest)(nil),     // 20: consilium.v1.ReportRequest
+	(*Metric)(nil),            // 21: consilium.v1.Metric
+	(*ReportReply)(nil),       // 22: consilium.v1.ReportReply
+	(*FetchRequest)(nil),      // 23: consilium.v1.FetchRequest
+	(*StartRequest)(nil),      // 24: consilium.v1.StartRequest
+	(*StartReply)(nil),        // 25: consilium.v1.StartReply
+	(*CancelRequest)(nil),     // 26: consilium.v1.CancelRequest
+	(*CancelReply)(nil),       // 27: consilium.v1.CancelReply
+	(*ListRequest)(nil),       // 28: consilium.v1.ListRequest
+	(*ListReply)(nil),         // 29: consilium.v1.ListReply
+	(*RunSummary)(nil),        // 30: consilium.v1.RunSummary
+	(*ShowRequest)(nil),       // 31: consilium.v1.ShowRequest
+	(*ShowReply)(nil),         // 32: consilium.v1.ShowReply
+	(*MemberView)(nil),        // 33: consilium.v1.MemberView
+	(*RoundView)(nil),         // 34: consilium.v1.RoundView
+	(*MemberMetrics)(nil),     // 35: consilium.v1.MemberMetrics
+	(*ListModelsRequest)(nil), // 36: consilium.v1.ListModelsRequest
+	(*ListModelsReply)(nil),   // 37: consilium.v1.ListModelsReply
+	(*ShowModelRequest)(nil),  // 38: consilium.v1.ShowModelRequest
+	(*ShowModelReply)(nil),    // 39: consilium.v1.ShowModelReply
+	(*ModelView)(nil),         // 40: consilium.v1.ModelView
+	(*CheckpointRequest)(nil), // 41: consilium.v1.CheckpointRequest
+	(*CheckpointReply)(nil),   // 42: consilium.v1.CheckpointReply
+	(*TileRequest)(nil),       // 43: consilium.v1.TileRequest
+	(*ProveRequest)(nil),      // 44: consilium.v1.ProveRequest
+	(*ProveReply)(nil),        // 45: consilium.v1.ProveReply
+	(*ExtendsRequest)(nil),    // 46: consilium.v1.ExtendsRequest
+	(*ExtendsReply)(nil),      // 47: consilium.v1.ExtendsReply
+	(*EntriesRequest)(nil),    // 48: consilium.v1.EntriesRequest
+	(*EntriesReply)(nil),      // 49: consilium.v1.EntriesReply
+	(*KeptRequest)(nil),       // 50: consilium.v1.KeptRequest
 }
 var file_consilium_v1_consilium_proto_depIdxs = []int32{
-	4,  // 0: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
-	5,  // 1: consilium.v1.Wanted.train:type_name -> consilium.v1.Train
-	6,  // 2: consilium.v1.Wanted.evaluate:type_name -> consilium.v1.Evaluate
-	7,  // 3: consilium.v1.Wanted.progress:type_name -> consilium.v1.Progress
+	8,  // 0: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
+	9,  // 1: consilium.v1.Wanted.train:type_name -> consilium.v1.Train
+	10, // 2: consilium.v1.Wanted.evaluate:type_name -> consilium.v1.Evaluate
+	11, // 3: consilium.v1.Wanted.progress:type_name -> consilium.v1.Progress
 	0,  // 4: consilium.v1.QueryReply.state:type_name -> consilium.v1.QueryReply.State
-	13, // 5: consilium.v1.OfferRequest.header:type_name -> consilium.v1.OfferHeader
-	14, // 6: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
+	17, // 5: consilium.v1.OfferRequest.header:type_name -> consilium.v1.OfferHeader
+	18, // 6: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
 	1,  // 7: consilium.v1.OfferReply.state:type_name -> consilium.v1.OfferReply.State
-	17, // 8: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
-	26, // 9: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
-	26, // 10: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
-	29, // 11: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
-	30, // 12: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
-	31, // 13: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
-	17, // 14: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
-	36, // 15: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
-	36, // 16: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
-	31, // 17: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
-	2,  // 18: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
-	8,  // 19: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
-	10, // 20: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
-	12, // 21: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
-	16, // 22: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
-	19, // 23: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
-	20, // 24: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
-	24, // 25: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
-	27, // 26: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
-	22, // 27: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
-	27, // 28: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
-	32, // 29: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
-	34, // 30: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
-	37, // 31: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
-	39, // 32: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
-	40, // 33: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
-	42, // 34: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
-	44, // 35: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
-	46, // 36: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
-	3,  // 37: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
-	9,  // 38: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
-	11, // 39: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
-	15, // 40: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
-	18, // 41: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
-	14, // 42: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
-	21, // 43: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
-	25, // 44: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
-	28, // 45: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
-	23, // 46: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
-	28, // 47: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
-	33, // 48: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
-	35, // 49: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
-	38, // 50: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
-	14, // 51: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
-	41, // 52: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
-	43, // 53: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
-	45, // 54: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
-	14, // 55: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
-	37, // [37:56] is the sub-list for method output_type
-	18, // [18:37] is the sub-list for method input_type
+	21, // 8: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
+	30, // 9: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
+	30, // 10: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
+	33, // 11: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
+	34, // 12: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
+	35, // 13: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
+	21, // 14: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
+	40, // 15: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
+	40, // 16: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
+	35, // 17: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
+	6,  // 18: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
+	12, // 19: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
+	14, // 20: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
+	16, // 21: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
+	20, // 22: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
+	23, // 23: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
+	24, // 24: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
+	28, // 25: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
+	31, // 26: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
+	26, // 27: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
+	31, // 28: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
+	36, // 29: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
+	38, // 30: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
+	41, // 31: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
+	43, // 32: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
+	44, // 33: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
+	46, // 34: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
+	48, // 35: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
+	50, // 36: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
+	2,  // 37: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
+	4,  // 38: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
+	7,  // 39: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
+	13, // 40: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
+	15, // 41: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
+	19, // 42: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
+	22, // 43: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
+	18, // 44: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
+	25, // 45: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
+	29, // 46: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
+	32, // 47: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
+	27, // 48: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
+	32, // 49: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
+	37, // 50: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
+	39, // 51: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
+	42, // 52: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
+	18, // 53: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
+	45, // 54: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
+	47, // 55: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
+	49, // 56: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
+	18, // 57: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
+	3,  // 58: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
+	5,  // 59: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
+	39, // [39:60] is the sub-list for method output_type
+	18, // [18:39] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -3402,7 +3616,7 @@ func file_consilium_v1_consilium_proto_init() {
 	if File_consilium_v1_consilium_proto != nil {
 		return
 	}
-	file_consilium_v1_consilium_proto_msgTypes[10].OneofWrappers = []any{
+	file_consilium_v1_consilium_proto_msgTypes[14].OneofWrappers = []any{
 		(*OfferRequest_Header)(nil),
 		(*OfferRequest_Chunk)(nil),
 	}
@@ -3412,9 +3626,9 @@ func file_consilium_v1_consilium_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_consilium_v1_consilium_proto_rawDesc), len(file_consilium_v1_consilium_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   45,
+			NumMessages:   49,
 			NumExtensions: 0,
-			NumServices:   5,
+			NumServices:   6,
 		},
 		GoTypes:           file_consilium_v1_consilium_proto_goTypes,
 		DependencyIndexes: file_consilium_v1_consilium_proto_depIdxs,

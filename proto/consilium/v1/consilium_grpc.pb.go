@@ -1134,3 +1134,153 @@ var Log_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "consilium/v1/consilium.proto",
 }
+
+const (
+	Federation_Publish_FullMethodName  = "/consilium.v1.Federation/Publish"
+	Federation_Manifest_FullMethodName = "/consilium.v1.Federation/Manifest"
+)
+
+// FederationClient is the client API for Federation service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Federation is about what the members agreed on: the chain of its manifests, each signed by the threshold of the one before.
+type FederationClient interface {
+	// Publish hands in the signed manifest of the next epoch. It proves itself; who brings it proves nothing. When the call
+	// returns, the epoch is adopted and connections of the one before are being cut. It may be repeated. People.
+	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishReply, error)
+	// Manifest returns the signed manifest of an epoch that the coordinator knows. Members and people.
+	Manifest(ctx context.Context, in *ManifestRequest, opts ...grpc.CallOption) (*ManifestReply, error)
+}
+
+type federationClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewFederationClient(cc grpc.ClientConnInterface) FederationClient {
+	return &federationClient{cc}
+}
+
+func (c *federationClient) Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PublishReply)
+	err := c.cc.Invoke(ctx, Federation_Publish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *federationClient) Manifest(ctx context.Context, in *ManifestRequest, opts ...grpc.CallOption) (*ManifestReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ManifestReply)
+	err := c.cc.Invoke(ctx, Federation_Manifest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// FederationServer is the server API for Federation service.
+// All implementations must embed UnimplementedFederationServer
+// for forward compatibility.
+//
+// Federation is about what the members agreed on: the chain of its manifests, each signed by the threshold of the one before.
+type FederationServer interface {
+	// Publish hands in the signed manifest of the next epoch. It proves itself; who brings it proves nothing. When the call
+	// returns, the epoch is adopted and connections of the one before are being cut. It may be repeated. People.
+	Publish(context.Context, *PublishRequest) (*PublishReply, error)
+	// Manifest returns the signed manifest of an epoch that the coordinator knows. Members and people.
+	Manifest(context.Context, *ManifestRequest) (*ManifestReply, error)
+	mustEmbedUnimplementedFederationServer()
+}
+
+// UnimplementedFederationServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedFederationServer struct{}
+
+func (UnimplementedFederationServer) Publish(context.Context, *PublishRequest) (*PublishReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Publish not implemented")
+}
+func (UnimplementedFederationServer) Manifest(context.Context, *ManifestRequest) (*ManifestReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Manifest not implemented")
+}
+func (UnimplementedFederationServer) mustEmbedUnimplementedFederationServer() {}
+func (UnimplementedFederationServer) testEmbeddedByValue()                    {}
+
+// UnsafeFederationServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to FederationServer will
+// result in compilation errors.
+type UnsafeFederationServer interface {
+	mustEmbedUnimplementedFederationServer()
+}
+
+func RegisterFederationServer(s grpc.ServiceRegistrar, srv FederationServer) {
+	// If the following call panics, it indicates UnimplementedFederationServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Federation_ServiceDesc, srv)
+}
+
+func _Federation_Publish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PublishRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FederationServer).Publish(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Federation_Publish_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FederationServer).Publish(ctx, req.(*PublishRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Federation_Manifest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ManifestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FederationServer).Manifest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Federation_Manifest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FederationServer).Manifest(ctx, req.(*ManifestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Federation_ServiceDesc is the grpc.ServiceDesc for Federation service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Federation_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "consilium.v1.Federation",
+	HandlerType: (*FederationServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Publish",
+			Handler:    _Federation_Publish_Handler,
+		},
+		{
+			MethodName: "Manifest",
+			Handler:    _Federation_Manifest_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "consilium/v1/consilium.proto",
+}

@@ -1,0 +1,348 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/blob"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/store"
+	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// farewell is how long the connection over which an epoch was published outlives the one before: the answer goes over it.
+const farewell = 2 * time.Second
+
+// errUnfit is what a newer manifest is refused with that would leave the federation without this coordinator.
+var errUnfit = errors.New("this coordinator cannot go on under it")
+
+// errEpoch is what a peer gets whose words were under way when its epoch ended.
+var errEpoch = errors.New("appraised under another manifest: dial again")
+
+// epochs is the chain of manifests that the coordinator has adopted, and how it adopts one more. What is adopted the log says;
+// the signed manifests lie beside it, sealed, under their digests.
+type epochs struct {
+	o     *Options
+	blobs *blob.Blobs
+	creds *transport.Epochs
+	chain atomic.Pointer[manifest.Chain] // changed by the loop only, once it runs
+	key   *ledger.Key                    // of the log
+	loop  *loop
+
+	adopting sync.Mutex      // one epoch at a time
+	life     context.Context // of Run
+	parting  sync.WaitGroup  // connections of epochs that are over
+}
+
+// now returns the manifest that holds.
+func (e *epochs) now() *manifest.Manifest { return e.chain.Load().Newest() }
+
+// channel returns the credentials of an epoch.
+func (e *epochs) channel(m *manifest.Manifest, instance string, refused func(transport.Refusal)) (*transport.Credentials, error) {
+	verifiers, err := e.o.Verifiers(m)
+	if err != nil {
+		return nil, err
+	}
+	return transport.Server(transport.Config{
+		Office: attest.Coordinator, Name: e.o.Name, Instance: instance, Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(),
+		RequirePQ: m.PQ(attest.Coordinator), Identity: e.o.Identity, Attester: e.o.Attester, Verifiers: verifiers, Policy: m, Now: e.o.Now,
+		Refused: refused, Newer: e.newer, Chain: e.after, Past: e.past,
+	})
+}
+
+// newer adopts what a peer is ahead of us by.
+func (e *epochs) newer(_ uint64, envelopes [][]byte) error {
+	if e.loop == nil {
+		return errStopping // no connection is taken before
+	}
+	adopted, err := e.adopt(e.life, [64]byte{}, envelopes...)
+	if err == nil && !adopted {
+		err = errors.New("none of them is newer")
+	}
+	return err
+}
+
+// after returns what a peer is behind us by.
+func (e *epochs) after(epoch uint64) [][]byte {
+	var all [][]byte
+	for _, m := range e.chain.Load().After(epoch) {
+		all = append(all, m.Envelope())
+	}
+	return all
+}
+
+// past returns the policy of an epoch that is over.
+func (e *epochs) past(epoch uint64) attest.Policy {
+	if m := e.chain.Load().At(epoch); m != nil {
+		return m
+	}
+	return nil
+}
+
+// objectOf names the object in which a signed manifest rests.
+func objectOf(d entry.Digest) string { return "manifest/" + d.String() }
+
+// keep makes a signed manifest durable. The fact that adopts it comes after.
+func (e *epochs) keep(ctx context.Context, m *manifest.Manifest) error {
+	err := e.blobs.PutNamed(ctx, objectOf(m.Digest()), m.Envelope())
+	if err != nil && !errors.Is(err, store.ErrExist) {
+		return fmt.Errorf("keeping the manifest of epoch %d: %w", m.Epoch(), err)
+	}
+	return nil
+}
+
+// restore makes the chain of the manifests that the log has adopted, and puts the configured one at its end where that is the
+// next. The configured one is the anchor: a log that does not hold it, and does not end where it begins, belongs to another
+// federation, or to a manifest that this program was not told of.
+func (e *epochs) restore(ctx context.Context, adopted []entry.ManifestAdopted) error {
+	configured := e.o.Manifest
+	var chain *manifest.Chain
+	for _, f := range adopted {
+		envelope := configured.Envelope()
+		if f.Manifest != configured.Digest() {
+			var err error
+			envelope, err = e.blobs.OpenNamed(ctx, objectOf(f.Manifest))
+			if errors.Is(err, store.ErrNotExist) && chain == nil {
+				continue // the log began before manifests were kept beside it
+			}
+			if err != nil {
+				return fmt.Errorf("the manifest of epoch %d: %w", f.Epoch, err)
+			}
+		}
+		var err error
+		if chain == nil {
+			var m *manifest.Manifest
+			if m, err = manifest.Load(envelope, manifest.Anchor{Digest: f.Manifest}); err == nil {
+				chain = manifest.NewChain(m)
+			}
+		} else {
+			chain, err = chain.Extend(envelope)
+		}
+		if err != nil {
+			return fmt.Errorf("the manifest of epoch %d: %w", f.Epoch, err)
+		}
+		if m := chain.Newest(); m.Digest() != f.Manifest {
+			return fmt.Errorf("the manifest of epoch %d beside the log is %x, the log has adopted %s", f.Epoch, m.Digest(), f.Manifest)
+		}
+	}
+	switch {
+	case chain == nil && len(adopted) > 0:
+		return fmt.Errorf("%w: none of its manifests lies beside it; start once with the one that it is under, of epoch %d and digest %s, then publish the next",
+			round.ErrOtherLog, adopted[len(adopted)-1].Epoch, adopted[len(adopted)-1].Manifest)
+	case chain == nil:
+		chain = manifest.NewChain(configured)
+	}
+	if m := chain.At(configured.Epoch()); m == nil || m.Digest() != configured.Digest() {
+		next, err := chain.Extend(configured.Envelope())
+		if err != nil {
+			return fmt.Errorf("%w: the configured manifest is none that it has adopted, nor the next: %w", round.ErrOtherLog, err)
+		}
+		chain = next
+	}
+	e.chain.Store(chain)
+	return nil
+}
+
+// adoption returns what is decided on when a manifest is adopted.
+func adoption(m *manifest.Manifest) round.Adopt {
+	in := round.Adopt{
+		Fact: entry.ManifestAdopted{
+			Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), Previous: m.Previous(), Witnesses: m.Witnesses(),
+			Members: membersOf(m),
+		},
+		Limits: limitsOf(m),
+	}
+	for _, p := range m.People() {
+		if slices.Contains(p.May, "lead") {
+			in.Leads = append(in.Leads, p.Name)
+		}
+	}
+	return in
+}
+
+// membersOf returns the members' names, ascending.
+func membersOf(m *manifest.Manifest) []entry.Member {
+	var all []entry.Member
+	for _, name := range m.Members() {
+		all = append(all, entry.Member(name))
+	}
+	return all
+}
+
+// limitsOf returns what a manifest allows a run. How many may be open it does not say.
+func limitsOf(m *manifest.Manifest) round.Limits {
+	l := m.Limits()
+	return round.Limits{
+		Members: membersOf(m), Strategies: l.Strategies, Trainers: l.Trainers, LeastParticipants: l.LeastParticipants, MaxAbs: l.MaxAbs,
+		RoundsMax: l.RoundsMax,
+	}
+}
+
+// adopt puts the federation under newer manifests, oldest first. What is adopted already is no error. When it returns nil the
+// newest is history, and all connections of the epochs before are cut, but the one of spared, which ends a moment later.
+func (e *epochs) adopt(ctx context.Context, spared [64]byte, signed ...[]byte) (adopted bool, err error) {
+	e.adopting.Lock()
+	defer e.adopting.Unlock()
+	chain := e.chain.Load()
+	next, err := chain.Extend(signed...)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range next.After(chain.Newest().Epoch()) {
+		if chain, err = chain.Extend(m.Envelope()); err != nil {
+			return adopted, err
+		}
+		if err := e.turn(ctx, chain, spared); err != nil {
+			return adopted, err
+		}
+		adopted = true
+	}
+	return adopted, nil
+}
+
+// turn puts the federation under the newest manifest of a chain.
+func (e *epochs) turn(ctx context.Context, chain *manifest.Chain, spared [64]byte) error {
+	m := chain.Newest()
+	if key, known := m.Key(attest.Coordinator, e.o.Name); !known || !key.Equal(e.o.Identity.Public()) {
+		return fmt.Errorf("%w: epoch %d does not give the key %s is running with to a coordinator of that name", errUnfit, m.Epoch(), e.o.Name)
+	}
+	before := e.creds.Now()
+	creds, err := e.channel(m, before.Instance(), before.Refused())
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnfit, err)
+	}
+	if err := e.keep(ctx, m); err != nil {
+		return err
+	}
+	// Its evidence is bound to the head that it is written over, so it is made where nothing else is written meanwhile.
+	err = e.loop.send(context.WithoutCancel(ctx), message{
+		draw: func(ctx context.Context) (round.Input, error) {
+			enclave, _, err := e.self(ctx, m)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", errUnfit, err)
+			}
+			in := adoption(m)
+			in.Fact.Enclave = &enclave
+			return in, nil
+		},
+		after: func() error {
+			e.chain.Store(chain)
+			e.loop.epoch, e.loop.members = m.Epoch(), membersOf(m)
+			e.creds.Turn(creds)
+			e.part(before, spared)
+			return nil
+		},
+	})
+	if err != nil {
+		return errors.Join(err, creds.Close())
+	}
+	return nil
+}
+
+// part cuts the connections of an epoch that is over.
+func (e *epochs) part(creds *transport.Credentials, spared [64]byte) {
+	creds.CloseWhere(func(p transport.Peer) bool { return p.Binding != spared })
+	e.parting.Go(func() {
+		select {
+		case <-time.After(farewell):
+		case <-e.life.Done():
+		}
+		_ = creds.Close() // it cuts and forgets, and always can
+	})
+}
+
+// self has our own enclave make evidence over the log's key, for a manifest and the log as it is, and judges it as a peer would: a
+// coordinator whose evidence its members would refuse says so before it asks them. Only the loop, or a boot, may ask.
+func (e *epochs) self(ctx context.Context, m *manifest.Manifest) (entry.Enclave, attest.Appraisal, error) {
+	head := e.loop.facts.RootHash()
+	data, preimage := transport.LogKeyBinding(e.key.SPKI(), m.Federation(), m.Digest(), head)
+	b := attest.Binding{ReportData: data, Nonce: head, SPKI: e.key.SPKI()}
+	shown, err := e.o.Attester.Attest(ctx, b)
+	if err != nil {
+		return entry.Enclave{}, attest.Appraisal{}, fmt.Errorf("asking the own enclave for evidence: %w", err)
+	}
+	a, err := e.appraise(ctx, m, shown, b)
+	if err != nil {
+		return entry.Enclave{}, attest.Appraisal{}, fmt.Errorf("the own enclave does not pass the manifest of epoch %d, every member would refuse it: %w", m.Epoch(), err)
+	}
+	kept, err := e.blobs.Put(ctx, bytes.NewReader(entry.Kept{
+		Evidence: keptOf([]attest.Evidence{shown}), Preimage: preimage, ReportData: data[:], Nonce: head[:], SPKI: e.key.SPKI(),
+		Sets: a.Sets, Any: a.Any,
+	}.Encode()))
+	if err != nil {
+		return entry.Enclave{}, attest.Appraisal{}, fmt.Errorf("keeping the own evidence: %w", err)
+	}
+	return entry.Enclave{Types: []string{shown.Type.String()}, Sets: a.Sets, Simulated: a.Simulated, Evidence: kept}, a, nil
+}
+
+func (e *epochs) appraise(ctx context.Context, m *manifest.Manifest, shown attest.Evidence, b attest.Binding) (attest.Appraisal, error) {
+	verifiers, err := e.o.Verifiers(m)
+	if err != nil {
+		return attest.Appraisal{}, err
+	}
+	for _, v := range verifiers {
+		if v.Type() != shown.Type {
+			continue
+		}
+		claims, err := v.Verify(ctx, shown, b, e.o.Now(), nil)
+		if err != nil {
+			return attest.Appraisal{}, err
+		}
+		p := attest.Peer{Office: attest.Coordinator, Name: e.o.Name}
+		return m.Appraise(p, []attest.Claims{claims}, e.o.Now())
+	}
+	return attest.Appraisal{}, fmt.Errorf("no verifier for %s", shown.Type)
+}
+
+// federation answers about the chain of manifests.
+type federation struct {
+	pb.UnimplementedFederationServer
+	epochs *epochs
+	log    *zap.Logger
+}
+
+func (f *federation) Publish(ctx context.Context, q *pb.PublishRequest) (*pb.PublishReply, error) {
+	by := caller(ctx)
+	adopted, err := f.epochs.adopt(ctx, by.Binding, q.Envelope)
+	var refusal *attest.Error
+	switch {
+	case errors.Is(err, errUnfit):
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	case errors.As(err, &refusal) && refusal.Class == attest.ClassManifest:
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	case err != nil:
+		return nil, answer(f.log, err)
+	}
+	m, err := manifest.OpenUnverified(q.Envelope) // which is in the chain now, whatever its signatures
+	if err != nil {
+		return nil, answer(f.log, err)
+	}
+	if adopted {
+		f.log.Info("manifest published", zap.Uint64("epoch", m.Epoch()), zap.String("by", by.Name))
+	}
+	d := m.Digest()
+	return &pb.PublishReply{Epoch: m.Epoch(), Manifest: d[:], Adopted: adopted}, nil
+}
+
+func (f *federation) Manifest(_ context.Context, q *pb.ManifestRequest) (*pb.ManifestReply, error) {
+	m := f.epochs.chain.Load().At(q.Epoch)
+	if m == nil {
+		return nil, status.Errorf(codes.NotFound, "no manifest of epoch %d is known here", q.Epoch)
+	}
+	return &pb.ManifestReply{Envelope: m.Envelope()}, nil
+}

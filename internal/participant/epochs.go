@@ -1,0 +1,162 @@
+package participant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/blob"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/store"
+)
+
+// maxOwn is how long it may take to keep a manifest on the own disk: a handshake waits for it.
+const maxOwn = 10 * time.Second
+
+const epochFolder = "epoch/"
+
+// epochs is the chain of manifests that this member has adopted. Each lies sealed on the member's own disk, and is there again
+// after a restart, whatever older one the configuration names. It is safe for concurrent use.
+type epochs struct {
+	blobs   *blob.Blobs
+	objects store.Objects
+	log     *zap.Logger
+
+	mu    sync.Mutex // guards what follows
+	chain *manifest.Chain
+	fresh bool // one was adopted since the last dial
+}
+
+// now returns the manifest that holds.
+func (e *epochs) now() *manifest.Manifest {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.chain.Newest()
+}
+
+// limits returns what the manifest that holds allows a run.
+func (e *epochs) limits() manifest.Limits {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.chain == nil {
+		return manifest.Limits{} // not loaded: the defaults
+	}
+	return e.chain.Newest().Limits()
+}
+
+// turned reports whether another manifest holds than when it was last asked.
+func (e *epochs) turned() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	fresh := e.fresh
+	e.fresh = false
+	return fresh
+}
+
+// load begins with the configured manifest and goes on with those that an earlier process adopted. Where they do not follow each
+// other it refuses: an older manifest must not take the place of a newer one that was adopted, nor another one of its epoch.
+func (e *epochs) load(ctx context.Context, configured *manifest.Manifest) error {
+	numbers, err := e.kept(ctx)
+	if err != nil {
+		return err
+	}
+	chain := manifest.NewChain(configured)
+	for _, n := range numbers {
+		if n < configured.Epoch() {
+			continue // whoever configured a newer one knew its digest
+		}
+		text, err := e.blobs.OpenNamed(ctx, objectOf(n))
+		if err != nil {
+			return &diskError{fmt.Errorf("the manifest of epoch %d: %w", n, err)}
+		}
+		if chain, err = chain.Extend(text); err != nil {
+			return &diskError{fmt.Errorf("the configured manifest is of epoch %d, and epoch %d was adopted, which does not lead on from it; "+
+				"configure the manifest of epoch %d, or the one that was configured before: %w", configured.Epoch(), numbers[len(numbers)-1],
+				numbers[len(numbers)-1], err)}
+		}
+	}
+	e.chain = chain
+	return e.keep(ctx, configured)
+}
+
+// kept returns the epochs of the manifests on the disk, ascending.
+func (e *epochs) kept(ctx context.Context) ([]uint64, error) {
+	var all []uint64
+	for name, err := range e.objects.List(ctx, epochFolder) {
+		if err != nil {
+			return nil, &diskError{err}
+		}
+		n, err := strconv.ParseUint(strings.TrimPrefix(name, epochFolder), 10, 64)
+		if err != nil || objectOf(n) != name {
+			return nil, &diskError{fmt.Errorf("object %s is none of ours", name)}
+		}
+		all = append(all, n)
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+func objectOf(epoch uint64) string { return epochFolder + strconv.FormatUint(epoch, 10) }
+
+// keep makes a signed manifest durable.
+func (e *epochs) keep(ctx context.Context, m *manifest.Manifest) error {
+	err := e.blobs.PutNamed(ctx, objectOf(m.Epoch()), m.Envelope())
+	if err != nil && !errors.Is(err, store.ErrExist) {
+		return &diskError{fmt.Errorf("keeping the manifest of epoch %d: %w", m.Epoch(), err)}
+	}
+	return nil
+}
+
+// adopt takes the newer manifests that a coordinator has sent. They prove themselves.
+func (e *epochs) adopt(_ uint64, envelopes [][]byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), maxOwn)
+	defer cancel()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	next, err := e.chain.Extend(envelopes...)
+	if err != nil {
+		return err
+	}
+	if next.Newest() == e.chain.Newest() {
+		return errors.New("none of them is newer") // or a coordinator could have us dial for ever
+	}
+	for _, m := range next.After(e.chain.Newest().Epoch()) {
+		if err := e.keep(ctx, m); err != nil { // before it holds: a restart must not fall back
+			return err
+		}
+		e.log.Info("manifest adopted", zap.Uint64("epoch", m.Epoch()), zap.Stringer("manifest", entry.Digest(m.Digest())))
+		e.fresh = true
+	}
+	e.chain = next
+	return nil
+}
+
+// after returns what a coordinator is behind us by.
+func (e *epochs) after(epoch uint64) [][]byte {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var all [][]byte
+	for _, m := range e.chain.After(epoch) {
+		all = append(all, m.Envelope())
+	}
+	return all
+}
+
+// past returns the policy of an epoch that is over.
+func (e *epochs) past(epoch uint64) attest.Policy {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if m := e.chain.At(epoch); m != nil {
+		return m
+	}
+	return nil
+}
