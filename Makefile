@@ -39,6 +39,13 @@ MINUTES = 10
 soak:
 	go test ./cmd/coordinator -run '^TestSoak$$' -v -count=1 -timeout 0 -soak $(MINUTES)m
 
+# Whole federations in virtual time, one from each of so many seeds from SEED on: make simulate SEEDS=100000 SEED=1
+SEEDS = 1000
+SEED = 1
+simulate:
+	go test -c -o bin/simulate ./internal/simulation
+	bin/simulate -seeds $(SEEDS) -seed $(SEED)
+
 # What is too slow, or needs too much, for every change: more linters, the proto style, known vulnerabilities.
 lint-more:
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run --default=none \

@@ -1,0 +1,261 @@
+package simulation_test
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"reflect"
+	"slices"
+
+	"github.com/google/go-cmp/cmp"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/witness"
+)
+
+// judge knows everything, and holds what happens against what is promised.
+type judge struct {
+	world    *world
+	updates  map[entry.Digest]*update // all that were ever trained
+	judged   map[[32]byte]bool        // root hashes up to closings whose mean was taken again
+	shown    map[entry.Digest]bool    // models that somebody was told of
+	history  chain                    // the longest that was released
+	size     int64                    // of it
+	cosigned []cosigned
+}
+
+// cosigned is a head that a witness has put its name to.
+type cosigned struct {
+	by   entry.Member
+	head witness.Head
+}
+
+func (j *judge) released() int64 { return j.size }
+
+// step looks at what is in the coordinators' memories: no update of a try that has ended.
+func (j *judge) step() {
+	for _, c := range j.world.councils {
+		for _, s := range c.sums {
+			if c.audit.open[s.run] != (try{s.round, s.try}) {
+				j.world.fail("%s holds updates of round %d, try %d, of %s, which is not open", c.name, s.round, s.try, s.run)
+			}
+		}
+	}
+}
+
+// mayAppend checks that a quorum of the witnesses had shown a coordinator what they keep when it began to append, and that its log
+// begins with that.
+func (j *judge) mayAppend(c *council) {
+	if c.tally == nil || c.stood {
+		return
+	}
+	stand := 0
+	for _, name := range j.world.witnesses {
+		if head, ok := c.shown[entry.Member(name)]; ok && c.log.begins(head) {
+			stand++
+		}
+	}
+	c.stood = true
+	if stand < j.world.quorum {
+		j.world.fail("%s appends, and %d of the %d witnesses needed have shown that its log is the newest", c.name, stand, j.world.quorum)
+	}
+}
+
+// sees checks a model that somebody is told of: the fact that made it, with the privacy that it cost, is durable, and released
+// where there are witnesses.
+func (j *judge) sees(c *council, m entry.Digest) {
+	if m.IsZero() {
+		return
+	}
+	at, ok := c.audit.models[m]
+	switch {
+	case !ok || at >= c.d.log.size():
+		j.world.fail("%s shows model %s, which no fact has made", c.name, m.Short())
+	case c.audit.closed[m] && c.tally != nil && at >= j.size:
+		j.world.fail("%s shows model %s of line %d, and %d lines are released", c.name, m.Short(), at, j.size)
+	}
+	j.shown[m] = true
+}
+
+// acknowledged checks that what a member is told is history.
+func (j *judge) acknowledged(c *council, in round.Offer) {
+	if c.audit.accepted[accepted{in.Run, try{in.Round, in.Try}, in.Member}] != in.Update {
+		j.world.fail("%s tells %s that its update was accepted, and no line says so", c.name, in.Member)
+	}
+}
+
+// cosigns notes what a witness puts its name to.
+func (j *judge) cosigns(m *member, log chain, h witness.Head) {
+	if !log.begins(h) {
+		j.world.fail("%s cosigns what is not of the log that it was shown", m.name)
+	}
+	j.cosigned = append(j.cosigned, cosigned{m.name, h})
+}
+
+// releases checks that a quorum has cosigned what is released, and that it goes on with what was released before, or is a part
+// of that: there is one history.
+func (j *judge) releases(c *council, h witness.Head) {
+	names := map[entry.Member]bool{}
+	for _, s := range j.cosigned {
+		if s.head == h {
+			names[s.by] = true
+		}
+	}
+	if len(names) < j.world.quorum {
+		j.world.fail("%s releases %d lines that %d of the %d witnesses needed have cosigned", c.name, h.Size, len(names), j.world.quorum)
+	}
+	n := min(h.Size, j.size)
+	if c.log.root(n) != j.history.root(n) {
+		j.world.fail("%s releases another history: %d lines, and %d were released before", c.name, h.Size, j.size)
+	}
+	if h.Size > j.size {
+		j.history, j.size = c.log.clip(), h.Size
+	}
+}
+
+// last compares the state with its replay, and the log with what was released.
+func (j *judge) last() {
+	c := j.world.councils[0]
+	if c.log.root(j.size) != j.history.root(j.size) {
+		j.world.fail("the last log does not begin with the %d lines that were released", j.size)
+	}
+	again := round.New()
+	for i, l := range c.d.log.lines {
+		if err := again.Apply(l.at, l.fact); err != nil {
+			j.world.fail("replaying line %d: %v", i, err)
+		}
+	}
+	if got, want := c.state.Runs(), again.Runs(); !reflect.DeepEqual(got, want) && j.world.fault == "" {
+		j.world.fail("the state differs from its replay:\n%s", cmp.Diff(got, want))
+	}
+}
+
+// try names one try of a round.
+type try struct{ round, try int }
+
+type accepted struct {
+	run string
+	try
+	member entry.Member
+}
+
+// audit holds the promises of one log, written down a second time without the machine.
+type audit struct {
+	plans    map[string]entry.RunCreated
+	weights  map[string]map[entry.Member]int64
+	newest   map[string]entry.Digest // model
+	last     map[string]int          // closed round
+	open     map[string]try
+	over     map[string]string // outcome
+	accepted map[accepted]entry.Digest
+	models   map[entry.Digest]int64 // lines that made them
+	closed   map[entry.Digest]bool  // those of them that a round made
+	size     int64
+}
+
+func newAudit(w *world) audit {
+	return audit{
+		plans: map[string]entry.RunCreated{}, weights: map[string]map[entry.Member]int64{}, newest: map[string]entry.Digest{},
+		last: map[string]int{}, open: map[string]try{}, over: map[string]string{}, accepted: map[accepted]entry.Digest{},
+		models: map[entry.Digest]int64{}, closed: map[entry.Digest]bool{},
+	}
+}
+
+func (a *audit) read(c *council, l line) error {
+	a.size++
+	switch f := l.fact.(type) {
+	case entry.RunCreated:
+		a.plans[f.Run], a.newest[f.Run], a.last[f.Run], a.weights[f.Run] = f, f.Model, -1, map[entry.Member]int64{}
+		if f.Plan.Standardize == nil {
+			a.last[f.Run] = 0
+			a.made(f.Model, false)
+		}
+	case entry.Consented:
+		a.weights[f.Run][f.Member] = f.Records
+	case entry.RoundOpened:
+		if a.over[f.Run] != "" || a.open[f.Run] != (try{}) || f.Round != a.last[f.Run]+1 || f.Model != a.newest[f.Run] {
+			return fmt.Errorf("opened after round %d", a.last[f.Run])
+		}
+		a.open[f.Run] = try{f.Round, f.Try}
+	case entry.UpdateAccepted:
+		key := accepted{f.Run, try{f.Round, f.Try}, f.Member}
+		if _, twice := a.accepted[key]; twice || a.open[f.Run] != key.try || a.weights[f.Run][f.Member] != f.Weight {
+			return errors.New("accepted twice, out of its try, or with another weight than declared")
+		}
+		a.accepted[key] = f.Update
+	case entry.RoundFailed:
+		delete(a.open, f.Run)
+	case entry.RoundClosed:
+		return a.close(c, f)
+	case entry.RunEnded:
+		if a.over[f.Run] != "" {
+			return errors.New("ended twice")
+		}
+		a.over[f.Run] = f.Outcome
+		delete(a.open, f.Run)
+	}
+	return nil
+}
+
+// made notes which line has made a model.
+func (a *audit) made(m entry.Digest, closed bool) {
+	if _, known := a.models[m]; !known {
+		a.models[m], a.closed[m] = a.size-1, closed
+	}
+}
+
+// close holds a closing against the accepted updates: a quorum of them, each once, and their exact mean.
+func (a *audit) close(c *council, f entry.RoundClosed) error {
+	plan := a.plans[f.Run].Plan
+	if a.open[f.Run] != (try{f.Round, f.Try}) || f.Base != a.newest[f.Run] {
+		return errors.New("closed out of its try, or from another base")
+	}
+	if len(f.Members) < plan.Quorum || f.Early == entry.ReportGoal && len(f.Members) < plan.ReportGoal {
+		return fmt.Errorf("closed with %d updates, %d are a quorum", len(f.Members), plan.Quorum)
+	}
+	for i, m := range f.Members {
+		got, ok := a.accepted[accepted{f.Run, try{f.Round, f.Try}, m.Member}]
+		if !ok || got != m.Update || a.weights[f.Run][m.Member] != m.Weight || i > 0 && f.Members[i-1].Member >= m.Member {
+			return fmt.Errorf("%s counts twice, with another weight, or with what was not accepted", m.Member)
+		}
+	}
+	root := c.d.log.root(a.size)
+	if !c.w.judge.judged[root] {
+		if err := c.w.judge.mean(c.d, f); err != nil {
+			return err
+		}
+		c.w.judge.judged[root] = true
+	}
+	delete(a.open, f.Run)
+	a.newest[f.Run], a.last[f.Run] = f.Model, f.Round
+	a.made(f.Model, true)
+	return nil
+}
+
+// mean takes the mean of what was accepted in whole numbers, and compares the model that was made.
+func (j *judge) mean(d *disk, f entry.RoundClosed) error {
+	values, ok := d.models[f.Blob.Plain]
+	if !ok || digestOf(values) != f.Model {
+		return errors.New("its model is not durable")
+	}
+	total, sums := int64(0), make([]int64, vector)
+	for _, m := range f.Members {
+		u := j.updates[m.Update]
+		if u == nil {
+			return fmt.Errorf("nobody has trained the update of %s", m.Member)
+		}
+		total += m.Weight
+		for i, v := range u.values {
+			sums[i] += m.Weight * int64(v*64)
+		}
+	}
+	mean := make([]float64, vector)
+	for i, s := range sums {
+		mean[i], _ = big.NewRat(s, 64*total).Float64()
+	}
+	if want := step(f.Kind, d.models[f.Base], mean); !slices.Equal(values, want) {
+		return fmt.Errorf("its model is %v, the exact mean gives %v", values, want)
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+package simulation_test
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/witness"
+)
+
+// member is a participant with its own disk. It may be a witness too.
+type member struct {
+	w         *world
+	name      entry.Member
+	up        bool
+	records   int64
+	forgetful bool // its memory as a witness may be rolled back
+
+	// On its disk.
+	kept  []*update
+	head  witness.Head   // newest that it has cosigned
+	heads []witness.Head // all of them: what the disk once was
+}
+
+// update is what a member has trained.
+type update struct {
+	run    string
+	round  int
+	base   entry.Digest
+	weight int64
+	values []float32
+	digest entry.Digest
+}
+
+// digestOf names a model.
+func digestOf(values []float32) entry.Digest {
+	text := make([]byte, 4*len(values))
+	for i, v := range values {
+		binary.LittleEndian.PutUint32(text[4*i:], math.Float32bits(v))
+	}
+	return sha256.Sum256(text)
+}
+
+// call connects to a coordinator, if there is one, and shows what this witness keeps.
+func (m *member) call() {
+	c := m.w.reach(string(m.name))
+	if !m.up || c == nil {
+		return
+	}
+	kept := m.head
+	m.w.send(string(m.name), c.name, func() { c.show(m, kept) })
+}
+
+// hear does what is wanted of this member. It hears of it again while it is wanted.
+func (m *member) hear(c *council, actions []round.Action) {
+	if !m.up {
+		return
+	}
+	for _, a := range actions {
+		switch a := a.(type) {
+		case round.Invite:
+			if m.w.bad(50) {
+				m.say(c, round.Decline{Run: a.Run, Member: m.name, Rule: "rule"})
+			} else {
+				m.say(c, round.Consent{Run: a.Run, Member: m.name, Records: m.records})
+			}
+		case round.Ask:
+			m.train(c, a)
+		case round.Evaluate:
+			m.say(c, round.Evaluation{Run: a.Run, Round: a.Round, Member: m.name, Model: a.Model})
+		}
+		if m.w.bad(10) {
+			m.crash()
+			return
+		}
+	}
+}
+
+func (m *member) say(c *council, in round.Input) {
+	m.w.send(string(m.name), c.name, func() { c.answered(m, in) })
+}
+
+// crash ends the member's process; what it keeps is on its disk.
+func (m *member) crash() {
+	m.w.note("member ends")
+	m.up = false
+	m.w.after(m.w.upTo(longestStorm/8), func() { m.up = true })
+}
+
+// train offers what it has kept, or trains anew and keeps that first; now and then it lies.
+func (m *member) train(c *council, a round.Ask) {
+	u := m.of(a)
+	if u == nil {
+		if !a.Accepted.IsZero() {
+			return // what was accepted is lost here, and it sits this try out
+		}
+		u = m.compute(a)
+		if m.w.bad(10) {
+			m.crash() // before it was durable
+			return
+		}
+		m.kept = append(m.kept, u)
+		if m.w.bad(10) {
+			m.crash() // before it was offered
+			return
+		}
+	} else if !a.Accepted.IsZero() && a.Accepted != u.digest {
+		return
+	}
+	in := round.Offer{Run: a.Run, Round: a.Round, Try: a.Try, Member: m.name, Update: u.digest, Weight: a.Weight, Bytes: 1}
+	switch {
+	case m.w.bad(20):
+		u = m.compute(a) // another one than is kept
+		in.Update = u.digest
+	case m.w.bad(20):
+		in.Update[0]++
+	case m.w.bad(20):
+		in.Weight++
+	case m.w.bad(20):
+		in.Round++
+	case m.w.bad(20):
+		u = m.compute(a)
+		u.values[0] = float32(math.NaN())
+	}
+	m.w.send(string(m.name), c.name, func() { c.offered(m, in, u) })
+}
+
+// of returns what was kept for a round, if it is of the same base and weight.
+func (m *member) of(a round.Ask) *update {
+	i := slices.IndexFunc(m.kept, func(u *update) bool { return u.run == a.Run && u.round == a.Round })
+	if i < 0 {
+		return nil
+	}
+	u := m.kept[i]
+	if u.base != a.Model || u.weight != a.Weight {
+		m.kept = slices.Delete(m.kept, i, i+1)
+		return nil
+	}
+	return u
+}
+
+// compute trains: values are multiples of 1/64, so that their mean can be taken exactly in another way.
+func (m *member) compute(a round.Ask) *update {
+	u := &update{run: a.Run, round: a.Round, base: a.Model, weight: a.Weight}
+	for range vector {
+		u.values = append(u.values, float32(m.w.chance.IntN(2001)-1000)/64)
+	}
+	var salt [32]byte
+	binary.LittleEndian.PutUint64(salt[:], m.w.chance.Uint64())
+	u.digest = model.UpdateDigest(salt, u.values)
+	m.w.judge.updates[u.digest] = &update{values: slices.Clone(u.values), weight: u.weight}
+	return u
+}
+
+// asked answers as a witness: what it has cosigned is on its disk before anybody hears of it.
+func (m *member) asked(c *council, log chain, o witness.Offer) {
+	if !m.up {
+		return
+	}
+	next, err := witness.Judge(m.head, o)
+	if m.w.fault == cosignsForks {
+		next, err = o.Next, nil
+	}
+	if err != nil {
+		var stale *witness.StaleError
+		if !errors.As(err, &stale) {
+			m.w.note("witness refuses", o.Next.Size)
+		}
+		m.w.send(string(m.name), c.name, func() { c.refused(m, o, err) })
+		return
+	}
+	if m.w.bad(10) {
+		m.crash()
+		return
+	}
+	if m.w.fault != cosignsFirst || !m.w.bad(100) {
+		m.head, m.heads = next, append(m.heads, next)
+	}
+	m.w.judge.cosigns(m, log, next)
+	m.w.send(string(m.name), c.name, func() { c.cosigned(m, next) })
+	if m.w.bad(10) {
+		m.crash()
+	}
+}

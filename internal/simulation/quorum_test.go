@@ -1,0 +1,111 @@
+package simulation_test
+
+import (
+	"errors"
+	"slices"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/witness"
+)
+
+// show takes what a witness says that it keeps.
+func (c *council) show(m *member, kept witness.Head) {
+	if c.dead {
+		return
+	}
+	c.seen[m.name] = c.w.now
+	if c.tally == nil || !slices.Contains(c.w.witnesses, string(m.name)) {
+		return
+	}
+	c.shown[m.name] = kept
+	c.w.note("shown", int64(kept.Size))
+	c.tally.Show(string(m.name), kept, c.log.size(), c.log.root(kept.Size)) //nolint:errcheck // Lost says what matters
+	c.assent()
+}
+
+// assent does what the witnesses' word allows.
+func (c *council) assent() {
+	switch {
+	case c.tally.Lost() != nil:
+		c.end("no quorum is left for its log")
+	case !c.open && c.tally.Open():
+		c.takeOver()
+	case c.open:
+		c.gather()
+	}
+}
+
+// gather asks the witnesses to cosign the log as it is.
+func (c *council) gather() {
+	if c.dead || c.tally == nil || !c.open {
+		return
+	}
+	c.tally.Propose(c.log.head())
+	ballot := c.tally.Ballot()
+	if ballot.Size == 0 {
+		return
+	}
+	for _, s := range c.tally.Standings() {
+		if s.Shown && s.Conflict == nil && s.Cosigned != ballot && s.Seen <= ballot.Size {
+			c.ask(c.w.member(s.Name), s.Seen, ballot)
+		}
+	}
+}
+
+// ask asks one witness to cosign, going on from what it is believed to have seen.
+func (c *council) ask(m *member, old int64, head witness.Head) {
+	o := witness.Offer{Old: old, Next: head, Proof: c.log.proof(old, head)}
+	log := c.log
+	c.w.send(c.name, string(m.name), func() { m.asked(c, log, o) })
+}
+
+// cosigned takes a cosignature.
+func (c *council) cosigned(m *member, h witness.Head) {
+	if c.dead {
+		return
+	}
+	c.seen[m.name] = c.w.now
+	if !c.log.begins(h) || !c.tally.Cosign(string(m.name), h) {
+		return
+	}
+	c.w.note("released", h.Size)
+	c.d.cosigned, c.d.by = h, c.tally.Cosigners(h)
+	c.w.judge.releases(c, h)
+	c.withheld = slices.DeleteFunc(c.withheld, func(w closing) bool { return w.line < h.Size })
+	c.settle()
+}
+
+// refused takes a witness's refusal.
+func (c *council) refused(m *member, o witness.Offer, err error) {
+	if c.dead {
+		return
+	}
+	var stale *witness.StaleError
+	if !errors.As(err, &stale) {
+		c.w.note("refused")
+		c.contradicted(m, err)
+		return
+	}
+	kept := stale.Kept
+	switch {
+	case !c.log.begins(kept):
+		c.contradicted(m, err)
+	case kept.Size <= o.Next.Size && o.Next == c.tally.Ballot():
+		c.ask(m, kept.Size, o.Next)
+	default:
+		c.shown[m.name] = kept
+		c.tally.Show(string(m.name), kept, c.log.size(), c.log.root(kept.Size)) //nolint:errcheck // our log begins with it
+	}
+}
+
+func (c *council) contradicted(m *member, why error) {
+	if err := c.tally.Contradict(string(m.name), why); err != nil {
+		c.w.fail("contradicted: %v", err)
+	}
+	c.assent()
+}
+
+// member returns the member of that name.
+func (w *world) member(name string) *member {
+	return w.members[slices.Index(w.names, entry.Member(name))]
+}

@@ -1,0 +1,150 @@
+package simulation_test
+
+import (
+	"slices"
+	"time"
+
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/witness"
+)
+
+// mostSnapshots is how many old copies of storage there are to be put back.
+const mostSnapshots = 5
+
+// pick returns one of some.
+func pick[T any](w *world, all []T) T { return all[w.chance.IntN(len(all))] }
+
+// storm lets one thing go wrong.
+func (w *world) storm() {
+	if w.calm {
+		return
+	}
+	m := pick(w, w.members)
+	switch n := w.chance.IntN(20); {
+	case n < 2 && len(w.councils) > 0:
+		pick(w, w.councils).end("killed")
+	case n < 5 && m.up:
+		m.crash()
+	case n < 8 && len(w.councils) > 0:
+		w.note("cut")
+		w.cut = append(w.cut, [2]string{string(m.name), pick(w, w.councils).name})
+	case n == 8:
+		w.cut = nil
+	case n == 9 && len(w.councils) > 0:
+		w.note("clock")
+		pick(w, w.councils).skew = w.upTo(10*time.Minute) - 5*time.Minute
+	case n == 10:
+		w.note("full")
+		d := pick(w, w.disks)
+		d.full = true
+		w.after(w.upTo(30*time.Second), func() { d.full = false })
+	case n == 11 && len(m.kept) > 0:
+		w.note("a member's disk loses an update")
+		i := w.chance.IntN(len(m.kept))
+		m.kept = slices.Delete(m.kept, i, i+1)
+	case n == 12 && m.forgetful && len(m.heads) > 0:
+		w.note("witness rolled back")
+		m.head = pick(w, append(m.heads, witness.Head{}))
+	case n == 13 && w.chance.IntN(3) == 0:
+		w.turn(m)
+	case n == 14:
+		w.snapshots = append(w.snapshots, pick(w, w.disks).copied())
+		w.snapshots = w.snapshots[max(0, len(w.snapshots)-mostSnapshots):]
+	case n == 15:
+		w.second()
+	case n == 16 && w.chance.IntN(2) == 0:
+		w.rollBack()
+	}
+}
+
+// turn has a member leave a run, or the lead cancel one.
+func (w *world) turn(m *member) {
+	c, wish := w.reach(string(m.name)), pick(w, w.wishes)
+	if c == nil {
+		return
+	}
+	var in round.Input = round.Leave{Run: wish.Fact.Run, Member: m.name}
+	if w.chance.IntN(2) == 0 {
+		in = round.Cancel{Run: wish.Fact.Run, By: "ada"}
+	}
+	w.send(string(m.name), c.name, func() { c.answered(m, in) })
+}
+
+// second starts a second coordinator beside the first: on the same storage, or, where witnesses see to it, on a copy.
+func (w *world) second() {
+	d := pick(w, w.disks)
+	if len(w.witnesses) > 0 && w.chance.IntN(2) == 0 {
+		d = d.copied()
+		w.disks = append(w.disks, d)
+	}
+	w.note("second")
+	w.boot(d)
+}
+
+// rollBack puts all storage of the coordinator back to what it was.
+func (w *world) rollBack() {
+	if len(w.witnesses) == 0 || len(w.snapshots) == 0 {
+		return
+	}
+	for _, c := range slices.Clone(w.councils) {
+		c.end("killed for a rollback")
+	}
+	w.main = pick(w, w.snapshots).copied()
+	w.disks = append(w.disks, w.main)
+	w.note("rollback", w.main.log.size())
+	w.boot(w.main)
+}
+
+// operate starts a coordinator again where none is left.
+func (w *world) operate() {
+	if len(w.councils) > 0 {
+		return
+	}
+	if w.calm {
+		w.boot(w.main)
+		return
+	}
+	w.boot(pick(w, w.disks))
+}
+
+// clear lets the weather turn good for good: one coordinator, on the newest copy that a quorum of witnesses can go on with. It
+// reports whether there is one: two forks that each have some of the witnesses on their side cannot be told which is right, and
+// that is how it shall be.
+func (w *world) clear() bool {
+	w.calm, w.cut = true, nil
+	for _, c := range slices.Clone(w.councils) {
+		c.end("the operator keeps one")
+	}
+	for _, m := range w.members {
+		m.up = true
+	}
+	w.main = nil
+	for _, d := range w.disks {
+		d.full = false
+		if w.fits(d) && (w.main == nil || d.log.size() > w.main.log.size()) {
+			w.main = d
+		}
+	}
+	if w.main == nil {
+		return false
+	}
+	w.note("calm")
+	w.boot(w.main)
+	return true
+}
+
+// fits reports whether a quorum of the witnesses can go on with what is on a disk.
+func (w *world) fits(d *disk) bool {
+	if len(w.witnesses) == 0 {
+		return true
+	}
+	fit, some := 0, false
+	for _, name := range w.witnesses {
+		head := w.member(name).head
+		some = some || head.Size > 0
+		if d.log.begins(head) && head.Size > 0 {
+			fit++
+		}
+	}
+	return d.log.begins(d.cosigned) && (fit >= w.quorum || !some)
+}
