@@ -16,6 +16,8 @@ import (
 
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/client"
+	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/dialect"
 	"consilium.dev/internal/identity"
 	"consilium.dev/internal/strictyaml"
 )
@@ -174,7 +176,7 @@ func (a *app) connect() (*connection, error) {
 		configFile: path, manifestFile: c.Manifest, epochs: known,
 		config: client.Config{
 			Person: c.Person, Key: key, Manifest: m, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address,
-			Verifiers: verifiers, Newer: known.adopt, Chain: known.after, Past: known.past,
+			Verifiers: verifiers, Speech: dialect.Own(daemon.Version), Newer: known.adopt, Chain: known.after, Past: known.past,
 		},
 	}
 	if err := out.check(); err != nil {

@@ -107,6 +107,8 @@ func explain(ctx context.Context, c *connection, err error) error {
 		return newFault(kindDenied, "who may do what stands in the manifest: consilium manifest show "+c.manifestFile, "%w", err)
 	case errors.Is(err, client.ErrNotFound):
 		return newFault(kindNotFound, "consilium run list and consilium model list show what there is", "%w", err)
+	case errors.Is(err, client.ErrVersion):
+		return newFault(kindRefused, "use a consilium of the coordinator's version, or the one before or after it", "%w", err)
 	case errors.Is(err, client.ErrInvalid):
 		return newFault(kindRefused, "", "%w", err)
 	}

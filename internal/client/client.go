@@ -25,6 +25,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/codec"
+	"consilium.dev/internal/dialect"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/transport"
@@ -38,12 +39,13 @@ var (
 	ErrDenied      = errors.New("not allowed")
 	ErrNotFound    = errors.New("not found")
 	ErrInvalid     = errors.New("not accepted")
+	ErrVersion     = errors.New("the programs' versions are too far apart")
 	ErrStale       = errors.New("the connection's appraisal has ended") // dial again
 	// One of both was at an older epoch, and may have adopted the other's manifest: dial again, under what Config.Newer has got.
 	ErrNewer = errors.New("the coordinator is at another epoch of the manifest")
 )
 
-// Config says who calls whom. All fields but Now, Newer, Chain and Past are required.
+// Config says who calls whom. All fields but Speech, Now, Newer, Chain and Past are required.
 type Config struct {
 	Person      string // in the manifest
 	Key         crypto.Signer
@@ -51,6 +53,7 @@ type Config struct {
 	Coordinator string // its name in the manifest
 	Address     string // host:port
 	Verifiers   []attest.Verifier
+	Speech      dialect.Speech   // of its calls; zero: what this version of the package speaks
 	Now         func() time.Time // nil: the clock
 	// Newer, Chain and Past are as in transport.Config: what happens where the coordinator is at another epoch.
 	Newer func(peerEpoch uint64, envelopes [][]byte) error
@@ -74,6 +77,9 @@ func Dial(c Config) (*Client, error) {
 		return nil, fmt.Errorf("coordinator's address %q: want host:port", c.Address)
 	}
 	out := &Client{}
+	if c.Speech == (dialect.Speech{}) {
+		c.Speech = dialect.Own("")
+	}
 	m := c.Manifest
 	creds, err := transport.Client(transport.Config{
 		Office: attest.Person, Name: c.Person, PeerOffice: attest.Coordinator, PeerName: c.Coordinator,
@@ -85,12 +91,12 @@ func Dial(c Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.conn, err = grpc.NewClient("dns:///"+c.Address,
+	out.conn, err = grpc.NewClient("dns:///"+c.Address, append(c.Speech.Caller(),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("coordinator's address %q: %w", c.Address, err)
 	}
@@ -272,6 +278,8 @@ func (c *Client) fault(doing string, err error) error {
 	r := c.refused.Load()
 	var noTLS tls.RecordHeaderError
 	switch {
+	case errors.Is(err, dialect.ErrForeign):
+		return fmt.Errorf("%s: %w: %s", doing, ErrVersion, s.Message())
 	case c.adopted.Load() && s.Code() == codes.Unavailable:
 		return fmt.Errorf("%s: %w", doing, ErrNewer)
 	case r != nil && r.Sent:

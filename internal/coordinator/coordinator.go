@@ -24,6 +24,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/blob"
+	"consilium.dev/internal/dialect"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/manifest"
@@ -50,6 +51,7 @@ type Options struct {
 	Log       *zap.Logger
 	Now       func() time.Time // nil: the clock
 	Version   string           // of the program
+	Speech    dialect.Speech   // of its answers; zero: what a program of this version speaks
 	Grace     time.Duration    // how long Run goes on after ctx has ended, to finish what it holds; 0: not at all
 }
 
@@ -117,6 +119,9 @@ func New(o Options) (*Coordinator, error) {
 	o.Skew = cmp.Or(o.Skew, skew.Default)
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Speech == (dialect.Speech{}) {
+		o.Speech = dialect.Own(o.Version)
 	}
 	c := &Coordinator{o: o, blobs: blob.New(o.Objects, o.KEK)}
 	c.epochs = &epochs{o: &c.o, blobs: c.blobs}
@@ -298,13 +303,14 @@ func orRestore(err error) error {
 func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	m, now := c.epochs.now, c.o.Now
 	gate := &guard{manifest: m, now: now}
+	words := &voice{speech: c.o.Speech, log: c.o.Log}
 	doorman := &admitter{loop: l, blobs: c.blobs}
 	view := &viewer{presence: l.presence, now: now, simulated: self.Simulated, rollback: "no rollback protection"}
 	server := grpc.NewServer(
 		grpc.Creds(c.epochs.creds),
 		grpc.StatsHandler(connections{}),
-		grpc.UnaryInterceptor(gate.unary(doorman.entered)),
-		grpc.StreamInterceptor(gate.stream(doorman.entered)),
+		grpc.ChainUnaryInterceptor(gate.unary(doorman.entered), words.unary),
+		grpc.ChainStreamInterceptor(gate.stream(doorman.entered), words.stream),
 		grpc.MaxConcurrentStreams(c.o.Limits.Streams),
 		grpc.WaitForHandlers(true),    // Stop cuts the connections, which ends them
 		grpc.MaxHeaderListSize(8<<10), // the default keeps 16 MiB of headers for each open call

@@ -26,6 +26,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/blob"
+	"consilium.dev/internal/dialect"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/skew"
 	"consilium.dev/internal/store"
@@ -61,6 +62,7 @@ type Options struct {
 	Log         *zap.Logger
 	Now         func() time.Time // nil: the clock
 	Version     string           // of the program
+	Speech      dialect.Speech   // of its calls; zero: what a program of this version speaks
 	Grace       time.Duration    // how long Run goes on after ctx has ended, to finish the task under way; 0: not at all
 }
 
@@ -109,6 +111,9 @@ func assemble(o Options) *Participant {
 	o.Skew = cmp.Or(o.Skew, skew.Default)
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Speech == (dialect.Speech{}) {
+		o.Speech = dialect.Own(o.Version)
 	}
 	sealed := blob.New(o.Objects, o.KEK)
 	return &Participant{
@@ -180,7 +185,7 @@ func (p *Participant) stay(ctx, work context.Context) error {
 		}
 		pause := wait.NextBackOff()
 		var clock *skewError
-		if attest.Class(p.class.Load()) == attest.ClassManifest || errors.As(err, &clock) {
+		if attest.Class(p.class.Load()) == attest.ClassManifest || errors.As(err, &clock) || errors.Is(err, dialect.ErrForeign) {
 			pause = refusedWait + rand.N(refusedWait)
 		}
 		p.log.Warn("no coordinator", zap.String("reason", plain(err)), zap.Duration("next_try", pause.Round(time.Millisecond)))
@@ -242,12 +247,12 @@ func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	target, options := "dns:///"+p.o.Address, []grpc.DialOption{
+	target, options := "dns:///"+p.o.Address, append(p.o.Speech.Caller(),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
-	}
+	)
 	if p.o.Dial != nil { // it gets the address as it is configured, and finds out itself what that means
 		target, options = "passthrough:///"+p.o.Address, append(options, grpc.WithContextDialer(p.o.Dial))
 	}
