@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"consilium.dev/internal/daemon"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew; read the difference before it is committed")
@@ -68,6 +71,7 @@ func TestScripts(t *testing.T) {
 			"setenv":     scriptSetenv,
 			"sha256":     scriptSHA256,
 			"occupy":     scriptOccupy,
+			"newer":      scriptNewer,
 		},
 	})
 }
@@ -88,6 +92,30 @@ func buildPrograms(t *testing.T) string {
 		t.Fatalf("building the programs: %v\n%s", err, out)
 	}
 	return bin
+}
+
+// scriptNewer builds the coordinator of another version: of the same sources, but for the version's number.
+func scriptNewer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: newer VERSION FILE")
+	}
+	source, err := filepath.Abs(filepath.Join("..", "..", "internal", "daemon", "daemon.go"))
+	ts.Check(err)
+	text, err := os.ReadFile(source)
+	ts.Check(err)
+	changed := strings.Replace(string(text), `const Version = "`+daemon.Version+`"`, `const Version = "`+args[0]+`"`, 1)
+	if changed == string(text) {
+		ts.Fatalf("%s does not say its version", source)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("daemon.go"), []byte(changed), 0o600))
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{source: ts.MkAbs("daemon.go")}})
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("overlay.json"), overlay, 0o600))
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-overlay", ts.MkAbs("overlay.json"), "-o", ts.MkAbs(args[1]), "consilium.dev/cmd/coordinator")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		ts.Fatalf("building version %s: %v\n%s", args[0], err, out)
+	}
 }
 
 // scriptFederation puts a federation into the script's folder, with a coordinator at a port that was free a moment ago.
@@ -196,7 +224,11 @@ func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: start NAME PROGRAM [ARGUMENT...]")
 	}
 	program := args[1]
-	if program != "consilium" { // which is this test's binary
+	switch {
+	case program == "consilium": // which is this test's binary
+	case strings.Contains(program, "/"):
+		program = ts.MkAbs(program)
+	default:
 		program = filepath.Join(ts.Getenv("BIN"), program)
 	}
 	p := &process{cmd: exec.Command(program, args[2:]...), done: make(chan struct{}), news: make(chan struct{})}
