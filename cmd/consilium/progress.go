@@ -36,6 +36,7 @@ type lines struct {
 	app     *app
 	state   string
 	waiting string
+	waited  time.Time // when it was said
 	said    map[place]bool
 }
 
@@ -57,8 +58,11 @@ func (l *lines) show(r client.Run) {
 		l.state = r.State
 		l.app.say("run %s, round %d of %d: %s", name(r.Name), r.Round, r.Rounds, name(r.State))
 	}
-	if r.State == "waiting for consent" && r.Waiting != l.waiting && r.Waiting != "" {
-		l.waiting = r.Waiting
+	consent := r.State == "waiting for consent"
+	switch {
+	case r.Waiting == "" || r.Waiting == l.waiting || !consent && (r.Ended() || !slow(r)):
+	case consent && l.waiting == "", r.Now.Sub(l.waited) >= time.Minute: // it names ages, which change by themselves
+		l.waiting, l.waited = r.Waiting, r.Now
 		l.app.say("%s", name(r.Waiting))
 	}
 }

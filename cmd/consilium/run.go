@@ -140,23 +140,20 @@ func runList(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				data := struct {
-					Runs []client.Summary `json:"runs"`
-				}{runs}
-				return a.emit("run.list", data, func(w *page) { showRuns(w, runs) })
+				return a.emit("run.list", runs, func(w *page) { showRuns(w, runs) })
 			})
 		},
 	}
 }
 
-func showRuns(w *page, runs []client.Summary) {
-	if len(runs) == 0 {
+func showRuns(w *page, all client.List) {
+	if len(all.Runs) == 0 {
 		w.printf("no runs yet; start one: consilium run start PLAN.yaml\n")
 		return
 	}
-	t := newTable("RUN", "NAME", "LEAD", "STATE", "ROUND", "CREATED")
-	for _, r := range runs {
-		t.AppendRow(table.Row{name(r.ID), name(r.Name), name(r.Lead), name(r.State), fmt.Sprintf("%d of %d", r.Round, r.Rounds), clock(r.Created)})
+	t := newTable("RUN", "NAME", "LEAD", "STATE", "FOR", "ROUND", "CREATED")
+	for _, r := range all.Runs {
+		t.AppendRow(table.Row{name(r.ID), name(r.Name), name(r.Lead), name(r.State), age(r.Since, all.Now), fmt.Sprintf("%d of %d", r.Round, r.Rounds), clock(r.Created)})
 	}
 	w.printf("%s\n", t.Render())
 }
@@ -188,6 +185,13 @@ func showRun(w *page, r client.Run, all bool) {
 	w.printf("run       %s (%s), of %s, created %s\n", name(r.Name), name(r.ID), name(r.Lead), clock(r.Created))
 	var state strings.Builder
 	state.WriteString(name(r.State))
+	switch lasted := age(r.Since, r.Now); {
+	case lasted == "":
+	case r.Ended():
+		state.WriteString(" " + lasted + " ago")
+	default:
+		state.WriteString(" for " + lasted)
+	}
 	for _, more := range []string{r.Reason, r.Waiting} {
 		if more != "" {
 			state.WriteString(": " + name(more))
@@ -206,13 +210,16 @@ func showRun(w *page, r client.Run, all bool) {
 	for _, warning := range warnings(r.Simulated, r.Rollback) {
 		w.printf("warning   %s\n", warning)
 	}
-	members := newTable("MEMBER", "ANSWER", "RECORDS", "SEEN")
+	members := newTable("MEMBER", "ANSWER", "RECORDS", "SEEN", "DOES")
 	for _, m := range r.Members {
 		answer := name(m.State)
 		if m.Rule != "" {
 			answer += ": " + name(m.Rule)
 		}
-		members.AppendRow(table.Row{name(m.Name), answer, count(m.Records), seen(m, r.Now)})
+		if m.State == "invited" && !r.Ended() {
+			answer += " for " + age(m.Since, r.Now)
+		}
+		members.AppendRow(table.Row{name(m.Name), answer, count(m.Records), seen(m, r.Now), does(m, r)})
 	}
 	w.tables(members)
 	if len(r.History) > 0 {
@@ -240,7 +247,52 @@ func seen(m client.Member, now time.Time) string {
 	case m.Seen.IsZero():
 		return "not since the coordinator started"
 	}
-	return now.Sub(m.Seen).Round(time.Second).String() + " ago"
+	return age(m.Seen, now) + " ago"
+}
+
+// stalled is how long a trainer may make no step before it is said.
+const stalled = 2 * time.Minute
+
+// does says what a member's participant is at, and since when.
+func does(m client.Member, r client.Run) string {
+	var b strings.Builder
+	if a := m.Activity; a != nil {
+		b.WriteString(name(a.Doing))
+		if a.Run != "" && a.Round > 0 {
+			fmt.Fprintf(&b, " round %d", a.Round)
+		}
+		if a.Run != "" && a.Run != r.ID {
+			b.WriteString(" of run " + name(a.Run))
+		}
+		b.WriteString(" for " + age(a.Since, r.Now))
+		if a.Of > 1 {
+			fmt.Fprintf(&b, ", step %d of %d", a.Steps, a.Of)
+		}
+		if !a.Progress.IsZero() && r.Now.Sub(a.Progress) >= stalled {
+			b.WriteString(", NO PROGRESS for " + age(a.Progress, r.Now))
+		}
+	}
+	if m.Twice {
+		b.WriteString(" (TWO PROGRAMS UNDER THIS NAME)")
+	}
+	return b.String()
+}
+
+// age words how long something has lasted, as people say it; "" where that is not known.
+func age(since, now time.Time) string {
+	if since.IsZero() || now.IsZero() {
+		return ""
+	}
+	switch d := max(now.Sub(since), 0); {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours())/24)
+	}
 }
 
 // count words a number that is unknown where it is 0.

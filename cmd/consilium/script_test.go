@@ -341,6 +341,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`[0-9a-f]{64}`), "DIGEST"},
 	{regexp.MustCompile(`"[0-9a-f]{16}"`), `"ID"`},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`), "INSTANT"},
+	{regexp.MustCompile(`,\s*"activity": \{[^}]*\}`), ""}, // what a participant does at that moment, if it has said so yet
 	{regexp.MustCompile(`"accepted": \[[^]]*\]`), `"accepted": [IN ANY ORDER]`},
 	{regexp.MustCompile(`"position": \d+`), `"position": N`},
 	{regexp.MustCompile(`"bound": [0-9.e-]+`), `"bound": X`},

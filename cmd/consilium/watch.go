@@ -67,14 +67,14 @@ func (a *app) watch(ctx context.Context, run string, timeout time.Duration) erro
 // outlives the coordinator's absence.
 func (a *app) follow(ctx context.Context, c *connection, run string, p progress) (client.Run, error) {
 	var last client.Run
-	wait := firstWait
+	wait, heard := firstWait, time.Now()
 	for {
 		err := errors.New("the coordinator ended the stream before the run has ended")
 		for r, e := range c.Watch(ctx, run) {
 			if err = e; e != nil {
 				break
 			}
-			last, wait = r, firstWait
+			last, wait, heard = r, firstWait, time.Now()
 			run = r.ID // a name may come to mean two runs
 			p.show(r)
 		}
@@ -91,7 +91,7 @@ func (a *app) follow(ctx context.Context, c *connection, run string, p progress)
 		if ctx.Err() != nil || !gone || last.ID == "" {
 			return last, err
 		}
-		p.note(fmt.Sprintf("the coordinator does not answer; next try in %s", wait))
+		p.note(fmt.Sprintf("lost the coordinator %s ago; what is shown is of then; next try in %s", age(heard, time.Now()), wait))
 		select {
 		case <-ctx.Done():
 			return last, ctx.Err()

@@ -136,14 +136,14 @@ func (c *Client) Start(ctx context.Context, request string, plan entry.Plan) (st
 }
 
 // Runs returns all runs, newest first.
-func (c *Client) Runs(ctx context.Context) ([]Summary, error) {
+func (c *Client) Runs(ctx context.Context) (List, error) {
 	r, err := c.runs.List(ctx, &pb.ListRequest{})
 	if err != nil {
-		return nil, c.fault("listing runs", err)
+		return List{}, c.fault("listing runs", err)
 	}
-	out := []Summary{}
+	out := List{Runs: []Summary{}, Now: instant(r.NowUs)}
 	for _, s := range r.Runs {
-		out = append(out, summary(s))
+		out.Runs = append(out.Runs, summary(s))
 	}
 	return out, nil
 }
@@ -167,11 +167,18 @@ func (c *Client) Cancel(ctx context.Context, name, reason string) (string, error
 	return r.Run, nil
 }
 
-// Watch yields a run whenever it changes, and ends after the run has ended. Its error is the last thing that it yields.
+// silence is how long a watched coordinator may say nothing, though it does so every 15 s, before it counts as gone.
+const silence = 45 * time.Second
+
+// Watch yields a run whenever it changes, and ends after the run has ended. Its error is the last thing that it yields:
+// ErrUnreachable also for a coordinator that has said nothing for 45 s, whose link may be dead without being closed.
 func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Run, error] {
 	return func(yield func(Run, error) bool) {
+		outer := ctx
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		quiet := time.AfterFunc(silence, cancel)
+		defer quiet.Stop()
 		stream, err := c.runs.Watch(ctx, &pb.ShowRequest{Run: name})
 		for err == nil {
 			var r *pb.ShowReply
@@ -181,10 +188,15 @@ func (c *Client) Watch(ctx context.Context, name string) iter.Seq2[Run, error] {
 			if err != nil {
 				break
 			}
+			quiet.Reset(silence)
 			v, err := run(r)
 			if !yield(v, err) || err != nil {
 				return
 			}
+		}
+		if outer.Err() == nil && ctx.Err() != nil {
+			yield(Run{}, fmt.Errorf("watching run %s: %w: it has said nothing for %s", name, ErrUnreachable, silence))
+			return
 		}
 		yield(Run{}, c.fault("watching run "+name, err))
 	}

@@ -111,9 +111,12 @@ func dial(t *testing.T, c *council) *client.Client {
 // view returns what a coordinator shows of a run.
 func view(state string) *pb.ShowReply {
 	return &pb.ShowReply{
-		Summary: &pb.RunSummary{Run: "aa", Name: "hearts", Lead: "ada", State: state, Round: 1, Rounds: 2, CreatedUs: 1_000_000},
+		Summary: &pb.RunSummary{Run: "aa", Name: "hearts", Lead: "ada", State: state, Round: 1, Rounds: 2, CreatedUs: 1_000_000, SinceUs: 1_500_000},
 		Plan:    []byte(`{"name": "hearts", "rounds": 2}`),
-		Members: []*pb.MemberView{{Member: "north", State: "consented", Records: 9, SeenUs: 2_000_000, Connected: true}, {Member: "south", State: "invited"}},
+		Members: []*pb.MemberView{{
+			Member: "north", State: "consented", Records: 9, SeenUs: 2_000_000, Connected: true, SinceUs: 1_000_000, Twice: true,
+			Activity: &pb.Activity{Doing: "training", Run: "aa", Round: 1, SinceUs: 3_000_000, Steps: 2, Of: 7, ProgressUs: 4_000_000},
+		}, {Member: "south", State: "invited"}},
 		Rounds: []*pb.RoundView{{
 			Round: 1, Try: 1, Kind: "training", State: "closed", Selected: []string{"north"}, Accepted: []string{"north"},
 			Model: bytes.Repeat([]byte{7}, 32), OpenedUs: 3_000_000, ClosedUs: 4_000_000, DeadlineUs: 5_000_000, Received: 56, Bound: 1e-12,
@@ -128,9 +131,12 @@ func at(seconds int64) time.Time { return time.Unix(seconds, 0).UTC() }
 // shown is view as a client returns it.
 func shown(state string) client.Run {
 	return client.Run{
-		Summary: client.Summary{ID: "aa", Name: "hearts", Lead: "ada", State: state, Round: 1, Rounds: 2, Created: at(1)},
+		Summary: client.Summary{ID: "aa", Name: "hearts", Lead: "ada", State: state, Round: 1, Rounds: 2, Created: at(1), Since: at(1).Add(time.Second / 2)},
 		Plan:    entry.Plan{Name: "hearts", Rounds: 2},
-		Members: []client.Member{{Name: "north", State: "consented", Records: 9, Seen: at(2), Connected: true}, {Name: "south", State: "invited"}},
+		Members: []client.Member{{
+			Name: "north", State: "consented", Records: 9, Seen: at(2), Connected: true, Since: at(1), Twice: true,
+			Activity: &client.Activity{Doing: "training", Run: "aa", Round: 1, Since: at(3), Steps: 2, Of: 7, Progress: at(4)},
+		}, {Name: "south", State: "invited"}},
 		History: []client.Round{{
 			Round: 1, Try: 1, Kind: "training", State: "closed", Selected: []string{"north"}, Accepted: []string{"north"},
 			Model: entry.Digest(bytes.Repeat([]byte{7}, 32)), Opened: at(3), Closed: at(4), Deadline: at(5), Received: 56, Bound: 1e-12,
@@ -152,7 +158,7 @@ func TestRuns(t *testing.T) {
 		t.Errorf("Start sent %v, want the plan and the request", c.start)
 	}
 	all, err := who.Runs(t.Context())
-	if err != nil || len(all) != 2 || all[0].Ended() || !all[1].Ended() {
+	if err != nil || len(all.Runs) != 2 || all.Runs[0].Ended() || !all.Runs[1].Ended() {
 		t.Errorf("Runs = %v, %v, want one that goes on and one that has ended", all, err)
 	}
 	got, err := who.Run(t.Context(), "aa")

@@ -18,6 +18,13 @@ type Summary struct {
 	Round   int       `json:"round"` // newest
 	Rounds  int       `json:"rounds"`
 	Created time.Time `json:"created"`
+	Since   time.Time `json:"since,omitzero"` // it is in that state
+}
+
+// List is all runs, as they are at one instant.
+type List struct {
+	Runs []Summary `json:"runs"`
+	Now  time.Time `json:"now,omitzero"` // the coordinator's time
 }
 
 // Ended reports whether nothing more will happen.
@@ -47,6 +54,20 @@ type Member struct {
 	Rule      string    `json:"rule,omitempty"` // that declined, or why it left
 	Seen      time.Time `json:"seen,omitzero"`  // last heard from; zero: not since the coordinator started
 	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since,omitzero"`     // it is in that state
+	Activity  *Activity `json:"activity,omitempty"` // nil: it has not said what it does, or not lately
+	Twice     bool      `json:"twice,omitempty"`    // two programs speak under its name
+}
+
+// Activity is what a member's participant last said that it does. It was said less than a minute before [Run.Now].
+type Activity struct {
+	Doing    string    `json:"doing"` // "idle", "answering", "training", "offering", "evaluating", "leaving", "paused"
+	Run      string    `json:"run,omitempty"`
+	Round    int       `json:"round,omitempty"`
+	Since    time.Time `json:"since"`
+	Steps    int64     `json:"steps,omitempty"` // of a training that are done
+	Of       int64     `json:"of,omitempty"`
+	Progress time.Time `json:"progress,omitzero"` // when the trainer made its last step, or began
 }
 
 // Round is one try of a round, and the figures of the model that it made.
@@ -123,7 +144,7 @@ type Model struct {
 func summary(s *pb.RunSummary) Summary {
 	return Summary{
 		ID: s.GetRun(), Name: s.GetName(), Lead: s.GetLead(), State: s.GetState(), Round: int(s.GetRound()), Rounds: int(s.GetRounds()),
-		Created: instant(s.GetCreatedUs()),
+		Created: instant(s.GetCreatedUs()), Since: instant(s.GetSinceUs()),
 	}
 }
 
@@ -138,6 +159,7 @@ func run(r *pb.ShowReply) (Run, error) {
 	for _, m := range r.Members {
 		out.Members = append(out.Members, Member{
 			Name: m.Member, State: m.State, Records: m.Records, Rule: m.Rule, Seen: instant(m.SeenUs), Connected: m.Connected,
+			Since: instant(m.SinceUs), Activity: activity(m.Activity), Twice: m.Twice,
 		})
 	}
 	for _, x := range r.Rounds {
@@ -148,6 +170,15 @@ func run(r *pb.ShowReply) (Run, error) {
 		})
 	}
 	return out, nil
+}
+
+func activity(a *pb.Activity) *Activity {
+	if a == nil {
+		return nil
+	}
+	return &Activity{
+		Doing: a.Doing, Run: a.Run, Round: int(a.Round), Since: instant(a.SinceUs), Steps: a.Steps, Of: a.Of, Progress: instant(a.ProgressUs),
+	}
 }
 
 func version(m *pb.ModelView) Model {

@@ -135,7 +135,7 @@ func TestAbsence(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := v.Waiting, "waiting for answer to the invitation of 1 of 4: budapest (not seen since the coordinator started)"; got != want {
+		if got, want := v.Waiting, "waiting for 1 of 4 (answer to the invitation): budapest not seen since the coordinator started, 7 min ago"; got != want {
 			t.Errorf("run says %q, want %q", got, want)
 		}
 		late := w.join("budapest")
@@ -145,7 +145,7 @@ func TestAbsence(t *testing.T) {
 		if v, err = w.person("ada").Show(t.Context(), &pb.ShowRequest{Run: run}); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := v.Waiting, "waiting for update of round 2 of 1 of 4: budapest (last seen 5m0s ago)"; got != want {
+		if got, want := v.Waiting, "waiting for 1 of 4 (update of round 2): budapest last seen 5 min ago"; got != want {
 			t.Errorf("run says %q, want %q", got, want)
 		}
 		w.join("budapest")

@@ -5,10 +5,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/blob"
@@ -19,8 +19,8 @@ import (
 
 // admission is a connection's place for "its peer's admission is history".
 type admission struct {
-	mu   sync.Mutex // held while the fact is written: nobody is served before
-	done bool
+	turn chan struct{} // holds a token but while the fact is written: nobody is served before
+	done bool          // owned by whoever has the token
 }
 
 type admissionKey struct{}
@@ -28,8 +28,14 @@ type admissionKey struct{}
 // connections gives each connection its admission.
 type connections struct{}
 
+func newAdmission() *admission {
+	a := &admission{turn: make(chan struct{}, 1)}
+	a.turn <- struct{}{}
+	return a
+}
+
 func (connections) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
-	return context.WithValue(ctx, admissionKey{}, &admission{})
+	return context.WithValue(ctx, admissionKey{}, newAdmission())
 }
 func (connections) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 func (connections) HandleRPC(context.Context, stats.RPCStats)                       {}
@@ -47,8 +53,12 @@ func (a *admitter) entered(ctx context.Context, p transport.Peer) error {
 	if !ok {
 		panic("coordinator: a call without a connection")
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	select {
+	case <-c.turn:
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	defer func() { c.turn <- struct{}{} }()
 	if c.done {
 		return nil
 	}

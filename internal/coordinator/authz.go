@@ -29,6 +29,8 @@ var methods = map[string][]may{
 	pb.Rounds_Query_FullMethodName:        {{office: attest.Participant}},
 	pb.Rounds_Offer_FullMethodName:        {{office: attest.Participant}},
 	pb.Rounds_Report_FullMethodName:       {{office: attest.Participant}},
+	pb.Rounds_Tell_FullMethodName:         {{office: attest.Participant}},
+	pb.Rounds_Leave_FullMethodName:        {{office: attest.Participant}},
 	pb.Blobs_Fetch_FullMethodName:         {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
 	pb.Runs_Start_FullMethodName:          {{attest.Person, "lead"}},
 	pb.Runs_List_FullMethodName:           {{attest.Person, "lead"}, {attest.Person, "audit"}},

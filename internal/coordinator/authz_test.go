@@ -72,6 +72,7 @@ func TestWhoMayCall(t *testing.T) {
 	everybody := append([]string{"participant"}, people...)
 	allowed := map[string][]string{
 		"Rounds/Follow": enclave, "Rounds/Consent": enclave, "Rounds/Query": enclave, "Rounds/Offer": enclave, "Rounds/Report": enclave,
+		"Rounds/Tell": enclave, "Rounds/Leave": enclave,
 		"Blobs/Fetch": everybody,
 		"Runs/Start":  lead, "Runs/Cancel": lead, "Runs/List": people, "Runs/Show": people, "Runs/Watch": people,
 		"Models/ListModels": people, "Models/ShowModel": people,

@@ -105,7 +105,7 @@ func TestFedAdam(t *testing.T) {
 			mean, rows := make([]float64, len(x.Params)), 0.0
 			for _, name := range hospitals {
 				train := trainingSet(t, p.Schema, name)
-				u, err := trainer.Train(t.Context(), p, x, train, round, name)
+				u, err := trainer.Train(t.Context(), p, x, train, round, name, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -370,7 +370,8 @@ func (l *loop) settle(ctx context.Context) error {
 		case round.Combine:
 			l.begin(ctx, a)
 		case round.Wake:
-			l.wake.Reset(max(a.At.Sub(now), time.Millisecond))
+			// Also when a lease may have lapsed: a link that is dead without being closed tells nobody.
+			l.wake.Reset(min(max(a.At.Sub(now), time.Millisecond), lease))
 		}
 	}
 	l.publish(actions)

@@ -8,35 +8,63 @@ import (
 	"consilium.dev/internal/round"
 )
 
-// presence remembers when each member was last heard from in this boot. It is no fact: whom a round is closed without for being
-// absent, its fact says.
+// lease is how long what a participant has told of itself holds: three heartbeats. Whoever follows and has let it lapse is not
+// connected, though its connection is not known to be dead yet.
+const lease = 3 * heartbeat
+
+// presence remembers when each member was last heard from in this boot, and what it said that it does. It is no fact: whom a
+// round is closed without for being absent, its fact says.
 type presence struct {
 	now     func() time.Time
-	changed chan struct{} // holds one token when a member came or went and the loop has not seen it
+	began   time.Time
+	changed chan struct{} // holds one token when a member came, went or paused and the loop has not seen it
 
 	mu sync.Mutex // guards of
-	of map[entry.Member]sighting
+	of map[entry.Member]*sighting
 }
 
 type sighting struct {
 	at        time.Time
 	following int // open Follow streams
+	told      activity
+	programs  map[string]program // who tell under this name, by instance
+}
+
+// program is one process that tells of itself.
+type program struct{ first, last time.Time }
+
+// activity is what a participant said that it does.
+type activity struct {
+	at         time.Time // it was told; zero: never
+	doing, run string
+	round      int
+	since      time.Time
+	steps, of  int64
+	progress   time.Time // last step of the trainer; zero where nothing is trained
 }
 
 func newPresence(now func() time.Time) *presence {
-	return &presence{now: now, changed: make(chan struct{}, 1), of: map[entry.Member]sighting{}}
+	return &presence{now: now, began: now(), changed: make(chan struct{}, 1), of: map[entry.Member]*sighting{}}
 }
 
-func (p *presence) enter(m entry.Member) { p.change(m, 1) }
-func (p *presence) leave(m entry.Member) { p.change(m, -1) }
-func (p *presence) seen(m entry.Member)  { p.change(m, 0) }
+func (p *presence) enter(m entry.Member) { p.change(m, func(s *sighting) { s.following++ }) }
+func (p *presence) leave(m entry.Member) { p.change(m, func(s *sighting) { s.following-- }) }
+func (p *presence) seen(m entry.Member)  { p.change(m, func(*sighting) {}) }
 
-func (p *presence) change(m entry.Member, by int) {
+// change records that a member was heard from, and wakes the loop where that changes whom a round waits for.
+func (p *presence) change(m entry.Member, f func(*sighting)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	before := p.of[m].following
-	p.of[m] = sighting{p.now(), before + by}
-	if (before == 0) != (before+by == 0) {
+	s := p.of[m]
+	if s == nil {
+		s = &sighting{programs: map[string]program{}}
+		p.of[m] = s
+	}
+	now := p.now()
+	before := s.view(now)
+	s.at = now
+	f(s)
+	if after := s.view(now); before.Connected != after.Connected || before.Paused != after.Paused {
 		select {
 		case p.changed <- struct{}{}:
 		default:
@@ -44,19 +72,80 @@ func (p *presence) change(m entry.Member, by int) {
 	}
 }
 
-// last returns when the member was last heard from, zero for never, and whether it follows now.
-func (p *presence) last(m entry.Member) (time.Time, bool) {
+// tell records what a member's program, that instance of it, says that it does. It reports whether another instance speaks under
+// the same name: one that was there before this one, and has spoken since this one began.
+func (p *presence) tell(m entry.Member, instance string, a activity) (twice bool) {
+	p.change(m, func(s *sighting) {
+		a.at = s.at
+		s.told = a
+		before := s.twice(s.at)
+		me, known := s.programs[instance]
+		if !known {
+			me.first = s.at
+		}
+		me.last = s.at
+		s.programs[instance] = me
+		for name, other := range s.programs {
+			if s.at.Sub(other.last) > lease {
+				delete(s.programs, name)
+			}
+		}
+		twice = s.twice(s.at) && !before
+	})
+	return twice
+}
+
+// twice reports whether two programs speak under this name. After a restart, or over a new connection, there is an older one that
+// says nothing more.
+func (s *sighting) twice(now time.Time) bool {
+	for name, a := range s.programs {
+		for other, b := range s.programs {
+			if name != other && !a.first.After(b.first) && a.last.After(b.first) && now.Sub(a.last) <= lease && now.Sub(b.last) <= lease {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// view is what the rules may know of a member's whereabouts.
+func (s *sighting) view(now time.Time) round.Sighting {
+	out := round.Sighting{Last: s.at, Connected: s.following > 0}
+	if s.told.at.IsZero() { // never, or by a program of the version before
+		if out.Connected {
+			out.Last = now
+		}
+		return out
+	}
+	holds := now.Sub(s.told.at) <= lease
+	out.Connected = out.Connected && holds
+	out.Paused = s.told.doing == "paused" && holds
+	return out
+}
+
+func (p *presence) sighting(m entry.Member) round.Sighting {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.of[m]
-	if s.following > 0 {
-		return p.now(), true
+	if s == nil {
+		return round.Sighting{}
 	}
-	return s.at, false
+	return s.view(p.now())
 }
 
-// sighting is what the rules may know of a member's whereabouts.
-func (p *presence) sighting(m entry.Member) round.Sighting {
-	at, connected := p.last(m)
-	return round.Sighting{Last: at, Connected: connected}
+// last returns when the member was last heard from, zero for never, and whether it follows now.
+func (p *presence) last(m entry.Member) (time.Time, bool) {
+	s := p.sighting(m)
+	return s.Last, s.Connected
+}
+
+// doing returns what the member does, false where it has not said, or not lately.
+func (p *presence) doing(m entry.Member) (a activity, twice, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.of[m]
+	if s == nil || s.told.at.IsZero() || p.now().Sub(s.told.at) > lease || s.following == 0 {
+		return activity{}, false, false
+	}
+	return s.told, s.twice(p.now()), true
 }

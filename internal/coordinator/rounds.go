@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -124,6 +125,44 @@ func (r *rounds) Query(ctx context.Context, q *pb.QueryRequest) (*pb.QueryReply,
 		return &pb.QueryReply{State: pb.QueryReply_STATE_HELD}, nil
 	}
 	return &pb.QueryReply{State: pb.QueryReply_STATE_SEND}, nil
+}
+
+// doings are what a participant may say that it does.
+var doings = []string{"idle", "answering", "training", "offering", "evaluating", "leaving", "paused"}
+
+// Tell takes what a participant says of itself. It is shown and decides nothing but, where it says that it is paused, whom a
+// round waits for.
+func (r *rounds) Tell(ctx context.Context, q *pb.TellRequest) (*pb.TellReply, error) {
+	peer := caller(ctx)
+	m, most := entry.Member(peer.Name), (365 * 24 * time.Hour).Microseconds()
+	if !slices.Contains(doings, q.Doing) || len(q.Run) > 16 || clip(q.Run, 16) != q.Run || q.Round < 0 || q.Steps < 0 || q.Of < 0 ||
+		q.ForUs < 0 || q.ForUs > most || q.StillUs < 0 || q.StillUs > most {
+		return nil, status.Error(codes.InvalidArgument, "a participant says what it does in words and numbers that make no sense")
+	}
+	now := r.presence.now()
+	a := activity{
+		doing: q.Doing, run: q.Run, round: int(q.Round), since: now.Add(-time.Duration(q.ForUs) * time.Microsecond), steps: q.Steps, of: q.Of,
+	}
+	if q.Doing == "training" {
+		a.progress = now.Add(-time.Duration(q.StillUs) * time.Microsecond)
+	}
+	if r.presence.tell(m, peer.Instance, a) {
+		r.log.Warn("two programs speak under one name: one of them is to be ended", member(m), zap.String("instance", peer.Instance))
+	}
+	return &pb.TellReply{}, nil
+}
+
+// Leave withdraws the calling member from a run.
+func (r *rounds) Leave(ctx context.Context, q *pb.LeaveRequest) (*pb.LeaveReply, error) {
+	m := entry.Member(caller(ctx).Name)
+	r.presence.seen(m)
+	if clip(q.Reason, maxReason) != q.Reason {
+		return nil, status.Errorf(codes.InvalidArgument, "reason: want at most %d bytes of printable text", maxReason)
+	}
+	if err := r.loop.decide(ctx, round.Leave{Run: q.Run, Member: m, Reason: q.Reason}); err != nil {
+		return nil, answer(r.log, err)
+	}
+	return &pb.LeaveReply{}, nil
 }
 
 func (r *rounds) Report(ctx context.Context, q *pb.ReportRequest) (*pb.ReportReply, error) {

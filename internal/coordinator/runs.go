@@ -128,7 +128,7 @@ func (r *runs) List(ctx context.Context, _ *pb.ListRequest) (*pb.ListReply, erro
 	if err := r.loop.read(ctx, func() { all = r.loop.state.Runs() }); err != nil {
 		return nil, answer(r.log, err)
 	}
-	out, size := &pb.ListReply{}, 0
+	out, size := &pb.ListReply{NowUs: r.view.now().UnixMicro()}, 0
 	for _, run := range slices.Backward(all) {
 		s := summary(run)
 		if size += proto.Size(s) + 8; size > maxView { // the newest come first; older ones are shown by their ids
@@ -151,17 +151,18 @@ func (r *runs) Watch(q *pb.ShowRequest, stream grpc.ServerStreamingServer[pb.Sho
 	look := time.NewTicker(watchEvery)
 	defer look.Stop()
 	var last *pb.ShowReply
+	var said time.Time // so that who watches knows us alive
 	for {
 		n := r.loop.wanted.Load()
 		v, err := r.show(stream.Context(), q.Run)
 		if err != nil {
 			return answer(r.log, err)
 		}
-		if last == nil || changed(last, v) {
+		if now := r.view.now(); last == nil || changed(last, v) || now.Sub(said) >= heartbeat {
 			if err := stream.Send(v); err != nil {
 				return err
 			}
-			last = v
+			last, said = v, now
 		}
 		if ended(v.Summary.State) {
 			return nil

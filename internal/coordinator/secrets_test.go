@@ -133,7 +133,7 @@ func (s secrets) member(t *testing.T, w *world, p entry.Plan, name string, base 
 		t.Fatal(err)
 	}
 	s.values("a value of the statistics of "+name, u)
-	if u, err = trainer.Train(t.Context(), p, base, train, 1, name); err != nil {
+	if u, err = trainer.Train(t.Context(), p, base, train, 1, name, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.values("a value of an update of "+name, u)

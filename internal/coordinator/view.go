@@ -38,7 +38,12 @@ func (v *viewer) run(r round.Run, figures bool) *pb.ShowReply {
 	}
 	for _, m := range r.Members {
 		at, connected := v.presence.last(m.Member)
-		view := &pb.MemberView{Member: string(m.Member), State: m.State, Records: m.Records, Rule: m.Rule, Connected: connected}
+		view := &pb.MemberView{
+			Member: string(m.Member), State: m.State, Records: m.Records, Rule: m.Rule, Connected: connected, SinceUs: m.Since.UnixMicro(),
+		}
+		if a, twice, ok := v.presence.doing(m.Member); ok {
+			view.Activity, view.Twice = activityView(a), twice
+		}
 		if !at.IsZero() {
 			view.SeenUs = at.UnixMicro()
 		}
@@ -58,10 +63,18 @@ func (v *viewer) run(r round.Run, figures bool) *pb.ShowReply {
 	return out
 }
 
+func activityView(a activity) *pb.Activity {
+	out := &pb.Activity{Doing: a.doing, Run: a.run, Round: number(a.round), SinceUs: a.since.UnixMicro(), Steps: a.steps, Of: a.of}
+	if !a.progress.IsZero() {
+		out.ProgressUs = a.progress.UnixMicro()
+	}
+	return out
+}
+
 func summary(r round.Run) *pb.RunSummary {
 	s := &pb.RunSummary{
 		Run: r.Fact.Run, Name: r.Fact.Plan.Name, Lead: r.Fact.Lead, State: r.State, Rounds: number(r.Fact.Plan.Rounds),
-		CreatedUs: r.Created.UnixMicro(),
+		CreatedUs: r.Created.UnixMicro(), SinceUs: r.Since.UnixMicro(),
 	}
 	if n := len(r.Rounds); n > 0 {
 		s.Round = number(r.Rounds[n-1].Round)
@@ -134,7 +147,7 @@ func (v *viewer) waiting(r round.Run) string {
 	for _, m := range missing {
 		who = append(who, v.sighting(m))
 	}
-	return fmt.Sprintf("waiting for %s of %d of %d: %s", what, len(missing), of, strings.Join(who, ", "))
+	return fmt.Sprintf("waiting for %d of %d (%s): %s", len(missing), of, what, strings.Join(who, ", "))
 }
 
 // evaluating returns whose figures of the newest model are still missing.
@@ -152,16 +165,39 @@ func (v *viewer) evaluating(r round.Run) (what string, of int, missing []entry.M
 	return fmt.Sprintf("evaluation of round %d", last.Round), of, missing
 }
 
-// sighting words when a member was last heard from.
+// stalled is how long a trainer may make no step before it is said.
+const stalled = 2 * time.Minute
+
+// sighting words what is known of a member now, and since when.
 func (v *viewer) sighting(m entry.Member) string {
-	at, connected := v.presence.last(m)
+	at, now := v.presence.sighting(m), v.now()
+	a, _, told := v.presence.doing(m)
 	switch {
-	case connected:
-		return string(m) + " (connected)"
-	case at.IsZero():
-		return string(m) + " (not seen since the coordinator started)"
+	case told && at.Paused:
+		return fmt.Sprintf("%s paused for %s", m, ago(now.Sub(a.since)))
+	case at.Connected && !told:
+		return string(m) + " connected"
+	case at.Connected && !a.progress.IsZero() && now.Sub(a.progress) >= stalled:
+		return fmt.Sprintf("%s %s for %s, no progress for %s", m, a.doing, ago(now.Sub(a.since)), ago(now.Sub(a.progress)))
+	case at.Connected:
+		return fmt.Sprintf("%s %s for %s", m, a.doing, ago(now.Sub(a.since)))
+	case at.Last.IsZero():
+		return string(m) + " not seen since the coordinator started, " + ago(now.Sub(v.presence.began)) + " ago"
 	}
-	return fmt.Sprintf("%s (last seen %s ago)", m, v.now().Sub(at).Round(time.Second))
+	return fmt.Sprintf("%s last seen %s ago", m, ago(now.Sub(at.Last)))
+}
+
+// ago words how long something has lasted, as people say it.
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", max(int(d.Seconds()), 0))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours())/24)
 }
 
 // model words a model version and its provenance; figures only to those who may read them.

@@ -87,6 +87,7 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 		}
 	})
 	g.Go(func() error { return s.work(work) })
+	g.Go(func() error { s.tell(work); return nil })
 	// A worker's error must end the receiver, which waits for the stream.
 	g.Go(func() error { <-work.Done(); cancel(context.Cause(work)); return nil })
 	return g.Wait()
@@ -136,8 +137,11 @@ func (s *session) hear(w *pb.Wanted) {
 
 // task is one thing that is wanted.
 type task struct {
-	key string // names it within a session
-	run func(context.Context) error
+	key   string // names it within a session
+	doing string // as in pb.TellRequest
+	of    string // the run
+	round int32
+	run   func(context.Context) error
 }
 
 // tasks returns what w wants, in the order in which it is done: answers first, for others wait for them; figures
@@ -145,16 +149,16 @@ type task struct {
 func (s *session) tasks(w *pb.Wanted) []task {
 	var all []task
 	for _, i := range w.Invitations {
-		all = append(all, task{"consent/" + i.Run, func(ctx context.Context) error { return s.consent(ctx, i) }})
+		all = append(all, task{"consent/" + i.Run, "answering", i.Run, 0, func(ctx context.Context) error { return s.consent(ctx, i) }})
 	}
 	for _, e := range w.Evaluate {
 		key := fmt.Sprintf("evaluate/%s/%d", e.Run, e.Round)
-		all = append(all, task{key, func(ctx context.Context) error { return s.evaluate(ctx, e) }})
+		all = append(all, task{key, "evaluating", e.Run, e.Round, func(ctx context.Context) error { return s.evaluate(ctx, e) }})
 	}
 	for _, t := range w.Train {
 		// What was accepted before a crash of the coordinator is another task than what has not been offered yet.
 		key := fmt.Sprintf("train/%s/%d/%d/%x", t.Run, t.Round, t.Try, t.Accepted)
-		all = append(all, task{key, func(ctx context.Context) error { return s.train(ctx, t) }})
+		all = append(all, task{key, "training", t.Run, t.Round, func(ctx context.Context) error { return s.train(ctx, t) }})
 	}
 	return all
 }
@@ -204,7 +208,9 @@ func (s *session) do(session context.Context, t task) error {
 	s.mu.Lock()
 	s.current, s.cancel = t.key, cancel
 	s.mu.Unlock()
+	s.p.desk.set(t.doing, t.of, t.round)
 	err := t.run(ctx)
+	s.p.desk.set("idle", "", 0)
 	s.mu.Lock()
 	unwanted := ctx.Err() != nil
 	s.current, s.cancel = "", nil

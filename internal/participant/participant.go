@@ -78,6 +78,7 @@ type Participant struct {
 	epochs *epochs
 	ending chan struct{} // closed when no further task is taken
 	sent   sentLog
+	desk   *desk
 	known  map[string]bool // runs that this process saw open and this member takes part in; owned by the session's worker
 	class  atomic.Uint32   // attest.Class of the last refusal by either side
 }
@@ -117,7 +118,7 @@ func assemble(o Options) *Participant {
 	}
 	sealed := blob.New(o.Objects, o.KEK)
 	return &Participant{
-		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{},
+		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now),
 		data: &dataCache{files: o.Data}, epochs: &epochs{blobs: sealed, objects: o.Objects, log: o.Log}, ending: make(chan struct{}),
 	}
 }

@@ -104,6 +104,7 @@ func (s *session) train(ctx context.Context, t *pb.Train) error {
 	if err != nil {
 		return err
 	}
+	s.p.desk.set("offering", t.Run, t.Round)
 	state, err := s.offer(ctx, t, u)
 	if err != nil {
 		return fmt.Errorf("offering the update of round %d of run %s: %w", t.Round, t.Run, err)
@@ -221,7 +222,9 @@ func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data r
 	plan, d := study.plan, study.shape
 	spec := aggregate.Spec{Ranges: d.Training, Weights: []int64{t.Weight}}
 	work := func(ctx context.Context, base *model.Model) ([]float32, error) {
-		return trainer.Train(ctx, plan, base, data.train, int(t.Round), s.p.o.Name)
+		return trainer.Train(ctx, plan, base, data.train, int(t.Round), s.p.o.Name, func(done int) {
+			s.p.desk.progress(done, plan.Local.Steps)
+		})
 	}
 	var base *model.Model
 	if entry.RoundKind(t.Kind) == entry.Statistics {

@@ -18,8 +18,26 @@ func (s *State) Apply(at time.Time, f entry.Fact) error {
 	if err := s.fold(at, f); err != nil {
 		return fmt.Errorf("fact %T cannot follow: %w", f, err)
 	}
+	if r := s.byID[runOf(f)]; r != nil && r.phase() != r.was {
+		r.was, r.phased = r.phase(), at
+	}
 	s.newest = at
 	return nil
+}
+
+// runOf returns the run that a fact is of, "" for one that is of none.
+func runOf(f entry.Fact) string {
+	switch f := f.(type) {
+	case entry.RunCreated:
+		return f.Run
+	case entry.RoundOpened:
+		return f.Run
+	case entry.RoundClosed:
+		return f.Run
+	case entry.RunEnded:
+		return f.Run
+	}
+	return "" // no other changes a phase
 }
 
 func (s *State) fold(at time.Time, f entry.Fact) error {
@@ -32,11 +50,11 @@ func (s *State) fold(at time.Time, f entry.Fact) error {
 	case entry.RunCreated:
 		return s.created(at, f)
 	case entry.Consented:
-		return s.answered(f.Run, Member{Member: f.Member, State: consented, Records: f.Records})
+		return s.answered(f.Run, Member{Member: f.Member, State: consented, Records: f.Records, Since: at})
 	case entry.Declined:
-		return s.answered(f.Run, Member{Member: f.Member, State: declined, Rule: f.Rule})
+		return s.answered(f.Run, Member{Member: f.Member, State: declined, Rule: f.Rule, Since: at})
 	case entry.Left:
-		return s.departed(f)
+		return s.departed(at, f)
 	case entry.RoundOpened:
 		return s.opened(at, f)
 	case entry.UpdateAccepted:
@@ -77,7 +95,7 @@ func (s *State) created(at time.Time, f entry.RunCreated) error {
 	}
 	r := &run{fact: f, created: at, closed: -1, base: f.Initial, model: f.Model, since: at}
 	for _, m := range f.Members {
-		r.members = append(r.members, Member{Member: m, State: invited})
+		r.members = append(r.members, Member{Member: m, State: invited, Since: at})
 	}
 	s.runs, s.live = append(s.runs, r), append(s.live, r)
 	s.byID[f.Run], s.requests[key] = r, r
@@ -97,7 +115,7 @@ func (s *State) answered(run string, answer Member) error {
 	return nil
 }
 
-func (s *State) departed(f entry.Left) error {
+func (s *State) departed(at time.Time, f entry.Left) error {
 	r, err := s.run(f.Run)
 	if err != nil {
 		return err
@@ -106,7 +124,7 @@ func (s *State) departed(f entry.Left) error {
 	if m == nil || m.State != invited && m.State != consented {
 		return fmt.Errorf("%s takes no part in run %s, or no more", f.Member, f.Run)
 	}
-	m.State, m.Rule = left, f.Reason
+	m.State, m.Rule, m.Since = left, f.Reason, at
 	return nil
 }
 

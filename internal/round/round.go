@@ -61,6 +61,8 @@ type run struct {
 	state   *entry.Blob  // of the optimiser
 	closed  int          // newest closed round, -1 before the first
 	since   time.Time    // last closing
+	was     string       // phase, after the newest fact
+	phased  time.Time    // since when it is in it
 	ended   string       // outcome, "" while the run is open
 	reason  string
 }

@@ -108,11 +108,11 @@ func TestView(t *testing.T) {
 	}
 	got, _ := s.Run("run")
 	want := round.Run{
-		Fact: created(), State: "training", Created: start,
+		Fact: created(), State: "training", Since: start, Created: start,
 		Members: []round.Member{
-			{Member: "a", State: "consented", Records: 100},
-			{Member: "b", State: "consented", Records: 200},
-			{Member: "c", State: "consented", Records: 300, Missed: 1},
+			{Member: "a", State: "consented", Records: 100, Since: start},
+			{Member: "b", State: "consented", Records: 200, Since: start},
+			{Member: "c", State: "consented", Records: 300, Since: start, Missed: 1},
 		},
 		Rounds: []round.Round{
 			{

@@ -10,8 +10,9 @@ import (
 // Run is a view of a run.
 type Run struct {
 	Fact    entry.RunCreated
-	State   string // "waiting for consent", "statistics", "training", "evaluating", "completed", "failed", "cancelled"
-	Reason  string // of a failure
+	State   string    // "waiting for consent", "statistics", "training", "evaluating", "completed", "failed", "cancelled"
+	Since   time.Time // it is in that state
+	Reason  string    // of a failure
 	Created time.Time
 	Members []Member
 	Rounds  []Round // every try, in the order of opening
@@ -20,10 +21,11 @@ type Run struct {
 // Member is a member's part in a run.
 type Member struct {
 	Member  entry.Member
-	State   string // "invited", "consented", "declined", "left"
-	Records int64  // declared at consent: its weight
-	Rule    string // of its owner's policy, that declined; or why it left
-	Missed  int    // closed rounds in a row that it was selected for and whose model is without its update
+	State   string    // "invited", "consented", "declined", "left"
+	Records int64     // declared at consent: its weight
+	Rule    string    // of its owner's policy, that declined; or why it left
+	Since   time.Time // State holds
+	Missed  int       // closed rounds in a row that it was selected for and whose model is without its update
 }
 
 // Round is a view of one try of a round.
@@ -129,7 +131,7 @@ func (r *run) phase() string {
 // view copies what later facts change in place. What they only append to is shared, and cut off so that nobody else does.
 func (r *run) view() Run {
 	out := Run{
-		Fact: r.fact, State: r.phase(), Reason: r.reason, Created: r.created, Members: slices.Clone(r.members),
+		Fact: r.fact, State: r.phase(), Since: r.phased, Reason: r.reason, Created: r.created, Members: slices.Clone(r.members),
 		Rounds: make([]Round, len(r.tries)),
 	}
 	for i, t := range r.tries {

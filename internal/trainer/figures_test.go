@@ -122,7 +122,7 @@ func TestHospitalsPenalised(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			u, err := trainer.Train(t.Context(), p, m, c.rows, 1, "all")
+			u, err := trainer.Train(t.Context(), p, m, c.rows, 1, "all", nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -147,7 +147,7 @@ func round(t testing.TB, p entry.Plan, members []member, statistics bool, work f
 func trainRound(t testing.TB, p entry.Plan, members []member, base *model.Model, n int) *model.Model {
 	t.Helper()
 	mean := round(t, p, members, false, func(m member) ([]float32, error) {
-		return trainer.Train(t.Context(), p, base, m.train, n, m.name)
+		return trainer.Train(t.Context(), p, base, m.train, n, m.name, nil)
 	})
 	rule, err := aggregate.NewOptimizer(p.Strategy.Name, p.Strategy.Params)
 	if err != nil {

@@ -21,8 +21,9 @@ import (
 // Train takes the plan's local steps of gradient descent from base over a member's training rows, and returns its update: the
 // trained parameters less base, over the whole layout, 0 for the tensors of standardising. With a batch, rows are taken in an
 // order drawn from the plan's seed, the round and the member, a new one for each pass. It fails where the update would be
-// refused by the plan's own limits, and, with the context's cause, soon after ctx is done.
-func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.Set, round int, member string) ([]float32, error) {
+// refused by the plan's own limits, and, with the context's cause, soon after ctx is done. After each step it calls step, unless
+// that is nil, with the number of steps that are done.
+func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.Set, round int, member string, step func(done int)) ([]float32, error) {
 	q, err := open(p, base)
 	if err != nil {
 		return nil, err
@@ -36,11 +37,14 @@ func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.
 	}
 	fit := newDescent(p.Local, q, train.Rows())
 	rows := newBatches(p, train.Rows(), round, member)
-	for range p.Local.Steps {
+	for n := range p.Local.Steps {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("training round %d: %w", round, context.Cause(ctx))
 		}
 		fit.step(rows.next(x, train.Labels))
+		if step != nil {
+			step(n + 1)
+		}
 	}
 	return fit.update(p, base)
 }

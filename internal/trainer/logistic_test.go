@@ -103,7 +103,7 @@ func TestGradient(t *testing.T) {
 			p.Local.L2 = c.l2
 			m, set := start(t, p), drawn(57, 4, 1)
 			before := slices.Clone(m.Params)
-			update, err := trainer.Train(t.Context(), p, m, set, 1, "north")
+			update, err := trainer.Train(t.Context(), p, m, set, 1, "north", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -139,7 +139,7 @@ func train(t *testing.T, p entry.Plan, set *dataset.Set, round int, member strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := trainer.Train(t.Context(), p, m, set, round, member)
+	u, err := trainer.Train(t.Context(), p, m, set, round, member, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +279,7 @@ func TestTrainRefuses(t *testing.T) {
 		{"records that are too large", p, base, huge, "training diverged"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			u, err := trainer.Train(t.Context(), c.plan, c.base, c.set, 1, "north")
+			u, err := trainer.Train(t.Context(), c.plan, c.base, c.set, 1, "north", nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) || u != nil {
 				t.Errorf("Train = %v, %v, want an error with %q alone", u, err, c.want)
 			}
@@ -293,7 +293,7 @@ func TestTrainFar(t *testing.T) {
 	m := start(t, p)
 	m.Params[0], m.Params[1] = 0, 1000
 	set := &dataset.Set{Names: make([]string, 1), Features: []float64{5, -5}, Labels: []float64{1, 0}}
-	u, err := trainer.Train(t.Context(), p, m, set, 1, "north")
+	u, err := trainer.Train(t.Context(), p, m, set, 1, "north", nil)
 	if err != nil || u[0] != 0 || u[1] != 0 {
 		t.Errorf("Train = %v, %v, want no move", u, err)
 	}
@@ -310,7 +310,7 @@ func TestTrainStops(t *testing.T) {
 	why := errors.New("the round is over")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(why)
-	if _, err := trainer.Train(ctx, p, m, drawn(10, 3, 1), 4, "north"); !errors.Is(err, why) || !strings.HasPrefix(err.Error(), "training round 4: ") {
+	if _, err := trainer.Train(ctx, p, m, drawn(10, 3, 1), 4, "north", nil); !errors.Is(err, why) || !strings.HasPrefix(err.Error(), "training round 4: ") {
 		t.Errorf("Train = %v, want %q of round 4", err, why)
 	}
 }

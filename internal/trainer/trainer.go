@@ -17,7 +17,7 @@
 //	d, err := trainer.Describe(p)                   // both sides
 //	u, err := trainer.Statistics(p, train)          // round 0: each participant
 //	m, err := trainer.Initial(p, mean, rows)        // the coordinator, of the mean of those
-//	u, err := trainer.Train(ctx, p, m, train, round, member)
+//	u, err := trainer.Train(ctx, p, m, train, round, member, step)
 //	figures, err := trainer.Evaluate(p, m, train, test)
 //
 // What the coordinator computes, [Initial], has the same bits on every processor. Training promises no bits: its sums of

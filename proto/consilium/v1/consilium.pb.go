@@ -1340,6 +1340,222 @@ func (x *OfferReply) GetOffset() int64 {
 	return 0
 }
 
+type TellRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Doing         string                 `protobuf:"bytes,1,opt,name=doing,proto3" json:"doing,omitempty"` // "idle", "answering", "training", "offering", "evaluating", "leaving" or "paused"
+	Run           string                 `protobuf:"bytes,2,opt,name=run,proto3" json:"run,omitempty"`     // of it; empty where it is of none
+	Round         int32                  `protobuf:"varint,3,opt,name=round,proto3" json:"round,omitempty"`
+	ForUs         int64                  `protobuf:"varint,4,opt,name=for_us,json=forUs,proto3" json:"for_us,omitempty"`       // microseconds that it has lasted, by the participant's clock
+	Steps         int64                  `protobuf:"varint,5,opt,name=steps,proto3" json:"steps,omitempty"`                    // a training's steps that are done
+	Of            int64                  `protobuf:"varint,6,opt,name=of,proto3" json:"of,omitempty"`                          // of so many; 0: unknown
+	StillUs       int64                  `protobuf:"varint,7,opt,name=still_us,json=stillUs,proto3" json:"still_us,omitempty"` // microseconds since the trainer made its last step, or began
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellRequest) Reset() {
+	*x = TellRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellRequest) ProtoMessage() {}
+
+func (x *TellRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellRequest.ProtoReflect.Descriptor instead.
+func (*TellRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *TellRequest) GetDoing() string {
+	if x != nil {
+		return x.Doing
+	}
+	return ""
+}
+
+func (x *TellRequest) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *TellRequest) GetRound() int32 {
+	if x != nil {
+		return x.Round
+	}
+	return 0
+}
+
+func (x *TellRequest) GetForUs() int64 {
+	if x != nil {
+		return x.ForUs
+	}
+	return 0
+}
+
+func (x *TellRequest) GetSteps() int64 {
+	if x != nil {
+		return x.Steps
+	}
+	return 0
+}
+
+func (x *TellRequest) GetOf() int64 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *TellRequest) GetStillUs() int64 {
+	if x != nil {
+		return x.StillUs
+	}
+	return 0
+}
+
+type TellReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellReply) Reset() {
+	*x = TellReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellReply) ProtoMessage() {}
+
+func (x *TellReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellReply.ProtoReflect.Descriptor instead.
+func (*TellReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
+}
+
+type LeaveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // for the log, at most 200 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveRequest) Reset() {
+	*x = LeaveRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveRequest) ProtoMessage() {}
+
+func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
+func (*LeaveRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *LeaveRequest) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *LeaveRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type LeaveReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveReply) Reset() {
+	*x = LeaveReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveReply) ProtoMessage() {}
+
+func (x *LeaveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveReply.ProtoReflect.Descriptor instead.
+func (*LeaveReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
+}
+
 type ReportRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
@@ -1352,7 +1568,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1580,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1593,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportRequest) GetRun() string {
@@ -1421,7 +1637,7 @@ type Metric struct {
 
 func (x *Metric) Reset() {
 	*x = Metric{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1649,7 @@ func (x *Metric) String() string {
 func (*Metric) ProtoMessage() {}
 
 func (x *Metric) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1662,7 @@ func (x *Metric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metric.ProtoReflect.Descriptor instead.
 func (*Metric) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Metric) GetSet() string {
@@ -1492,7 +1708,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1720,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1733,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
 }
 
 type FetchRequest struct {
@@ -1530,7 +1746,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1758,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1771,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FetchRequest) GetModel() []byte {
@@ -1582,7 +1798,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1810,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1823,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StartRequest) GetRequest() string {
@@ -1633,7 +1849,7 @@ type StartReply struct {
 
 func (x *StartReply) Reset() {
 	*x = StartReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1861,7 @@ func (x *StartReply) String() string {
 func (*StartReply) ProtoMessage() {}
 
 func (x *StartReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1874,7 @@ func (x *StartReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartReply.ProtoReflect.Descriptor instead.
 func (*StartReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StartReply) GetRun() string {
@@ -1678,7 +1894,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1906,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1919,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CancelRequest) GetRun() string {
@@ -1729,7 +1945,7 @@ type CancelReply struct {
 
 func (x *CancelReply) Reset() {
 	*x = CancelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1957,7 @@ func (x *CancelReply) String() string {
 func (*CancelReply) ProtoMessage() {}
 
 func (x *CancelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1970,7 @@ func (x *CancelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReply.ProtoReflect.Descriptor instead.
 func (*CancelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CancelReply) GetRun() string {
@@ -1772,7 +1988,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +2000,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,19 +2013,20 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
 }
 
 type ListReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Runs          []*RunSummary          `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
+	NowUs         int64                  `protobuf:"varint,2,opt,name=now_us,json=nowUs,proto3" json:"now_us,omitempty"` // the coordinator's time
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2038,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2051,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListReply) GetRuns() []*RunSummary {
@@ -1842,6 +2059,13 @@ func (x *ListReply) GetRuns() []*RunSummary {
 		return x.Runs
 	}
 	return nil
+}
+
+func (x *ListReply) GetNowUs() int64 {
+	if x != nil {
+		return x.NowUs
+	}
+	return 0
 }
 
 type RunSummary struct {
@@ -1853,13 +2077,14 @@ type RunSummary struct {
 	Round         int32                  `protobuf:"varint,5,opt,name=round,proto3" json:"round,omitempty"`
 	Rounds        int32                  `protobuf:"varint,6,opt,name=rounds,proto3" json:"rounds,omitempty"`
 	CreatedUs     int64                  `protobuf:"varint,7,opt,name=created_us,json=createdUs,proto3" json:"created_us,omitempty"` // microseconds since 1970
+	SinceUs       int64                  `protobuf:"varint,8,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"`       // it is in that state
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunSummary) Reset() {
 	*x = RunSummary{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2096,7 @@ func (x *RunSummary) String() string {
 func (*RunSummary) ProtoMessage() {}
 
 func (x *RunSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2109,7 @@ func (x *RunSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunSummary.ProtoReflect.Descriptor instead.
 func (*RunSummary) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RunSummary) GetRun() string {
@@ -1936,6 +2161,13 @@ func (x *RunSummary) GetCreatedUs() int64 {
 	return 0
 }
 
+func (x *RunSummary) GetSinceUs() int64 {
+	if x != nil {
+		return x.SinceUs
+	}
+	return 0
+}
+
 type ShowRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"` // id, or a unique prefix, or a name that only one run has
@@ -1945,7 +2177,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2189,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2202,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ShowRequest) GetRun() string {
@@ -1998,7 +2230,7 @@ type ShowReply struct {
 
 func (x *ShowReply) Reset() {
 	*x = ShowReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2242,7 @@ func (x *ShowReply) String() string {
 func (*ShowReply) ProtoMessage() {}
 
 func (x *ShowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2255,7 @@ func (x *ShowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowReply.ProtoReflect.Descriptor instead.
 func (*ShowReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ShowReply) GetSummary() *RunSummary {
@@ -2104,13 +2336,16 @@ type MemberView struct {
 	Rule          string                 `protobuf:"bytes,4,opt,name=rule,proto3" json:"rule,omitempty"`                    // that declined, or why it left
 	SeenUs        int64                  `protobuf:"varint,5,opt,name=seen_us,json=seenUs,proto3" json:"seen_us,omitempty"` // last heard from, microseconds since 1970; 0 never in this boot
 	Connected     bool                   `protobuf:"varint,6,opt,name=connected,proto3" json:"connected,omitempty"`
+	SinceUs       int64                  `protobuf:"varint,7,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"` // it is in that state
+	Activity      *Activity              `protobuf:"bytes,8,opt,name=activity,proto3" json:"activity,omitempty"`               // absent where it has not said, or its lease has lapsed
+	Twice         bool                   `protobuf:"varint,9,opt,name=twice,proto3" json:"twice,omitempty"`                    // two programs speak under its name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MemberView) Reset() {
 	*x = MemberView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2357,7 @@ func (x *MemberView) String() string {
 func (*MemberView) ProtoMessage() {}
 
 func (x *MemberView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2370,7 @@ func (x *MemberView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberView.ProtoReflect.Descriptor instead.
 func (*MemberView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MemberView) GetMember() string {
@@ -2180,6 +2415,120 @@ func (x *MemberView) GetConnected() bool {
 	return false
 }
 
+func (x *MemberView) GetSinceUs() int64 {
+	if x != nil {
+		return x.SinceUs
+	}
+	return 0
+}
+
+func (x *MemberView) GetActivity() *Activity {
+	if x != nil {
+		return x.Activity
+	}
+	return nil
+}
+
+func (x *MemberView) GetTwice() bool {
+	if x != nil {
+		return x.Twice
+	}
+	return false
+}
+
+// Activity is what a member's participant last said that it does.
+type Activity struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Doing         string                 `protobuf:"bytes,1,opt,name=doing,proto3" json:"doing,omitempty"` // as in TellRequest
+	Run           string                 `protobuf:"bytes,2,opt,name=run,proto3" json:"run,omitempty"`     // of it; empty where it is of none
+	Round         int32                  `protobuf:"varint,3,opt,name=round,proto3" json:"round,omitempty"`
+	SinceUs       int64                  `protobuf:"varint,4,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"` // by the coordinator's clock
+	Steps         int64                  `protobuf:"varint,5,opt,name=steps,proto3" json:"steps,omitempty"`
+	Of            int64                  `protobuf:"varint,6,opt,name=of,proto3" json:"of,omitempty"`
+	ProgressUs    int64                  `protobuf:"varint,7,opt,name=progress_us,json=progressUs,proto3" json:"progress_us,omitempty"` // when the trainer made its last step, or began; 0 where nothing is trained
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Activity) Reset() {
+	*x = Activity{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Activity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Activity) ProtoMessage() {}
+
+func (x *Activity) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Activity.ProtoReflect.Descriptor instead.
+func (*Activity) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Activity) GetDoing() string {
+	if x != nil {
+		return x.Doing
+	}
+	return ""
+}
+
+func (x *Activity) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *Activity) GetRound() int32 {
+	if x != nil {
+		return x.Round
+	}
+	return 0
+}
+
+func (x *Activity) GetSinceUs() int64 {
+	if x != nil {
+		return x.SinceUs
+	}
+	return 0
+}
+
+func (x *Activity) GetSteps() int64 {
+	if x != nil {
+		return x.Steps
+	}
+	return 0
+}
+
+func (x *Activity) GetOf() int64 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *Activity) GetProgressUs() int64 {
+	if x != nil {
+		return x.ProgressUs
+	}
+	return 0
+}
+
 type RoundView struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Round         int32                  `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
@@ -2203,7 +2552,7 @@ type RoundView struct {
 
 func (x *RoundView) Reset() {
 	*x = RoundView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2564,7 @@ func (x *RoundView) String() string {
 func (*RoundView) ProtoMessage() {}
 
 func (x *RoundView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2577,7 @@ func (x *RoundView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoundView.ProtoReflect.Descriptor instead.
 func (*RoundView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RoundView) GetRound() int32 {
@@ -2346,7 +2695,7 @@ type MemberMetrics struct {
 
 func (x *MemberMetrics) Reset() {
 	*x = MemberMetrics{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2707,7 @@ func (x *MemberMetrics) String() string {
 func (*MemberMetrics) ProtoMessage() {}
 
 func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2720,7 @@ func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberMetrics.ProtoReflect.Descriptor instead.
 func (*MemberMetrics) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MemberMetrics) GetMember() string {
@@ -2396,7 +2745,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2757,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2421,7 +2770,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
 }
 
 type ListModelsReply struct {
@@ -2433,7 +2782,7 @@ type ListModelsReply struct {
 
 func (x *ListModelsReply) Reset() {
 	*x = ListModelsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2794,7 @@ func (x *ListModelsReply) String() string {
 func (*ListModelsReply) ProtoMessage() {}
 
 func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2807,7 @@ func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsReply.ProtoReflect.Descriptor instead.
 func (*ListModelsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListModelsReply) GetModels() []*ModelView {
@@ -2477,7 +2826,7 @@ type ShowModelRequest struct {
 
 func (x *ShowModelRequest) Reset() {
 	*x = ShowModelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +2838,7 @@ func (x *ShowModelRequest) String() string {
 func (*ShowModelRequest) ProtoMessage() {}
 
 func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +2851,7 @@ func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelRequest.ProtoReflect.Descriptor instead.
 func (*ShowModelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ShowModelRequest) GetModel() string {
@@ -2521,7 +2870,7 @@ type ShowModelReply struct {
 
 func (x *ShowModelReply) Reset() {
 	*x = ShowModelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2533,7 +2882,7 @@ func (x *ShowModelReply) String() string {
 func (*ShowModelReply) ProtoMessage() {}
 
 func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2546,7 +2895,7 @@ func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelReply.ProtoReflect.Descriptor instead.
 func (*ShowModelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ShowModelReply) GetModel() *ModelView {
@@ -2582,7 +2931,7 @@ type ModelView struct {
 
 func (x *ModelView) Reset() {
 	*x = ModelView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +2943,7 @@ func (x *ModelView) String() string {
 func (*ModelView) ProtoMessage() {}
 
 func (x *ModelView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +2956,7 @@ func (x *ModelView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelView.ProtoReflect.Descriptor instead.
 func (*ModelView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ModelView) GetModel() []byte {
@@ -2744,7 +3093,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +3105,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +3118,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
 }
 
 type CheckpointReply struct {
@@ -2782,7 +3131,7 @@ type CheckpointReply struct {
 
 func (x *CheckpointReply) Reset() {
 	*x = CheckpointReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2794,7 +3143,7 @@ func (x *CheckpointReply) String() string {
 func (*CheckpointReply) ProtoMessage() {}
 
 func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2807,7 +3156,7 @@ func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointReply.ProtoReflect.Descriptor instead.
 func (*CheckpointReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CheckpointReply) GetCheckpoint() []byte {
@@ -2833,7 +3182,7 @@ type TileRequest struct {
 
 func (x *TileRequest) Reset() {
 	*x = TileRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2845,7 +3194,7 @@ func (x *TileRequest) String() string {
 func (*TileRequest) ProtoMessage() {}
 
 func (x *TileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2858,7 +3207,7 @@ func (x *TileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TileRequest.ProtoReflect.Descriptor instead.
 func (*TileRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *TileRequest) GetPath() string {
@@ -2878,7 +3227,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3239,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3252,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ProveRequest) GetLine() int64 {
@@ -2929,7 +3278,7 @@ type ProveReply struct {
 
 func (x *ProveReply) Reset() {
 	*x = ProveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3290,7 @@ func (x *ProveReply) String() string {
 func (*ProveReply) ProtoMessage() {}
 
 func (x *ProveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3303,7 @@ func (x *ProveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveReply.ProtoReflect.Descriptor instead.
 func (*ProveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ProveReply) GetHashes() [][]byte {
@@ -2974,7 +3323,7 @@ type ExtendsRequest struct {
 
 func (x *ExtendsRequest) Reset() {
 	*x = ExtendsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3335,7 @@ func (x *ExtendsRequest) String() string {
 func (*ExtendsRequest) ProtoMessage() {}
 
 func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3348,7 @@ func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsRequest.ProtoReflect.Descriptor instead.
 func (*ExtendsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ExtendsRequest) GetOld() int64 {
@@ -3025,7 +3374,7 @@ type ExtendsReply struct {
 
 func (x *ExtendsReply) Reset() {
 	*x = ExtendsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3037,7 +3386,7 @@ func (x *ExtendsReply) String() string {
 func (*ExtendsReply) ProtoMessage() {}
 
 func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3050,7 +3399,7 @@ func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsReply.ProtoReflect.Descriptor instead.
 func (*ExtendsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ExtendsReply) GetHashes() [][]byte {
@@ -3070,7 +3419,7 @@ type EntriesRequest struct {
 
 func (x *EntriesRequest) Reset() {
 	*x = EntriesRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3431,7 @@ func (x *EntriesRequest) String() string {
 func (*EntriesRequest) ProtoMessage() {}
 
 func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3444,7 @@ func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
 func (*EntriesRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *EntriesRequest) GetFrom() int64 {
@@ -3121,7 +3470,7 @@ type EntriesReply struct {
 
 func (x *EntriesReply) Reset() {
 	*x = EntriesReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3482,7 @@ func (x *EntriesReply) String() string {
 func (*EntriesReply) ProtoMessage() {}
 
 func (x *EntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3495,7 @@ func (x *EntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesReply.ProtoReflect.Descriptor instead.
 func (*EntriesReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *EntriesReply) GetLines() [][]byte {
@@ -3165,7 +3514,7 @@ type KeptRequest struct {
 
 func (x *KeptRequest) Reset() {
 	*x = KeptRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3526,7 @@ func (x *KeptRequest) String() string {
 func (*KeptRequest) ProtoMessage() {}
 
 func (x *KeptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3539,7 @@ func (x *KeptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptRequest.ProtoReflect.Descriptor instead.
 func (*KeptRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *KeptRequest) GetLine() int64 {
@@ -3308,7 +3657,21 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x0eSTATE_ACCEPTED\x10\x02\x12\x11\n" +
 	"\rSTATE_REFUSED\x10\x03\x12\x0e\n" +
 	"\n" +
-	"STATE_WAIT\x10\x04\"}\n" +
+	"STATE_WAIT\x10\x04\"\xa3\x01\n" +
+	"\vTellRequest\x12\x14\n" +
+	"\x05doing\x18\x01 \x01(\tR\x05doing\x12\x10\n" +
+	"\x03run\x18\x02 \x01(\tR\x03run\x12\x14\n" +
+	"\x05round\x18\x03 \x01(\x05R\x05round\x12\x15\n" +
+	"\x06for_us\x18\x04 \x01(\x03R\x05forUs\x12\x14\n" +
+	"\x05steps\x18\x05 \x01(\x03R\x05steps\x12\x0e\n" +
+	"\x02of\x18\x06 \x01(\x03R\x02of\x12\x19\n" +
+	"\bstill_us\x18\a \x01(\x03R\astillUs\"\v\n" +
+	"\tTellReply\"8\n" +
+	"\fLeaveRequest\x12\x10\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\f\n" +
+	"\n" +
+	"LeaveReply\"}\n" +
 	"\rReportRequest\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x14\n" +
@@ -3335,9 +3698,10 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x1f\n" +
 	"\vCancelReply\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\"\r\n" +
-	"\vListRequest\"9\n" +
+	"\vListRequest\"P\n" +
 	"\tListReply\x12,\n" +
-	"\x04runs\x18\x01 \x03(\v2\x18.consilium.v1.RunSummaryR\x04runs\"\xa9\x01\n" +
+	"\x04runs\x18\x01 \x03(\v2\x18.consilium.v1.RunSummaryR\x04runs\x12\x15\n" +
+	"\x06now_us\x18\x02 \x01(\x03R\x05nowUs\"\xc4\x01\n" +
 	"\n" +
 	"RunSummary\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x12\n" +
@@ -3347,7 +3711,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05round\x18\x05 \x01(\x05R\x05round\x12\x16\n" +
 	"\x06rounds\x18\x06 \x01(\x05R\x06rounds\x12\x1d\n" +
 	"\n" +
-	"created_us\x18\a \x01(\x03R\tcreatedUs\"\x1f\n" +
+	"created_us\x18\a \x01(\x03R\tcreatedUs\x12\x19\n" +
+	"\bsince_us\x18\b \x01(\x03R\asinceUs\"\x1f\n" +
 	"\vShowRequest\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\"\xd5\x02\n" +
 	"\tShowReply\x122\n" +
@@ -3361,7 +3726,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\brollback\x18\b \x01(\tR\brollback\x12\x15\n" +
 	"\x06now_us\x18\t \x01(\x03R\x05nowUs\x12\x18\n" +
 	"\aomitted\x18\n" +
-	" \x01(\x05R\aomitted\"\x9f\x01\n" +
+	" \x01(\x05R\aomitted\"\x84\x02\n" +
 	"\n" +
 	"MemberView\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12\x14\n" +
@@ -3369,7 +3734,19 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\arecords\x18\x03 \x01(\x03R\arecords\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\tR\x04rule\x12\x17\n" +
 	"\aseen_us\x18\x05 \x01(\x03R\x06seenUs\x12\x1c\n" +
-	"\tconnected\x18\x06 \x01(\bR\tconnected\"\x9d\x03\n" +
+	"\tconnected\x18\x06 \x01(\bR\tconnected\x12\x19\n" +
+	"\bsince_us\x18\a \x01(\x03R\asinceUs\x122\n" +
+	"\bactivity\x18\b \x01(\v2\x16.consilium.v1.ActivityR\bactivity\x12\x14\n" +
+	"\x05twice\x18\t \x01(\bR\x05twice\"\xaa\x01\n" +
+	"\bActivity\x12\x14\n" +
+	"\x05doing\x18\x01 \x01(\tR\x05doing\x12\x10\n" +
+	"\x03run\x18\x02 \x01(\tR\x03run\x12\x14\n" +
+	"\x05round\x18\x03 \x01(\x05R\x05round\x12\x19\n" +
+	"\bsince_us\x18\x04 \x01(\x03R\asinceUs\x12\x14\n" +
+	"\x05steps\x18\x05 \x01(\x03R\x05steps\x12\x0e\n" +
+	"\x02of\x18\x06 \x01(\x03R\x02of\x12\x1f\n" +
+	"\vprogress_us\x18\a \x01(\x03R\n" +
+	"progressUs\"\x9d\x03\n" +
 	"\tRoundView\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x05R\x05round\x12\x10\n" +
 	"\x03try\x18\x02 \x01(\x05R\x03try\x12\x12\n" +
@@ -3444,12 +3821,14 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\fEntriesReply\x12\x14\n" +
 	"\x05lines\x18\x01 \x03(\fR\x05lines\"!\n" +
 	"\vKeptRequest\x12\x12\n" +
-	"\x04line\x18\x01 \x01(\x03R\x04line2\xd0\x02\n" +
+	"\x04line\x18\x01 \x01(\x03R\x04line2\xcb\x03\n" +
 	"\x06Rounds\x12=\n" +
 	"\x06Follow\x12\x1b.consilium.v1.FollowRequest\x1a\x14.consilium.v1.Wanted0\x01\x12C\n" +
 	"\aConsent\x12\x1c.consilium.v1.ConsentRequest\x1a\x1a.consilium.v1.ConsentReply\x12=\n" +
 	"\x05Query\x12\x1a.consilium.v1.QueryRequest\x1a\x18.consilium.v1.QueryReply\x12A\n" +
-	"\x05Offer\x12\x1a.consilium.v1.OfferRequest\x1a\x18.consilium.v1.OfferReply(\x010\x01\x12@\n" +
+	"\x05Offer\x12\x1a.consilium.v1.OfferRequest\x1a\x18.consilium.v1.OfferReply(\x010\x01\x12:\n" +
+	"\x04Tell\x12\x19.consilium.v1.TellRequest\x1a\x17.consilium.v1.TellReply\x12=\n" +
+	"\x05Leave\x12\x1a.consilium.v1.LeaveRequest\x1a\x18.consilium.v1.LeaveReply\x12@\n" +
 	"\x06Report\x12\x1b.consilium.v1.ReportRequest\x1a\x19.consilium.v1.ReportReply2C\n" +
 	"\x05Blobs\x12:\n" +
 	"\x05Fetch\x12\x1a.consilium.v1.FetchRequest\x1a\x13.consilium.v1.Chunk0\x012\xbe\x02\n" +
@@ -3489,7 +3868,7 @@ func file_consilium_v1_consilium_proto_rawDescGZIP() []byte {
 }
 
 var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_consilium_v1_consilium_proto_goTypes = []any{
 	(QueryReply_State)(0),     // 0: consilium.v1.QueryReply.State
 	(OfferReply_State)(0),     // 1: consilium.v1.OfferReply.State
@@ -3511,37 +3890,42 @@ var file_consilium_v1_consilium_proto_goTypes = []any{
 	(*OfferHeader)(nil),       // 17: consilium.v1.OfferHeader
 	(*Chunk)(nil),             // 18: consilium.v1.Chunk
 	(*OfferReply)(nil),        // 19: consilium.v1.OfferReply
-	(*ReportRequest)(nil),     // 20: consilium.v1.ReportRequest
-	(*Metric)(nil),            // 21: consilium.v1.Metric
-	(*ReportReply)(nil),       // 22: consilium.v1.ReportReply
-	(*FetchRequest)(nil),      // 23: consilium.v1.FetchRequest
-	(*StartRequest)(nil),      // 24: consilium.v1.StartRequest
-	(*StartReply)(nil),        // 25: consilium.v1.StartReply
-	(*CancelRequest)(nil),     // 26: consilium.v1.CancelRequest
-	(*CancelReply)(nil),       // 27: consilium.v1.CancelReply
-	(*ListRequest)(nil),       // 28: consilium.v1.ListRequest
-	(*ListReply)(nil),         // 29: consilium.v1.ListReply
-	(*RunSummary)(nil),        // 30: consilium.v1.RunSummary
-	(*ShowRequest)(nil),       // 31: consilium.v1.ShowRequest
-	(*ShowReply)(nil),         // 32: consilium.v1.ShowReply
-	(*MemberView)(nil),        // 33: consilium.v1.MemberView
-	(*RoundView)(nil),         // 34: consilium.v1.RoundView
-	(*MemberMetrics)(nil),     // 35: consilium.v1.MemberMetrics
-	(*ListModelsRequest)(nil), // 36: consilium.v1.ListModelsRequest
-	(*ListModelsReply)(nil),   // 37: consilium.v1.ListModelsReply
-	(*ShowModelRequest)(nil),  // 38: consilium.v1.ShowModelRequest
-	(*ShowModelReply)(nil),    // 39: consilium.v1.ShowModelReply
-	(*ModelView)(nil),         // 40: consilium.v1.ModelView
-	(*CheckpointRequest)(nil), // 41: consilium.v1.CheckpointRequest
-	(*CheckpointReply)(nil),   // 42: consilium.v1.CheckpointReply
-	(*TileRequest)(nil),       // 43: consilium.v1.TileRequest
-	(*ProveRequest)(nil),      // 44: consilium.v1.ProveRequest
-	(*ProveReply)(nil),        // 45: consilium.v1.ProveReply
-	(*ExtendsRequest)(nil),    // 46: consilium.v1.ExtendsRequest
-	(*ExtendsReply)(nil),      // 47: consilium.v1.ExtendsReply
-	(*EntriesRequest)(nil),    // 48: consilium.v1.EntriesRequest
-	(*EntriesReply)(nil),      // 49: consilium.v1.EntriesReply
-	(*KeptRequest)(nil),       // 50: consilium.v1.KeptRequest
+	(*TellRequest)(nil),       // 20: consilium.v1.TellRequest
+	(*TellReply)(nil),         // 21: consilium.v1.TellReply
+	(*LeaveRequest)(nil),      // 22: consilium.v1.LeaveRequest
+	(*LeaveReply)(nil),        // 23: consilium.v1.LeaveReply
+	(*ReportRequest)(nil),     // 24: consilium.v1.ReportRequest
+	(*Metric)(nil),            // 25: consilium.v1.Metric
+	(*ReportReply)(nil),       // 26: consilium.v1.ReportReply
+	(*FetchRequest)(nil),      // 27: consilium.v1.FetchRequest
+	(*StartRequest)(nil),      // 28: consilium.v1.StartRequest
+	(*StartReply)(nil),        // 29: consilium.v1.StartReply
+	(*CancelRequest)(nil),     // 30: consilium.v1.CancelRequest
+	(*CancelReply)(nil),       // 31: consilium.v1.CancelReply
+	(*ListRequest)(nil),       // 32: consilium.v1.ListRequest
+	(*ListReply)(nil),         // 33: consilium.v1.ListReply
+	(*RunSummary)(nil),        // 34: consilium.v1.RunSummary
+	(*ShowRequest)(nil),       // 35: consilium.v1.ShowRequest
+	(*ShowReply)(nil),         // 36: consilium.v1.ShowReply
+	(*MemberView)(nil),        // 37: consilium.v1.MemberView
+	(*Activity)(nil),          // 38: consilium.v1.Activity
+	(*RoundView)(nil),         // 39: consilium.v1.RoundView
+	(*MemberMetrics)(nil),     // 40: consilium.v1.MemberMetrics
+	(*ListModelsRequest)(nil), // 41: consilium.v1.ListModelsRequest
+	(*ListModelsReply)(nil),   // 42: consilium.v1.ListModelsReply
+	(*ShowModelRequest)(nil),  // 43: consilium.v1.ShowModelRequest
+	(*ShowModelReply)(nil),    // 44: consilium.v1.ShowModelReply
+	(*ModelView)(nil),         // 45: consilium.v1.ModelView
+	(*CheckpointRequest)(nil), // 46: consilium.v1.CheckpointRequest
+	(*CheckpointReply)(nil),   // 47: consilium.v1.CheckpointReply
+	(*TileRequest)(nil),       // 48: consilium.v1.TileRequest
+	(*ProveRequest)(nil),      // 49: consilium.v1.ProveRequest
+	(*ProveReply)(nil),        // 50: consilium.v1.ProveReply
+	(*ExtendsRequest)(nil),    // 51: consilium.v1.ExtendsRequest
+	(*ExtendsReply)(nil),      // 52: consilium.v1.ExtendsReply
+	(*EntriesRequest)(nil),    // 53: consilium.v1.EntriesRequest
+	(*EntriesReply)(nil),      // 54: consilium.v1.EntriesReply
+	(*KeptRequest)(nil),       // 55: consilium.v1.KeptRequest
 }
 var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	8,  // 0: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
@@ -3552,63 +3936,68 @@ var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	17, // 5: consilium.v1.OfferRequest.header:type_name -> consilium.v1.OfferHeader
 	18, // 6: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
 	1,  // 7: consilium.v1.OfferReply.state:type_name -> consilium.v1.OfferReply.State
-	21, // 8: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
-	30, // 9: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
-	30, // 10: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
-	33, // 11: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
-	34, // 12: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
-	35, // 13: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
-	21, // 14: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
-	40, // 15: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
-	40, // 16: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
-	35, // 17: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
-	6,  // 18: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
-	12, // 19: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
-	14, // 20: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
-	16, // 21: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
-	20, // 22: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
-	23, // 23: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
-	24, // 24: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
-	28, // 25: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
-	31, // 26: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
-	26, // 27: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
-	31, // 28: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
-	36, // 29: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
-	38, // 30: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
-	41, // 31: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
-	43, // 32: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
-	44, // 33: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
-	46, // 34: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
-	48, // 35: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
-	50, // 36: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
-	2,  // 37: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
-	4,  // 38: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
-	7,  // 39: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
-	13, // 40: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
-	15, // 41: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
-	19, // 42: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
-	22, // 43: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
-	18, // 44: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
-	25, // 45: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
-	29, // 46: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
-	32, // 47: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
-	27, // 48: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
-	32, // 49: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
-	37, // 50: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
-	39, // 51: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
-	42, // 52: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
-	18, // 53: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
-	45, // 54: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
-	47, // 55: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
-	49, // 56: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
-	18, // 57: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
-	3,  // 58: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
-	5,  // 59: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
-	39, // [39:60] is the sub-list for method output_type
-	18, // [18:39] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	25, // 8: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
+	34, // 9: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
+	34, // 10: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
+	37, // 11: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
+	39, // 12: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
+	38, // 13: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
+	40, // 14: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
+	25, // 15: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
+	45, // 16: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
+	45, // 17: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
+	40, // 18: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
+	6,  // 19: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
+	12, // 20: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
+	14, // 21: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
+	16, // 22: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
+	20, // 23: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
+	22, // 24: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
+	24, // 25: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
+	27, // 26: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
+	28, // 27: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
+	32, // 28: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
+	35, // 29: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
+	30, // 30: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
+	35, // 31: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
+	41, // 32: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
+	43, // 33: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
+	46, // 34: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
+	48, // 35: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
+	49, // 36: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
+	51, // 37: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
+	53, // 38: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
+	55, // 39: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
+	2,  // 40: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
+	4,  // 41: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
+	7,  // 42: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
+	13, // 43: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
+	15, // 44: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
+	19, // 45: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
+	21, // 46: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
+	23, // 47: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
+	26, // 48: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
+	18, // 49: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
+	29, // 50: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
+	33, // 51: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
+	36, // 52: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
+	31, // 53: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
+	36, // 54: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
+	42, // 55: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
+	44, // 56: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
+	47, // 57: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
+	18, // 58: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
+	50, // 59: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
+	52, // 60: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
+	54, // 61: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
+	18, // 62: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
+	3,  // 63: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
+	5,  // 64: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
+	42, // [42:65] is the sub-list for method output_type
+	19, // [19:42] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_consilium_v1_consilium_proto_init() }
@@ -3626,7 +4015,7 @@ func file_consilium_v1_consilium_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_consilium_v1_consilium_proto_rawDesc), len(file_consilium_v1_consilium_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   49,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

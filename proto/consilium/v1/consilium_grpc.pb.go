@@ -27,6 +27,8 @@ const (
 	Rounds_Consent_FullMethodName = "/consilium.v1.Rounds/Consent"
 	Rounds_Query_FullMethodName   = "/consilium.v1.Rounds/Query"
 	Rounds_Offer_FullMethodName   = "/consilium.v1.Rounds/Offer"
+	Rounds_Tell_FullMethodName    = "/consilium.v1.Rounds/Tell"
+	Rounds_Leave_FullMethodName   = "/consilium.v1.Rounds/Leave"
 	Rounds_Report_FullMethodName  = "/consilium.v1.Rounds/Report"
 )
 
@@ -45,6 +47,10 @@ type RoundsClient interface {
 	Query(ctx context.Context, in *QueryRequest, opts ...grpc.CallOption) (*QueryReply, error)
 	// Offer uploads one update: a header, then, once the coordinator answered "send", its chunks in order.
 	Offer(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[OfferRequest, OfferReply], error)
+	// Tell says what the participant does now. It is told at each change and with each heartbeat; what was told lapses after three.
+	Tell(ctx context.Context, in *TellRequest, opts ...grpc.CallOption) (*TellReply, error)
+	// Leave withdraws the calling member from a run. It may be repeated.
+	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveReply, error)
 	// Report hands in the figures of one model version on the member's own rows.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportReply, error)
 }
@@ -109,6 +115,26 @@ func (c *roundsClient) Offer(ctx context.Context, opts ...grpc.CallOption) (grpc
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Rounds_OfferClient = grpc.BidiStreamingClient[OfferRequest, OfferReply]
 
+func (c *roundsClient) Tell(ctx context.Context, in *TellRequest, opts ...grpc.CallOption) (*TellReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TellReply)
+	err := c.cc.Invoke(ctx, Rounds_Tell_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *roundsClient) Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaveReply)
+	err := c.cc.Invoke(ctx, Rounds_Leave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *roundsClient) Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReportReply)
@@ -134,6 +160,10 @@ type RoundsServer interface {
 	Query(context.Context, *QueryRequest) (*QueryReply, error)
 	// Offer uploads one update: a header, then, once the coordinator answered "send", its chunks in order.
 	Offer(grpc.BidiStreamingServer[OfferRequest, OfferReply]) error
+	// Tell says what the participant does now. It is told at each change and with each heartbeat; what was told lapses after three.
+	Tell(context.Context, *TellRequest) (*TellReply, error)
+	// Leave withdraws the calling member from a run. It may be repeated.
+	Leave(context.Context, *LeaveRequest) (*LeaveReply, error)
 	// Report hands in the figures of one model version on the member's own rows.
 	Report(context.Context, *ReportRequest) (*ReportReply, error)
 	mustEmbedUnimplementedRoundsServer()
@@ -157,6 +187,12 @@ func (UnimplementedRoundsServer) Query(context.Context, *QueryRequest) (*QueryRe
 }
 func (UnimplementedRoundsServer) Offer(grpc.BidiStreamingServer[OfferRequest, OfferReply]) error {
 	return status.Error(codes.Unimplemented, "method Offer not implemented")
+}
+func (UnimplementedRoundsServer) Tell(context.Context, *TellRequest) (*TellReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Tell not implemented")
+}
+func (UnimplementedRoundsServer) Leave(context.Context, *LeaveRequest) (*LeaveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
 }
 func (UnimplementedRoundsServer) Report(context.Context, *ReportRequest) (*ReportReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
@@ -236,6 +272,42 @@ func _Rounds_Offer_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Rounds_OfferServer = grpc.BidiStreamingServer[OfferRequest, OfferReply]
 
+func _Rounds_Tell_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TellRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RoundsServer).Tell(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rounds_Tell_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RoundsServer).Tell(ctx, req.(*TellRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Rounds_Leave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RoundsServer).Leave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rounds_Leave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RoundsServer).Leave(ctx, req.(*LeaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Rounds_Report_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReportRequest)
 	if err := dec(in); err != nil {
@@ -268,6 +340,14 @@ var Rounds_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Query",
 			Handler:    _Rounds_Query_Handler,
+		},
+		{
+			MethodName: "Tell",
+			Handler:    _Rounds_Tell_Handler,
+		},
+		{
+			MethodName: "Leave",
+			Handler:    _Rounds_Leave_Handler,
 		},
 		{
 			MethodName: "Report",
