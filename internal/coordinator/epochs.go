@@ -113,18 +113,15 @@ func (e *epochs) restore(ctx context.Context, adopted []entry.ManifestAdopted) e
 	configured := e.o.Manifest
 	var chain *manifest.Chain
 	for _, f := range adopted {
-		envelope := configured.Envelope()
-		if f.Manifest != configured.Digest() {
-			var err error
-			envelope, err = e.blobs.OpenNamed(ctx, objectOf(f.Manifest))
-			if errors.Is(err, store.ErrNotExist) && chain == nil {
-				continue // the log began before manifests were kept beside it
-			}
-			if err != nil {
-				return fmt.Errorf("the manifest of epoch %d: %w", f.Epoch, err)
-			}
+		envelope, err := e.blobs.OpenNamed(ctx, objectOf(f.Manifest))
+		switch {
+		case f.Manifest == configured.Digest() && (err == nil || errors.Is(err, store.ErrNotExist)):
+			envelope = configured.Envelope()
+		case errors.Is(err, store.ErrNotExist) && chain == nil:
+			continue // the log began before manifests were kept beside it
+		case err != nil: // a damaged one also where the configuration has the same: it is needed when that names a later one
+			return fmt.Errorf("the manifest of epoch %d: %w", f.Epoch, orRestore(err))
 		}
-		var err error
 		if chain == nil {
 			var m *manifest.Manifest
 			if m, err = manifest.Load(envelope, manifest.Anchor{Digest: f.Manifest}); err == nil {

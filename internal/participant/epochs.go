@@ -76,7 +76,8 @@ func (e *epochs) load(ctx context.Context, configured *manifest.Manifest) error 
 		}
 		text, err := e.blobs.OpenNamed(ctx, objectOf(n))
 		if err != nil {
-			return &diskError{fmt.Errorf("the manifest of epoch %d: %w", n, err)}
+			return &diskError{fmt.Errorf("the manifest of epoch %d: %w (put it back from a copy, or remove it and configure the manifest that holds)",
+				n, err)}
 		}
 		if chain, err = chain.Extend(text); err != nil {
 			return &diskError{fmt.Errorf("the configured manifest is of epoch %d, and epoch %d was adopted, which does not lead on from it; "+

@@ -97,14 +97,13 @@ func (w *world) rollBack() {
 
 // operate starts a coordinator again where none is left.
 func (w *world) operate() {
-	if len(w.councils) > 0 {
-		return
-	}
-	if w.calm {
+	switch {
+	case len(w.councils) > 0 || w.main == nil:
+	case w.calm:
 		w.boot(w.main)
-		return
+	default:
+		w.boot(pick(w, w.disks))
 	}
-	w.boot(pick(w, w.disks))
 }
 
 // clear lets the weather turn good for good: one coordinator, on the newest copy that a quorum of witnesses can go on with. It
@@ -115,10 +114,10 @@ func (w *world) clear() bool {
 	for _, c := range slices.Clone(w.councils) {
 		c.end("the operator keeps one")
 	}
-	for _, m := range w.members {
-		m.up = true
-	}
 	w.main = nil
+	for end := w.now + time.Minute; w.now < end; { // what was said before has arrived by then, or never will
+		w.step()
+	}
 	for _, d := range w.disks {
 		d.full = false
 		if w.fits(d) && (w.main == nil || d.log.size() > w.main.log.size()) {
@@ -127,6 +126,9 @@ func (w *world) clear() bool {
 	}
 	if w.main == nil {
 		return false
+	}
+	for _, m := range w.members {
+		m.up = true
 	}
 	w.note("calm")
 	w.boot(w.main)
