@@ -116,7 +116,7 @@ func TestAlteredStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, run := halted(t)
 		d := w.disks["council"]
-		h, err := readHistory(d)
+		h, err := readHistory(d.shelf())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +194,7 @@ func TestAlteredModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := halted(t)
 		d := w.disks["council"]
-		h, err := readHistory(d)
+		h, err := readHistory(d.shelf())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -158,7 +158,7 @@ func (c *crashes) at(t *testing.T, at string) {
 func (c *crashes) undisturbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		d := &mortalStore{w.disks[c.victim], newMortal("", c.how)}
+		d := newMortalStore(t, newMortal("", c.how))
 		w.launchAll(c.members(), c.victim, d)
 		v := w.persist(c.plan)
 		synctest.Wait()
@@ -174,7 +174,7 @@ func (c *crashes) undisturbed(t *testing.T) {
 // try kills the victim at one step, and returns the run's final model and whether the step was reached.
 func (c *crashes) try(t *testing.T, at string) (model entry.Digest, fell bool) {
 	w := newWorld(t)
-	d := &mortalStore{w.disks[c.victim], newMortal(at, c.how)}
+	d := newMortalStore(t, newMortal(at, c.how))
 	victim := w.launchAll(c.members(), c.victim, d)
 	ended := make(chan struct{})
 	var keeper sync.WaitGroup
@@ -189,12 +189,12 @@ func (c *crashes) try(t *testing.T, at string) (model entry.Digest, fell bool) {
 			t.Error(err)
 		}
 		time.Sleep(time.Millisecond) // what was told before the end is heard by then
-		if h, err := readHistory(w.disks["council"].copied()); err != nil {
+		if h, err := readHistory(c.shelf(w, d).copied()); err != nil {
 			t.Errorf("%s killed %s %q: reading the log: %v", c.victim, c.how, at, err)
 		} else {
 			c.compare(t, w, d.m, h)
 		}
-		w.relaunch(c.victim)
+		w.relaunch(c.victim, d)
 	})
 	v := w.persist(c.plan)
 	synctest.Wait() // what is still under way
@@ -205,20 +205,29 @@ func (c *crashes) try(t *testing.T, at string) (model entry.Digest, fell bool) {
 		t.Errorf("%s killed %s %q: the run is %s: %s", c.victim, c.how, at, v.Summary.State, v.Reason)
 		return model, true
 	}
-	c.judge(t, w, d.m)
+	c.judge(t, w, d)
 	return final(v), d.m.alive() != nil
 }
 
+// shelf returns where the coordinator's log is.
+func (c *crashes) shelf(w *world, d *mortalStore) shelf {
+	if c.victim == "council" {
+		return d.shelf()
+	}
+	return w.disks["council"].shelf()
+}
+
 // judge reads the history that is left when all is over.
-func (c *crashes) judge(t *testing.T, w *world, m *mortal) {
-	h, err := readHistory(w.disks["council"])
+func (c *crashes) judge(t *testing.T, w *world, d *mortalStore) {
+	on := c.shelf(w, d)
+	h, err := readHistory(on)
 	if err != nil {
-		t.Errorf("%s killed %s %q: reading the log: %v", c.victim, c.how, m.at, err)
+		t.Errorf("%s killed %s %q: reading the log: %v", c.victim, c.how, d.m.at, err)
 		return
 	}
-	c.compare(t, w, m, h)
-	if err := h.missing(w.disks["council"]); err != nil {
-		t.Errorf("%s killed %s %q: %v", c.victim, c.how, m.at, err)
+	c.compare(t, w, d.m, h)
+	if err := h.missing(on); err != nil {
+		t.Errorf("%s killed %s %q: %v", c.victim, c.how, d.m.at, err)
 	}
 }
 
@@ -242,7 +251,7 @@ func (c *crashes) compare(t *testing.T, w *world, m *mortal, h history) {
 func (w *world) launchAll(who []string, victim string, d *mortalStore) *program {
 	council := func(o *coordinator.Options) {}
 	if victim == "council" {
-		council = func(o *coordinator.Options) { o.Objects, o.Head = d, d }
+		council = func(o *coordinator.Options) { o.Objects, o.Head, o.KEK = d, d, d.kek }
 		w.wrap = func(l net.Listener) net.Listener { return &mortalListener{l, d.m} }
 	}
 	all := map[string]*program{"council": w.serve(council)}
@@ -252,7 +261,7 @@ func (w *world) launchAll(who []string, victim string, d *mortalStore) *program 
 			continue
 		}
 		all[name] = w.join(name, func(o *participant.Options) {
-			o.Objects = d
+			o.Objects, o.KEK = d, d.kek
 			o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
 				c, err := w.line.dial(ctx, address)
 				if err != nil {
@@ -265,13 +274,13 @@ func (w *world) launchAll(who []string, victim string, d *mortalStore) *program 
 	return all[victim]
 }
 
-// relaunch starts again who was killed.
-func (w *world) relaunch(name string) {
+// relaunch starts again who was killed, on what is left.
+func (w *world) relaunch(name string, d *mortalStore) {
 	if name == "council" {
-		w.serve()
+		w.serve(func(o *coordinator.Options) { o.Objects, o.Head, o.KEK = d.Dir, d.Dir, d.kek })
 		return
 	}
-	w.join(name)
+	w.join(name, func(o *participant.Options) { o.Objects, o.KEK = d.Dir, d.kek })
 }
 
 // persist starts a run and waits for its end, as a lead does whose coordinator may be away: what gets no answer is asked again.

@@ -24,7 +24,7 @@ type history struct {
 	leaves []tlog.Hash
 }
 
-func readHistory(d *disk) (h history, err error) {
+func readHistory(d shelf) (h history, err error) {
 	ctx := context.Background()
 	key, err := ledger.OpenKey(ctx, d, d.kek, "consilium.dev/four-hospitals")
 	if err != nil {
@@ -47,12 +47,25 @@ func readHistory(d *disk) (h history, err error) {
 	return h, nil
 }
 
-// copied returns a copy of a storage. To read the log there repairs nothing here.
-func (d *disk) copied() *disk {
-	ctx, c := context.Background(), &disk{storetest.New(), d.kek}
+// shelf is a storage with the key that seals what is on it.
+type shelf struct {
+	storage
+	kek store.Sealer
+}
+
+type storage interface {
+	store.Objects
+	store.Head
+}
+
+func (d *disk) shelf() shelf { return shelf{d.Memory, d.kek} }
+
+// copied returns a copy in memory. To read the log there repairs nothing here.
+func (d shelf) copied() shelf {
+	ctx, c := context.Background(), shelf{storetest.New(), d.kek}
 	must := func(err error) {
 		if err != nil {
-			panic("a storage in memory fails: " + err.Error())
+			panic("a sound storage fails: " + err.Error())
 		}
 	}
 	for name, err := range d.List(ctx, "") {
@@ -60,6 +73,7 @@ func (d *disk) copied() *disk {
 		r, err := d.Get(ctx, name)
 		must(err)
 		must(c.Put(ctx, store.Named(name), r))
+		must(r.Close())
 	}
 	version, value, err := d.Load(ctx)
 	if errors.Is(err, store.ErrNotExist) {
@@ -185,7 +199,7 @@ func (h history) lost(b *book, m entry.Member) []string {
 }
 
 // missing reads every blob that a fact names, whole, and returns what is wrong with one.
-func (h history) missing(d *disk) error {
+func (h history) missing(d shelf) error {
 	blobs := blob.New(d, d.kek)
 	read := func(ref *entry.Blob) error {
 		if ref == nil {

@@ -2,17 +2,22 @@ package coordinator_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"consilium.dev/internal/store"
+	"consilium.dev/internal/store/dir"
 )
 
 // errKilled is what a program meets that has been killed and does not know it yet.
@@ -21,11 +26,11 @@ var errKilled = errors.New("killed")
 // cut is how a program is killed at one of its steps.
 type cut string
 
-// The ways to be killed. A torn change of the storage is one before it, since storage shows an object whole or not at all; a
+// The ways to be killed. A change of the storage that is torn is one before it too, since half a file has no name that counts; a
 // message has no deletions to undo.
 const (
 	before cut = "before" // the message does not get out
-	torn   cut = "torn"   // half of a message got out; of a change of the storage, nothing that counts
+	torn   cut = "torn"   // half of a message got out, or half of a file was written
 	after  cut = "after"  // the step is done, and the program never hears of it
 	power  cut = "power"  // likewise, and all deletions of this process are undone: the directory driver does not sync them
 )
@@ -156,10 +161,43 @@ func (l *mortalListener) Accept() (net.Conn, error) {
 	return l.m.wrap(c)
 }
 
-// mortalStore is the process's storage. Reading is no step.
+// mortalStore is the process's storage: a folder under the real driver. Reading is no step.
 type mortalStore struct {
-	*disk
-	m *mortal
+	*dir.Dir // as this process has it open
+	path     string
+	kek      store.Sealer
+	m        *mortal
+}
+
+// newMortalStore makes a folder for a process; where there is one, on a file system in memory, since every step is synced.
+func newMortalStore(t *testing.T, m *mortal) *mortalStore {
+	t.Helper()
+	parent := "/dev/shm"
+	if info, err := os.Stat(parent); err != nil || !info.IsDir() {
+		parent = ""
+	}
+	path, err := os.MkdirTemp(parent, "consilium-crash-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &mortalStore{path: path, kek: newSealer(t), m: m}
+	if s.Dir, err = dir.Open(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = s.Close()
+		if err := os.RemoveAll(path); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func (s *mortalStore) shelf() shelf { return shelf{s.Dir, s.kek} }
+
+// half leaves what a process leaves that is killed while it writes an object or a head.
+func (s *mortalStore) half(text []byte) func() error {
+	return func() error { return os.WriteFile(filepath.Join(s.path, "tmp", "torn"), text[:len(text)/2], 0o600) }
 }
 
 func nothing() error { return nil }
@@ -170,8 +208,8 @@ func (s *mortalStore) Put(ctx context.Context, name func() string, r io.Reader) 
 		return err
 	}
 	n := name()
-	put := func() error { return s.disk.Put(ctx, store.Named(n), bytes.NewReader(text)) }
-	return s.m.step("put "+s.m.kind(n), put, nothing)
+	put := func() error { return s.Dir.Put(ctx, store.Named(n), bytes.NewReader(text)) }
+	return s.m.step("put "+s.m.kind(n), put, s.half(text))
 }
 
 // kind words which object a name is of. What is of a commit to the log says of which.
@@ -192,23 +230,23 @@ func (m *mortal) kind(name string) string {
 }
 
 func (s *mortalStore) Delete(ctx context.Context, name string) error {
-	if r, err := s.disk.Get(ctx, name); err == nil {
+	if r, err := s.Dir.Get(ctx, name); err == nil {
 		text, err := io.ReadAll(r)
-		if err != nil {
+		if err = cmp.Or(err, r.Close()); err != nil {
 			return err
 		}
 		s.m.mu.Lock()
 		s.m.deleted[name] = text
 		s.m.mu.Unlock()
 	}
-	return s.m.step("delete "+s.m.kind(name), func() error { return s.disk.Delete(ctx, name) }, nothing)
+	return s.m.step("delete "+s.m.kind(name), func() error { return s.Dir.Delete(ctx, name) }, nothing)
 }
 
 func (s *mortalStore) Swap(ctx context.Context, old uint64, value []byte) error {
 	s.m.mu.Lock()
 	s.m.commit = int(old) + 1 // and so until the next: what is laid out is of this one
 	s.m.mu.Unlock()
-	err := s.m.step(fmt.Sprintf("swap of commit %d", old+1), func() error { return s.disk.Swap(ctx, old, value) }, nothing)
+	err := s.m.step(fmt.Sprintf("swap of commit %d", old+1), func() error { return s.Dir.Swap(ctx, old, value) }, s.half(value))
 	if err == nil {
 		s.m.mu.Lock()
 		s.m.acked = append(s.m.acked, bytes.Clone(value))
@@ -221,30 +259,34 @@ func (s *mortalStore) Get(ctx context.Context, name string) (io.ReadCloser, erro
 	if err := s.m.alive(); err != nil {
 		return nil, err
 	}
-	return s.disk.Get(ctx, name)
+	return s.Dir.Get(ctx, name)
 }
 
 func (s *mortalStore) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	if err := s.m.alive(); err != nil {
 		return func(yield func(string, error) bool) { yield("", err) }
 	}
-	return s.disk.List(ctx, prefix)
+	return s.Dir.List(ctx, prefix)
 }
 
 func (s *mortalStore) Load(ctx context.Context) (uint64, []byte, error) {
 	if err := s.m.alive(); err != nil {
 		return 0, nil, err
 	}
-	return s.disk.Load(ctx)
+	return s.Dir.Load(ctx)
 }
 
-// bury leaves the storage as the next process finds it.
+// bury leaves the storage as the next process finds it, and opens it for that.
 func (s *mortalStore) bury(ctx context.Context) error {
-	if s.m.how != power {
-		return nil
+	err := s.Close() // as the kernel lets go of the lock
+	if err != nil {
+		return err
+	}
+	if s.Dir, err = dir.Open(s.path); err != nil || s.m.how != power {
+		return err
 	}
 	for name, text := range s.m.deleted {
-		err := s.disk.Put(ctx, store.Named(name), bytes.NewReader(text))
+		err := s.Dir.Put(ctx, store.Named(name), bytes.NewReader(text))
 		if err != nil && !errors.Is(err, store.ErrExist) {
 			return err
 		}
