@@ -51,7 +51,7 @@ func (f manifestFacts) signatures() string {
 // manifestCommand returns the commands with which members agree on a manifest. Only publish needs a connection.
 func manifestCommand(a *app) *cobra.Command {
 	group := &cobra.Command{Use: "manifest", Short: "Build, sign, show, verify and publish what the members agree on"}
-	group.AddCommand(manifestBuild(a), manifestSign(a), manifestShow(a), manifestVerify(a), manifestPublish(a))
+	group.AddCommand(manifestBuild(a), manifestSign(a), manifestShow(a), manifestVerify(a), manifestPublish(a), manifestAccept(a))
 	return group
 }
 

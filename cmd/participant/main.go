@@ -43,7 +43,7 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 	p, err := participant.New(participant.Options{
 		Name: c.Name, Manifest: parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address,
 		Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers, Objects: parts.Objects, KEK: parts.KEK, Skew: time.Duration(c.Skew),
-		Grace: time.Duration(c.Grace), Data: data, Policy: c.Policy, Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
+		Grace: time.Duration(c.Grace), Data: data, Policy: c.Policy, Tray: env.Path("adopt"), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
 	})
 	if err != nil {
 		return &daemon.ConfigError{Err: err}

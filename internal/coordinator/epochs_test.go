@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -331,6 +333,69 @@ func TestEpochFence(t *testing.T) {
 		}
 		if err := c.DecideAs(t.Context(), 2, round.Consent{Run: "x", Member: "longbeach", Records: 1}); !errors.Is(err, round.ErrUnknownRun) {
 			t.Errorf("a consent of epoch 2: %v, want %v", err, round.ErrUnknownRun)
+		}
+	})
+}
+
+// TestAsk: a member whose owner is asked stays behind until he has accepted, and takes part again within seconds then, also where a
+// restart comes in between. An answer to another manifest of the epoch is none; who accepts an epoch accepts what it follows.
+func TestAsk(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		tray := filepath.Join(t.TempDir(), "adopt")
+		one := w.manifest
+		asks := func(o *participant.Options) { o.Manifest, o.Policy.Adopt, o.Tray = one, "ask", tray }
+		w.serve()
+		for _, m := range hospitals[1:] {
+			w.join(m)
+		}
+		budapest := w.join("budapest", asks)
+		w.books["council"].await(t, "admitted", "name", "budapest")
+		w.publish(w.realm.next(t, w.manifest))
+		two := w.manifest
+		w.publish(w.realm.next(t, two))
+		three := w.manifest
+		said := w.books["budapest"].await(t, "a newer manifest waits for its owner: read it, then consilium manifest accept FILE", "epoch", "3")
+		path := filepath.Join(tray, "epoch-3.dsse.json")
+		if said["file"] != path {
+			t.Errorf("the owner is told of %v, want %s", said["file"], path)
+		}
+		for file, m := range map[string]*manifest.Manifest{path: three, filepath.Join(tray, "epoch-2.dsse.json"): two} {
+			if text, err := os.ReadFile(file); err != nil || string(text) != string(m.Envelope()) {
+				t.Errorf("%s is not the signed manifest: %v", file, err)
+			}
+		}
+		v := w.completed(w.start(plan(t, adam, func(p *entry.Plan) { p.Quorum = 3 })))
+		if got := fmt.Sprint(v.Rounds[len(v.Rounds)-1].Accepted); strings.Contains(got, "budapest") {
+			t.Errorf("a member whose owner has not answered takes part: %s", got)
+		}
+
+		answer := func(m *manifest.Manifest) {
+			if err := os.WriteFile(participant.AcceptedFile(path), []byte(entry.Digest(m.Digest()).String()+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answer(two) // in the place of three
+		budapest.stop()
+		w.books["budapest"] = newBook()
+		w.join("budapest", asks)
+		w.books["budapest"].await(t, "no coordinator")
+		time.Sleep(time.Minute)
+		if found := w.books["budapest"].find("manifest adopted"); len(found) > 0 {
+			t.Fatalf("adopted without an answer: %v", found)
+		}
+		answer(three)
+		began := time.Now()
+		w.books["budapest"].await(t, "following")
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("the member follows %v after the answer, want seconds", took)
+		}
+		if found := w.books["budapest"].find("manifest adopted"); len(found) != 2 {
+			t.Errorf("adopted %v, want epochs 2 and 3", found)
+		}
+		if left, err := os.ReadDir(tray); err != nil || len(left) > 0 {
+			t.Errorf("what was adopted still lies before the owner: %v, %v", left, err)
 		}
 	})
 }

@@ -29,11 +29,13 @@ const epochFolder = "epoch/"
 type epochs struct {
 	blobs   *blob.Blobs
 	objects store.Objects
+	tray    tray
 	log     *zap.Logger
 
 	mu    sync.Mutex // guards what follows
 	chain *manifest.Chain
-	fresh bool // one was adopted since the last dial
+	fresh bool                 // one was adopted since the last dial
+	asked []*manifest.Manifest // that wait for the owner
 }
 
 // now returns the manifest that holds.
@@ -130,15 +132,58 @@ func (e *epochs) adopt(_ uint64, envelopes [][]byte) error {
 	if next.Newest() == e.chain.Newest() {
 		return errors.New("none of them is newer") // or a coordinator could have us dial for ever
 	}
+	if next, err = e.ask(next); err != nil {
+		return err
+	}
 	for _, m := range next.After(e.chain.Newest().Epoch()) {
 		if err := e.keep(ctx, m); err != nil { // before it holds: a restart must not fall back
 			return err
 		}
 		e.log.Info("manifest adopted", zap.Uint64("epoch", m.Epoch()), zap.Stringer("manifest", entry.Digest(m.Digest())))
 		e.fresh = true
+		if err := e.tray.clear(m); err != nil {
+			e.log.Warn("a manifest that was adopted still lies before its owner", zap.Uint64("epoch", m.Epoch()), zap.Error(err))
+		}
 	}
-	e.chain = next
+	e.chain, e.asked = next, nil
 	return nil
+}
+
+// ask returns as much of a chain as the owner has accepted: up to the newest that was, since who accepts an epoch has seen what it
+// follows. Where that is nothing new, it lays the new ones before the owner.
+func (e *epochs) ask(next *manifest.Chain) (*manifest.Chain, error) {
+	if e.tray.folder == "" {
+		return next, nil
+	}
+	e.asked = next.After(e.chain.Newest().Epoch())
+	var accepted [][]byte
+	for i, m := range e.asked {
+		if e.tray.accepted(m) {
+			accepted = nil
+			for _, before := range e.asked[:i+1] {
+				accepted = append(accepted, before.Envelope())
+			}
+		}
+	}
+	if accepted != nil {
+		return e.chain.Extend(accepted...)
+	}
+	for _, m := range e.asked {
+		path, err := e.tray.offer(m)
+		if err != nil {
+			return nil, err
+		}
+		e.log.Warn("a newer manifest waits for its owner: read it, then consilium manifest accept FILE", zap.Uint64("epoch", m.Epoch()),
+			zap.Stringer("manifest", entry.Digest(m.Digest())), zap.String("file", path))
+	}
+	return nil, fmt.Errorf("epoch %d: %w", next.Newest().Epoch(), errAsk)
+}
+
+// answered reports whether the owner has accepted one of the manifests that wait.
+func (e *epochs) answered() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.ContainsFunc(e.asked, e.tray.accepted)
 }
 
 // after returns what a coordinator is behind us by.

@@ -58,6 +58,7 @@ type Options struct {
 	KEK         store.Sealer                                        // seals what is kept there
 	Data        Data
 	Policy      Policy
+	Tray        string        // folder for newer manifests and the owner's answers, where the policy asks; see AcceptedFile
 	Skew        time.Duration // most that the coordinator's clock and ours may differ; 0: skew.Default
 	Log         *zap.Logger
 	Now         func() time.Time // nil: the clock
@@ -102,6 +103,9 @@ func New(o Options) (*Participant, error) {
 	if err := o.Policy.check(); err != nil {
 		return nil, fmt.Errorf("participant: %w", err)
 	}
+	if o.Policy.Adopt == adoptAsk && o.Tray == "" {
+		return nil, errors.New("participant: the policy asks about newer manifests, and there is no folder to ask in")
+	}
 	if o.Skew < 0 {
 		return nil, errors.New("participant: skew is negative")
 	}
@@ -117,9 +121,13 @@ func assemble(o Options) *Participant {
 		o.Speech = dialect.Own(o.Version)
 	}
 	sealed := blob.New(o.Objects, o.KEK)
+	var asked tray
+	if o.Policy.Adopt == adoptAsk {
+		asked.folder = o.Tray
+	}
 	return &Participant{
 		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now),
-		data: &dataCache{files: o.Data}, epochs: &epochs{blobs: sealed, objects: o.Objects, log: o.Log}, ending: make(chan struct{}),
+		data: &dataCache{files: o.Data}, epochs: &epochs{blobs: sealed, objects: o.Objects, tray: asked, log: o.Log}, ending: make(chan struct{}),
 	}
 }
 
@@ -177,7 +185,11 @@ func (p *Participant) stay(ctx, work context.Context) error {
 			return nil
 		}
 		if p.epochs.turned() { // the refusal was no fault of anybody's: dial again at once
-			p.log.Info("dialling under the newer manifest", zap.Uint64("epoch", p.epochs.now().Epoch()))
+			m := p.epochs.now()
+			p.log.Info("dialling under the newer manifest", zap.Uint64("epoch", m.Epoch()))
+			if key, ok := m.Key(attest.Participant, p.o.Name); !ok || !key.Equal(p.o.Identity.Public()) {
+				p.log.Warn("the newer manifest does not give this identity key to this member; it takes no part until one does", zap.Uint64("epoch", m.Epoch()))
+			}
 			wait.Reset()
 			continue
 		}
@@ -218,12 +230,18 @@ func plain(err error) string {
 func (p *Participant) pause(ctx context.Context, d time.Duration) error {
 	over := time.NewTimer(d)
 	defer over.Stop()
+	ask := time.NewTicker(askEvery)
+	defer ask.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-over.C:
 			return nil
+		case <-ask.C:
+			if p.epochs.answered() {
+				return nil
+			}
 		case <-p.studio.finished():
 			if _, err := p.keep(ctx); err != nil && !errors.Is(err, errNotOurs) {
 				return err

@@ -29,11 +29,15 @@ type Policy struct {
 	LeastRecords int `yaml:"least_records"`
 	// Digests, as SchemaDigest gives them, of the schemas by which the records may be read. Empty: whichever a plan names.
 	Schemas []entry.Digest `yaml:"schemas"`
+	Adopt   string         `yaml:"adopt"` // newer manifests: "auto", which "" means, or "ask"
 }
 
 // check reports names that no plan this program can carry out may have: whoever mistypes one would decline every run and not
 // know why.
 func (p Policy) check() error {
+	if p.Adopt != "" && p.Adopt != adoptAuto && p.Adopt != adoptAsk {
+		return fmt.Errorf("policy: adopt: %.64q is unknown, want %s or %s", p.Adopt, adoptAuto, adoptAsk)
+	}
 	for _, name := range p.Strategies {
 		if _, err := aggregate.NewOptimizer(name, nil); err != nil {
 			return fmt.Errorf("policy: strategies: %w", err)
