@@ -112,7 +112,7 @@ func auditExport(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				err = audit.Export(ctx, c.Client, c.config.Manifest, point.Signed, point.Checkpoint, args[0], nil)
+				err = audit.Export(ctx, c.Client, c.config.Manifest, point.Cosigned(), point.Checkpoint, args[0], nil)
 				if errors.Is(err, fs.ErrExist) {
 					return usageError("name a folder that does not exist yet", "%w", err)
 				}
@@ -218,6 +218,9 @@ func showReport(w *page, r *audit.Report, held *audit.Model) {
 		many(r.Updates, "update"), many(len(r.Models), "model version"), r.Epsilon)
 	for _, root := range r.Simulated {
 		w.printf("warning      SIMULATED enclaves under the private root %q: their evidence proves nothing\n", name(root))
+	}
+	if r.Quorum > 0 {
+		w.printf("witnesses    %d of %d have cosigned the checkpoint, %d are needed: %s\n", len(r.Cosigned), r.Witnesses, r.Quorum, names(r.Cosigned))
 	}
 	if r.Rollback != "" {
 		w.printf("warning      %s: another history may have been signed as well\n", r.Rollback)

@@ -15,8 +15,9 @@
 //
 // # What it does not say
 //
-// That there is no other history: without witnesses, a log that was rolled back and continued is as well signed as the one
-// that was lost. That a mean is the mean: updates are forgotten, and only the enclave that is named in the log has seen them.
+// That there is no other history, where the manifest names no witnesses: a log that was rolled back and continued is then as well
+// signed as the one that was lost. Where it does, a quorum of them has cosigned the checkpoint, and would have cosigned one history
+// only; two auditors who want to be sure compare checkpoints. That a mean is the mean: updates are forgotten, and only the enclave that is named in the log has seen them.
 // That no line was written by somebody else who held the log's key, which is as safe as the key that it is sealed under.
 //
 // # The copy
@@ -24,6 +25,7 @@
 //	manifest.dsse.json     the signed manifest that the log began with
 //	epochs/N.dsse.json     those of the epochs N that it adopted later
 //	checkpoint             the log's signed checkpoint (C2SP tlog-checkpoint)
+//	cosignatures.json      those of its witnesses (witness.Cosigned), where the manifest names any
 //	log.jsonl              its lines, each as it was hashed
 //	kept/N.json            what was kept of the admission or boot at line N, counted from 0
 package audit
@@ -44,11 +46,13 @@ import (
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/witness"
 )
 
 const (
 	manifestFile   = "manifest.dsse.json"
 	checkpointFile = "checkpoint"
+	cosignedFile   = "cosignatures.json"
 	linesFile      = "log.jsonl"
 	keptFolder     = "kept"
 	epochFolder    = "epochs"
@@ -67,10 +71,10 @@ type Source interface {
 	Manifest(ctx context.Context, epoch uint64) ([]byte, error)
 }
 
-// Export writes a copy of the log that the signed checkpoint speaks of into folder, which must not exist or be empty. What it
+// Export writes a copy of the log that the signed checkpoint, with its witnesses' cosignatures, speaks of into folder, which must not exist or be empty. What it
 // writes it has compared with the checkpoint's root hash, and evidence with the digest in its line; a copy that does not fit is
 // an error and stays unfinished, without its checkpoint. seen, if not nil, is told of each line.
-func Export(ctx context.Context, from Source, m *manifest.Manifest, signed []byte, c ledger.Checkpoint, folder string, seen func(int64)) error {
+func Export(ctx context.Context, from Source, m *manifest.Manifest, signed witness.Cosigned, c ledger.Checkpoint, folder string, seen func(int64)) error {
 	there, err := os.ReadDir(folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -84,7 +88,16 @@ func Export(ctx context.Context, from Source, m *manifest.Manifest, signed []byt
 	if err := exportLines(ctx, from, m, c, folder, seen); err != nil {
 		return err
 	}
-	return write(filepath.Join(folder, checkpointFile), signed) // last: a copy with a checkpoint is whole
+	if len(signed.Cosignatures) > 0 {
+		text, err := signed.Encode()
+		if err == nil {
+			err = write(filepath.Join(folder, cosignedFile), text)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return write(filepath.Join(folder, checkpointFile), []byte(signed.Checkpoint)) // last: a copy with a checkpoint is whole
 }
 
 func exportLines(ctx context.Context, from Source, m *manifest.Manifest, c ledger.Checkpoint, folder string, seen func(int64)) (err error) {

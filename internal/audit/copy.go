@@ -88,7 +88,10 @@ func (a *auditor) strange() {
 		folder string
 		known  map[string]bool
 	}{
-		{"", map[string]bool{manifestFile: true, checkpointFile: true, linesFile: true, keptFolder: true, epochFolder: len(a.epochs) > 0}},
+		{"", map[string]bool{
+			manifestFile: true, checkpointFile: true, linesFile: true, keptFolder: true, epochFolder: len(a.epochs) > 0,
+			cosignedFile: a.report.Quorum > 0,
+		}},
 		{keptFolder, a.named},
 		{epochFolder, a.epochs},
 	} {

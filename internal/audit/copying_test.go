@@ -14,6 +14,7 @@ import (
 	"consilium.dev/internal/audit"
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/witness"
 )
 
 // coordinator is what a copy is made from; it says what its functions make of the truth.
@@ -62,7 +63,7 @@ func export(t *testing.T, s *coordinator, dir string, seen func(int64)) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return audit.Export(t.Context(), s, m, s.c.checkpoint, point, dir, seen)
+	return audit.Export(t.Context(), s, m, witness.Cosigned{Checkpoint: string(s.c.checkpoint)}, point, dir, seen)
 }
 
 // TestExport makes the same copy again, file by file.

@@ -47,6 +47,13 @@ func (a *auditor) kept(n int64, ref entry.Blob) (entry.Kept, error) {
 func (a *auditor) booted(ctx context.Context, n int64, root [32]byte, at time.Time, f entry.Booted) {
 	a.report.Boots++
 	a.boot, a.bootedAt, a.coordinator, a.unproven = n, at, f.Coordinator, false
+	if !f.Since.IsZero() { // it admitted witnesses before it could write so down
+		a.bootedAt = f.Since
+		if _, quorum := a.manifest.Quorum(); quorum == 0 || f.Since.After(at) {
+			a.find(n, "it is said to have waited since %s for witnesses, and there are none, or that is later than its boot", f.Since.Format(time.RFC3339))
+			a.bootedAt = at
+		}
+	}
 	clear(a.admitted)
 	clear(a.fresh)
 	if err := a.judgeBoot(ctx, n, root, at, f); err != nil {

@@ -55,6 +55,10 @@ func TestForgedBoots(t *testing.T) {
 				`\d+: .* was not admitted since the coordinator booted`,
 			},
 		},
+		{
+			"a wait for witnesses that there are none of", at(25, func(f *entry.Booted) { f.Since = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) }),
+			[]string{`25: it is said to have waited since 2026-01-01T00:00:00Z for witnesses, and there are none`},
+		},
 		{"the same process twice", func(h *history) {
 			change(h, 25, func(f *entry.Booted) { f.Instance = h.items[1].Fact.(entry.Booted).Instance })
 		}, []string{`25: boot of council: it is the process that booted at line 1`}},

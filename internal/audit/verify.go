@@ -58,6 +58,9 @@ type Report struct {
 	Epsilon    float64        `json:"epsilon"` // spent in all
 	Simulated  []string       `json:"simulated,omitempty"`
 	Rollback   string         `json:"rollback,omitempty"`
+	Quorum     int            `json:"quorum,omitempty"`     // of the manifest's witnesses; 0 where it names none
+	Witnesses  int            `json:"witnesses,omitempty"`  // how many it names
+	Cosigned   []string       `json:"cosigned,omitempty"`   // which of them have cosigned the checkpoint, ascending
 	NotJudged  []string       `json:"not_judged,omitempty"` // fields of reference sets that the manifest leaves open, with reasons
 	Findings   []Finding      `json:"findings"`
 }
@@ -132,14 +135,15 @@ type part struct {
 
 // auditor reads a history once, from its beginning.
 type auditor struct {
-	folder    string
-	chain     *manifest.Chain
-	judges    func(*manifest.Manifest) ([]attest.Verifier, error)
-	manifest  *manifest.Manifest // that holds
-	verifiers []attest.Verifier  // under it
-	signed    ledger.Checkpoint
-	spki      []byte // of the log's key
-	report    *Report
+	folder     string
+	checkpoint string // signed
+	chain      *manifest.Chain
+	judges     func(*manifest.Manifest) ([]attest.Verifier, error)
+	manifest   *manifest.Manifest // that holds
+	verifiers  []attest.Verifier  // under it
+	signed     ledger.Checkpoint
+	spki       []byte // of the log's key
+	report     *Report
 
 	tree    ledger.Tree
 	state   *round.State
@@ -200,6 +204,7 @@ func (a *auditor) begin(o Options) error {
 		return err
 	}
 	a.report.LogKey = key
+	a.checkpoint = string(signed)
 	return nil
 }
 
@@ -365,6 +370,7 @@ func (a *auditor) end() {
 		a.find(-1, "the log breaks off in the middle of a commit")
 	}
 	if len(r.Findings) < maxFindings {
+		a.cosigned()
 		a.strange()
 	}
 	for _, v := range a.index.Versions() {

@@ -9,15 +9,22 @@ import (
 
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/witness"
 	pb "consilium.dev/proto/consilium/v1"
 )
 
 // Checkpoint is a signed checkpoint of the federation's log, already judged by the verifier key that came with it. That the key
-// is the log's is not judged here: a boot's evidence binds it, which package audit looks at.
+// is the log's is not judged here: a boot's evidence binds it, which package audit looks at; neither are the witnesses' cosignatures.
 type Checkpoint struct {
 	ledger.Checkpoint
-	Signed   []byte // the signed note
-	Verifier string // verifier key
+	Signed       []byte // the signed note
+	Verifier     string // verifier key
+	Cosignatures []witness.Cosignature
+}
+
+// Cosigned returns the signed note with its witnesses' cosignatures, as a copy of the log holds them.
+func (c Checkpoint) Cosigned() witness.Cosigned {
+	return witness.Cosigned{Checkpoint: string(c.Signed), Cosignatures: c.Cosignatures}
 }
 
 // Checkpoint returns the newest checkpoint.
@@ -30,7 +37,13 @@ func (c *Client) Checkpoint(ctx context.Context) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("the log's checkpoint: %w", err)
 	}
-	return Checkpoint{said, r.Checkpoint, r.Verifier}, nil
+	out := Checkpoint{said, r.Checkpoint, r.Verifier, nil}
+	for _, c := range r.Cosignatures {
+		out.Cosignatures = append(out.Cosignatures, witness.Cosignature{
+			Member: c.Member, Endorsement: c.Endorsement, Signature: c.Signature, Line: c.Line,
+		})
+	}
+	return out, nil
 }
 
 // Entries yields the log's lines from number from, counted from 0, up to and without number size. An error is the last thing

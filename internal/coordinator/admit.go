@@ -13,8 +13,10 @@ import (
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
 )
 
 // admission is a connection's place for "its peer's admission is history".
@@ -43,12 +45,45 @@ func (connections) HandleConn(context.Context, stats.ConnStats)                 
 
 // admitter makes each admission a fact, with everything that an auditor needs to judge it again kept beside it.
 type admitter struct {
-	loop  *loop
-	blobs *blob.Blobs
+	loop     *loop
+	blobs    *blob.Blobs
+	manifest func() *manifest.Manifest
+}
+
+// patience is how long a person's call waits for the log's witnesses before it is told for whom it waits. Participants have
+// nothing better to do.
+const patience = 20 * time.Second
+
+// opened waits until the log may grow: before that no admission can be written down, so nobody is served but a witness that shows
+// what it keeps, whose admission is the first thing that is written.
+func (a *admitter) opened(ctx context.Context, p transport.Peer) error {
+	var late <-chan time.Time
+	if p.Office == attest.Person {
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-a.loop.quorum.opened:
+		return nil
+	case <-late:
+		return answer(a.loop.log, a.loop.waiting(ctx))
+	case <-a.loop.ending:
+		return answer(a.loop.log, errStopping)
+	case <-a.loop.done:
+		return answer(a.loop.log, errStopping)
+	case <-ctx.Done():
+		return answer(a.loop.log, ctx.Err())
+	}
 }
 
 // entered writes the fact before the connection's first call is served.
-func (a *admitter) entered(ctx context.Context, p transport.Peer) error {
+func (a *admitter) entered(ctx context.Context, p transport.Peer, method string) error {
+	if a.loop.quorum != nil && (method != pb.Witnesses_Cosign_FullMethodName || !a.manifest().IsWitness(p.Name)) {
+		if err := a.opened(ctx, p); err != nil {
+			return err
+		}
+	}
 	c, ok := ctx.Value(admissionKey{}).(*admission)
 	if !ok {
 		panic("coordinator: a call without a connection")

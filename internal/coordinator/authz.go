@@ -31,6 +31,7 @@ var methods = map[string][]may{
 	pb.Rounds_Report_FullMethodName:       {{office: attest.Participant}},
 	pb.Rounds_Tell_FullMethodName:         {{office: attest.Participant}},
 	pb.Rounds_Leave_FullMethodName:        {{office: attest.Participant}},
+	pb.Witnesses_Cosign_FullMethodName:    {{office: attest.Participant}},
 	pb.Blobs_Fetch_FullMethodName:         {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
 	pb.Runs_Start_FullMethodName:          {{attest.Person, "lead"}},
 	pb.Runs_List_FullMethodName:           {{attest.Person, "lead"}, {attest.Person, "audit"}},
@@ -100,14 +101,24 @@ func caller(ctx context.Context) transport.Peer {
 	return ctx.Value(peerKey{}).(transport.Peer)
 }
 
+// waitedKey is the context key under which a stream's handler finds how long the stream has waited to be let in.
+type waitedKey struct{}
+
+// waited returns for how long what a stream's caller has sent may have lain unread: where the log has witnesses, they may have had
+// to be waited for.
+func waited(ctx context.Context) time.Duration {
+	d, _ := ctx.Value(waitedKey{}).(time.Duration)
+	return d
+}
+
 // unary guards a call of one message each way; entered sees each admitted caller first.
-func (g *guard) unary(entered func(context.Context, transport.Peer) error) grpc.UnaryServerInterceptor {
+func (g *guard) unary(entered func(context.Context, transport.Peer, string) error) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		peer, err := g.check(ctx, info.FullMethod)
 		if err != nil {
 			return nil, err
 		}
-		if err := entered(ctx, peer); err != nil {
+		if err := entered(ctx, peer, info.FullMethod); err != nil {
 			return nil, err
 		}
 		return next(context.WithValue(ctx, peerKey{}, peer), req)
@@ -115,16 +126,17 @@ func (g *guard) unary(entered func(context.Context, transport.Peer) error) grpc.
 }
 
 // stream guards a stream, at its start and again at each message.
-func (g *guard) stream(entered func(context.Context, transport.Peer) error) grpc.StreamServerInterceptor {
+func (g *guard) stream(entered func(context.Context, transport.Peer, string) error) grpc.StreamServerInterceptor {
 	return func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		peer, err := g.check(s.Context(), info.FullMethod)
 		if err != nil {
 			return err
 		}
-		if err := entered(s.Context(), peer); err != nil {
+		began := time.Now()
+		if err := entered(s.Context(), peer, info.FullMethod); err != nil {
 			return err
 		}
-		ctx := context.WithValue(s.Context(), peerKey{}, peer)
+		ctx := context.WithValue(context.WithValue(s.Context(), peerKey{}, peer), waitedKey{}, time.Since(began))
 		return next(srv, &guardedStream{ServerStream: s, guard: g, peer: peer, ctx: ctx})
 	}
 }

@@ -73,8 +73,9 @@ func TestWhoMayCall(t *testing.T) {
 	allowed := map[string][]string{
 		"Rounds/Follow": enclave, "Rounds/Consent": enclave, "Rounds/Query": enclave, "Rounds/Offer": enclave, "Rounds/Report": enclave,
 		"Rounds/Tell": enclave, "Rounds/Leave": enclave,
-		"Blobs/Fetch": everybody,
-		"Runs/Start":  lead, "Runs/Cancel": lead, "Runs/List": people, "Runs/Show": people, "Runs/Watch": people,
+		"Witnesses/Cosign": enclave,
+		"Blobs/Fetch":      everybody,
+		"Runs/Start":       lead, "Runs/Cancel": lead, "Runs/List": people, "Runs/Show": people, "Runs/Watch": people,
 		"Models/ListModels": people, "Models/ShowModel": people,
 		"Log/Checkpoint": everybody, "Log/Tile": everybody, "Log/Prove": everybody, "Log/Extends": everybody,
 		"Log/Entries": auditors, "Log/Kept": auditors,

@@ -236,27 +236,68 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 		return nil, attest.Appraisal{}, err
 	}
 	c.epochs.key, c.epochs.loop = key, l
-	self, err := c.takeOver(ctx, l)
-	return l, self, err
+	m, err := c.settle(ctx, l)
+	if err != nil {
+		return nil, attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
+	}
+	if l.quorum, err = newQuorum(m, c.epochs.now, c.blobs, c.o.Log); err != nil {
+		return nil, attest.Appraisal{}, err
+	}
+	if l.quorum == nil {
+		l.closings = nil
+		self, err := c.takeOver(ctx, l, time.Time{})
+		return l, self, err
+	}
+	if err := l.quorum.restore(ctx, c.o.Objects, facts.View()); err != nil {
+		return nil, attest.Appraisal{}, err
+	}
+	l.quorum.withholdAll(l.closings)
+	l.closings = nil
+	// Evidence is judged as of the boot's line, and witnesses may be away for days: it is made anew when they have come. What is
+	// made now says whether it would pass at all.
+	_, self, err := c.epochs.self(ctx, m)
+	if err != nil {
+		return nil, attest.Appraisal{}, err
+	}
+	since := c.o.Now().UTC().Truncate(time.Microsecond)
+	l.quorum.takeOver = func(ctx context.Context) error {
+		_, err := c.takeOver(ctx, l, since)
+		return err
+	}
+	return l, self, nil
 }
 
-// takeOver writes under which manifest this process goes on, if that is a new one, and that it does.
-func (c *Coordinator) takeOver(ctx context.Context, l *loop) (attest.Appraisal, error) {
+// settle finds the manifest under which this process goes on, and has the channel use it.
+func (c *Coordinator) settle(ctx context.Context, l *loop) (*manifest.Manifest, error) {
 	e := c.epochs
 	if err := e.restore(ctx, l.adopted); err != nil {
-		return attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
+		return nil, err
 	}
 	m := e.now()
+	if n := len(l.adopted); n > 0 && l.adopted[n-1].Manifest != m.Digest() {
+		if before := e.chain.Load().At(l.adopted[n-1].Epoch); before != nil && !mayFollow(before, m) {
+			return nil, fmt.Errorf("epoch %d: %w", m.Epoch(), errWitnesses)
+		}
+	}
 	if key, known := m.Key(attest.Coordinator, c.o.Name); !known || !key.Equal(c.o.Identity.Public()) {
-		return attest.Appraisal{}, fmt.Errorf("the manifest of epoch %d does not give this identity key to a coordinator named %q", m.Epoch(), c.o.Name)
+		return nil, fmt.Errorf("the manifest of epoch %d does not give this identity key to a coordinator named %q", m.Epoch(), c.o.Name)
 	}
 	if m != c.o.Manifest {
 		creds, err := e.channel(m, e.creds.Now().Instance(), c.refused)
 		if err != nil {
-			return attest.Appraisal{}, err
+			return nil, err
 		}
 		_ = e.creds.Turn(creds).Close() // nobody has come over it
 	}
+	l.epoch, l.members = m.Epoch(), membersOf(m)
+	return m, nil
+}
+
+// takeOver writes under which manifest this process goes on, if that is a new one, and that it does; since is when the log's
+// witnesses began to be waited for, zero where there are none.
+func (c *Coordinator) takeOver(ctx context.Context, l *loop, since time.Time) (attest.Appraisal, error) {
+	e := c.epochs
+	m := e.now()
 	enclave, self, err := e.self(ctx, m)
 	if err != nil {
 		return attest.Appraisal{}, err
@@ -266,9 +307,8 @@ func (c *Coordinator) takeOver(ctx context.Context, l *loop) (attest.Appraisal, 
 	}
 	booted := entry.Booted{
 		Coordinator: c.o.Name, Instance: e.creds.Now().Instance(), Version: c.o.Version, Types: enclave.Types, Sets: enclave.Sets,
-		Simulated: enclave.Simulated, LogKey: e.key.Verifier(), Evidence: enclave.Evidence,
+		Simulated: enclave.Simulated, LogKey: e.key.Verifier(), Evidence: enclave.Evidence, Since: since,
 	}
-	l.epoch, l.members = m.Epoch(), membersOf(m)
 	for _, in := range []round.Input{adoption(m), round.Boot{Fact: booted}} {
 		if err := l.take(ctx, in); err != nil {
 			return attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
@@ -283,9 +323,10 @@ func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 		presence: newPresence(c.o.Now), clocks: newClocks(c.o.Now, c.o.Skew),
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
 		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume), studies: map[string]study{}, results: make(chan combined),
-		wake: time.NewTimer(time.Hour),
+		wake: time.NewTimer(time.Hour), closings: map[closing]int64{},
 	}
 	l.wanted.Store(&news{of: nil, changed: make(chan struct{})})
+	l.show()
 	return l
 }
 
@@ -304,8 +345,11 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	m, now := c.epochs.now, c.o.Now
 	gate := &guard{manifest: m, now: now}
 	words := &voice{speech: c.o.Speech, log: c.o.Log}
-	doorman := &admitter{loop: l, blobs: c.blobs}
-	view := &viewer{presence: l.presence, now: now, simulated: self.Simulated, rollback: "no rollback protection"}
+	doorman := &admitter{loop: l, blobs: c.blobs, manifest: m}
+	view := &viewer{presence: l.presence, now: now, simulated: self.Simulated}
+	if l.quorum == nil {
+		view.rollback = registry.NoProtection
+	}
 	server := grpc.NewServer(
 		grpc.Creds(c.epochs.creds),
 		grpc.StatsHandler(connections{}),
@@ -328,6 +372,9 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	})
 	pb.RegisterRunsServer(server, &runs{
 		loop: l, manifest: m, combiner: &combiner{c.blobs}, view: view, open: c.o.Limits.OpenRuns, log: c.o.Log,
+	})
+	pb.RegisterWitnessesServer(server, &witnesses{
+		loop: l, manifest: m, presence: l.presence, cut: c.cut, progress: c.o.Limits.Progress, now: now, log: c.o.Log,
 	})
 	pb.RegisterBlobsServer(server, models)
 	pb.RegisterModelsServer(server, models)

@@ -218,6 +218,9 @@ func (e *epochs) turn(ctx context.Context, chain *manifest.Chain, spared [64]byt
 	if key, known := m.Key(attest.Coordinator, e.o.Name); !known || !key.Equal(e.o.Identity.Public()) {
 		return fmt.Errorf("%w: epoch %d does not give the key %s is running with to a coordinator of that name", errUnfit, m.Epoch(), e.o.Name)
 	}
+	if m := chain.Newest(); !sameWitnesses(e.now(), m) {
+		return fmt.Errorf("%w: epoch %d: %w", errUnfit, m.Epoch(), errWitnesses)
+	}
 	before := e.creds.Now()
 	creds, err := e.channel(m, before.Instance(), before.Refused())
 	if err != nil {

@@ -30,7 +30,28 @@ type history struct {
 
 func (h *history) Checkpoint(context.Context, *pb.CheckpointRequest) (*pb.CheckpointReply, error) {
 	v := h.loop.view.Load()
-	return &pb.CheckpointReply{Checkpoint: v.Checkpoint(), Verifier: v.Verifier()}, nil
+	if h.loop.quorum == nil {
+		return &pb.CheckpointReply{Checkpoint: v.Checkpoint(), Verifier: v.Verifier()}, nil
+	}
+	r := h.loop.quorum.released.Load()
+	if r == nil {
+		return nil, status.Error(codes.Unavailable, "no checkpoint of the log was cosigned by a quorum of its witnesses yet")
+	}
+	out := &pb.CheckpointReply{Checkpoint: []byte(r.cosigned.Checkpoint), Verifier: v.Verifier()}
+	for _, c := range r.cosigned.Cosignatures {
+		out.Cosignatures = append(out.Cosignatures, &pb.Cosignature{
+			Member: c.Member, Endorsement: c.Endorsement, Signature: c.Signature, Line: c.Line,
+		})
+	}
+	return out, nil
+}
+
+// visible refuses what reaches beyond what may be seen.
+func (h *history) visible(size int64) error {
+	if n := h.loop.visible(); size > n {
+		return status.Errorf(codes.OutOfRange, "%d lines, of which %d may be seen", size, n)
+	}
+	return nil
 }
 
 func (h *history) Tile(q *pb.TileRequest, stream grpc.ServerStreamingServer[pb.Chunk]) error {
@@ -42,6 +63,9 @@ func (h *history) Tile(q *pb.TileRequest, stream grpc.ServerStreamingServer[pb.C
 }
 
 func (h *history) Prove(ctx context.Context, q *pb.ProveRequest) (*pb.ProveReply, error) {
+	if err := h.visible(q.Size); err != nil {
+		return nil, err
+	}
 	proof, err := h.loop.view.Load().Inclusion(ctx, q.Line, q.Size)
 	if err != nil {
 		return nil, h.answer(err)
@@ -50,6 +74,9 @@ func (h *history) Prove(ctx context.Context, q *pb.ProveRequest) (*pb.ProveReply
 }
 
 func (h *history) Extends(ctx context.Context, q *pb.ExtendsRequest) (*pb.ExtendsReply, error) {
+	if err := h.visible(q.Size); err != nil {
+		return nil, err
+	}
 	proof, err := h.loop.view.Load().Consistency(ctx, q.Old, q.Size)
 	if err != nil {
 		return nil, h.answer(err)
@@ -66,6 +93,9 @@ func slicesOf(proof [][32]byte) [][]byte {
 }
 
 func (h *history) Entries(q *pb.EntriesRequest, stream grpc.ServerStreamingServer[pb.EntriesReply]) error {
+	if err := h.visible(q.Size); err != nil {
+		return err
+	}
 	v := h.loop.view.Load()
 	if q.From < 0 || q.From > q.Size || q.Size > v.Size() {
 		return status.Errorf(codes.OutOfRange, "lines %d to %d of a log of %d", q.From, q.Size, v.Size())
@@ -96,6 +126,9 @@ func (h *history) Entries(q *pb.EntriesRequest, stream grpc.ServerStreamingServe
 
 func (h *history) Kept(q *pb.KeptRequest, stream grpc.ServerStreamingServer[pb.Chunk]) error {
 	ctx := stream.Context()
+	if err := h.visible(q.Line + 1); err != nil {
+		return err
+	}
 	ref, err := h.kept(ctx, q.Line)
 	if err != nil {
 		return h.answer(err)

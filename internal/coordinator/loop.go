@@ -34,10 +34,12 @@ type loop struct {
 	now     func() time.Time
 	version string // of the program
 	facts   *ledger.Ledger
+	quorum  *quorum // nil where the log has no witnesses
 	clocks  *clocks // of the members
 	combine func(context.Context, round.Combine, *sum) (round.Combined, error)
 
 	presence *presence
+	closings map[closing]int64 // lines of all closings, while the log is replayed; then nil
 
 	messages chan message
 	ending   chan struct{} // closed when no new call is taken, and those that would go on for ever have to end
@@ -164,12 +166,16 @@ func (l *loop) run(ctx context.Context) error {
 	for {
 		// What only reads changes nothing: settling after it would tell news that are none, and whoever reads at each news
 		// would never rest.
-		if l.stale {
+		if err := l.assent(ctx); err != nil {
+			return err
+		}
+		if l.stale && !l.gated() {
 			l.stale = false
 			if err := l.settle(ctx); err != nil {
 				return err
 			}
 		}
+		l.propose()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -204,6 +210,9 @@ func (r *refused) Error() string { return r.err.Error() }
 func (l *loop) handle(ctx context.Context, m message) error {
 	if m.epoch != 0 && m.epoch != l.epoch {
 		return &refused{errEpoch}
+	}
+	if l.gated() && (m.in != nil || m.draw != nil) {
+		return l.quorum.postpone(m.in)
 	}
 	if m.draw != nil {
 		in, err := m.draw(ctx)
@@ -313,6 +322,11 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 		l.hold.drop(attempt{f.Run, f.Round, f.Try})
 	case entry.RoundClosed:
 		l.hold.drop(attempt{f.Run, f.Round, f.Try})
+		if l.closings != nil {
+			l.closings[closing{f.Run, f.Round}] = position
+		} else if l.quorum != nil {
+			l.quorum.withhold(position, f)
+		}
 	case entry.RunEnded:
 		for a := range l.hold.sums {
 			if a.run == f.Run {
@@ -320,6 +334,9 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 			}
 		}
 		delete(l.studies, f.Run)
+		if l.quorum != nil {
+			l.quorum.ended(f.Run)
+		}
 	}
 	return nil
 }
@@ -351,7 +368,7 @@ func (l *loop) settle(ctx context.Context) error {
 	}
 	for {
 		now := l.time(0)
-		facts, err := l.state.Decide(now, round.Tick{Held: l.hold.digest, Seen: l.presence.sighting})
+		facts, err := l.state.Decide(now, round.Tick{Held: l.hold.digest, Seen: l.presence.sighting, Released: l.released})
 		if err != nil {
 			return fmt.Errorf("letting time pass: %w", err)
 		}
@@ -364,7 +381,7 @@ func (l *loop) settle(ctx context.Context) error {
 	}
 	now := l.time(0)
 	l.wake.Stop()
-	actions := l.state.Todo(round.View{Now: now, Held: l.hold.digest, Seen: l.presence.sighting})
+	actions := l.state.Todo(round.View{Now: now, Held: l.hold.digest, Seen: l.presence.sighting, Released: l.released})
 	for _, a := range actions {
 		switch a := a.(type) {
 		case round.Combine:

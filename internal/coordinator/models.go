@@ -3,7 +3,9 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -39,6 +41,9 @@ func (m *models) ListModels(ctx context.Context, _ *pb.ListModelsRequest) (*pb.L
 	}
 	out, figures := &pb.ListModelsReply{}, m.manifest().MayReadMetrics(caller(ctx).Name)
 	for i, size := len(all)-1, 0; i >= 0 && size < maxView; i-- { // the newest come first; older ones are shown by their ids
+		if m.hidden(all[i]) {
+			continue
+		}
 		v := m.view.model(all[i], figures)
 		out.Models = append(out.Models, v)
 		size += proto.Size(v) + 8 // for the field's tag and length
@@ -55,10 +60,29 @@ func (m *models) ShowModel(ctx context.Context, q *pb.ShowModelRequest) (*pb.Sho
 }
 
 func (m *models) resolve(ctx context.Context, text string) (v registry.Version, err error) {
-	if e := m.loop.read(ctx, func() { v, err = m.loop.index.Resolve(text) }); e != nil {
+	if e := m.loop.read(ctx, func() { v, err = m.seen(text) }); e != nil {
 		return v, e
 	}
 	return v, err
+}
+
+// seen returns the newest version that text names and that may be seen. Called by the loop.
+func (m *models) seen(text string) (registry.Version, error) {
+	v, err := m.loop.index.Resolve(text)
+	if err != nil || !m.hidden(v) {
+		return v, err
+	}
+	for _, older := range slices.Backward(m.loop.index.Versions()) { // the same model may have been made before
+		if older.Model == v.Model && !m.hidden(older) {
+			return older, nil
+		}
+	}
+	return registry.Version{}, fmt.Errorf("%w as %.64q", registry.ErrUnknown, text)
+}
+
+// hidden reports whether the version was made by a round whose closing is not released yet.
+func (m *models) hidden(v registry.Version) bool {
+	return len(v.Members) > 0 && v.Position >= m.loop.visible()
 }
 
 // Fetch streams a model's safetensors from an offset, so that a broken download goes on where it broke.

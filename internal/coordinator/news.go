@@ -36,10 +36,10 @@ func (l *loop) publish(actions []round.Action) {
 	}
 	for _, m := range l.members {
 		w := of(m)
-		for _, p := range l.state.Progress(m) {
+		for _, p := range l.state.Progress(m, l.released) {
 			w.Progress = append(w.Progress, &pb.Progress{Run: p.Run, Closed: number(p.Closed)})
 		}
-		for _, e := range l.state.Endings(m) {
+		for _, e := range l.state.Endings(m, l.released) {
 			w.Progress = append(w.Progress, &pb.Progress{
 				Run: e.Run, Closed: number(e.Closed), Ended: true, Outcome: e.Outcome, Reason: e.Reason,
 			})

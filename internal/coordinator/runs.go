@@ -125,7 +125,12 @@ func newRun() string {
 
 func (r *runs) List(ctx context.Context, _ *pb.ListRequest) (*pb.ListReply, error) {
 	var all []round.Run
-	if err := r.loop.read(ctx, func() { all = r.loop.state.Runs() }); err != nil {
+	if err := r.loop.read(ctx, func() {
+		all = r.loop.state.Runs()
+		for i := range all {
+			all[i] = all[i].Visible(r.loop.released)
+		}
+	}); err != nil {
 		return nil, answer(r.log, err)
 	}
 	out, size := &pb.ListReply{NowUs: r.view.now().UnixMicro()}, 0
@@ -202,32 +207,44 @@ func (r *runs) show(ctx context.Context, text string) (*pb.ShowReply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.view.run(run, r.manifest().MayReadMetrics(caller(ctx).Name)), nil
+	return r.view.run(run.Run, run.lack, r.manifest().MayReadMetrics(caller(ctx).Name)), nil
 }
 
 // find returns the run that text names: by id, by a unique prefix of it, or by a name that one run has.
-func (r *runs) find(ctx context.Context, text string) (round.Run, error) {
-	var found []round.Run
-	err := r.loop.read(ctx, func() {
-		if run, ok := r.loop.state.Run(text); ok {
-			found = []round.Run{run}
-			return
-		}
-		for _, run := range r.loop.state.Runs() {
-			if len(text) >= 4 && strings.HasPrefix(run.Fact.Run, text) || text != "" && run.Fact.Plan.Name == text {
-				found = append(found, run)
-			}
-		}
-	})
+func (r *runs) find(ctx context.Context, text string) (sighted, error) {
+	var found []sighted
+	err := r.loop.read(ctx, func() { found = r.named(text) })
 	switch {
 	case err != nil:
-		return round.Run{}, err
+		return sighted{}, err
 	case len(found) == 0:
-		return round.Run{}, status.Errorf(codes.NotFound, "no run %q", clip(text, 64))
+		return sighted{}, status.Errorf(codes.NotFound, "no run %q", clip(text, 64))
 	case len(found) > 1:
-		return round.Run{}, status.Errorf(codes.InvalidArgument, "%d runs are called %q: use an id", len(found), clip(text, 64))
+		return sighted{}, status.Errorf(codes.InvalidArgument, "%d runs are called %q: use an id", len(found), clip(text, 64))
 	}
 	return found[0], nil
+}
+
+// sighted is a run as it may be seen, and what its newest closing waits for before more of it may.
+type sighted struct {
+	round.Run
+	lack *lack
+}
+
+// named returns the runs that text may name. Called by the loop.
+func (r *runs) named(text string) []sighted {
+	state := r.loop.state
+	see := func(run round.Run) sighted { return sighted{run.Visible(r.loop.released), r.loop.lacks(run)} }
+	if run, ok := state.Run(text); ok {
+		return []sighted{see(run)}
+	}
+	var found []sighted
+	for _, run := range state.Runs() {
+		if len(text) >= 4 && strings.HasPrefix(run.Fact.Run, text) || text != "" && run.Fact.Plan.Name == text {
+			found = append(found, see(run))
+		}
+	}
+	return found
 }
 
 // changed reports whether b says something that a did not, but for the time.

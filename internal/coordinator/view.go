@@ -27,13 +27,13 @@ type viewer struct {
 }
 
 // run is everything that there is to show of a run; figures only to those who may read them.
-func (v *viewer) run(r round.Run, figures bool) *pb.ShowReply {
+func (v *viewer) run(r round.Run, lacking *lack, figures bool) *pb.ShowReply {
 	plan, err := json.Marshal(r.Fact.Plan)
 	if err != nil {
 		panic("coordinator: a plan that came from JSON does not go back: " + err.Error())
 	}
 	out := &pb.ShowReply{
-		Summary: summary(r), Plan: plan, Reason: r.Reason, Waiting: v.waiting(r), Simulated: v.simulated,
+		Summary: summary(r), Plan: plan, Reason: r.Reason, Waiting: v.waiting(r, lacking), Simulated: v.simulated,
 		Rollback: v.rollback, NowUs: v.now().UnixMicro(),
 	}
 	for _, m := range r.Members {
@@ -117,7 +117,11 @@ func metrics(all []entry.Evaluated) []*pb.MemberMetrics {
 }
 
 // waiting says for whom a run waits, and since when they have not been heard from.
-func (v *viewer) waiting(r round.Run) string {
+func (v *viewer) waiting(r round.Run, lacking *lack) string {
+	if lacking != nil {
+		return fmt.Sprintf("round %d is closed and waits for its witnesses: %d of the %d that are needed have cosigned; missing: %s",
+			lacking.round, lacking.cosigned, lacking.quorum, standings(lacking.missing, v.sighting))
+	}
 	if ended(r.State) {
 		return ""
 	}

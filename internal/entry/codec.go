@@ -204,6 +204,8 @@ func (w *wire) line() (Line, error) {
 // instants returns the instants in a fact.
 func instants(f Fact) []time.Time {
 	switch f := f.(type) {
+	case Booted:
+		return []time.Time{f.Since}
 	case Admitted:
 		return []time.Time{f.Issued, f.Expires}
 	case RoundOpened:

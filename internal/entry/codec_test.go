@@ -47,7 +47,7 @@ func facts() map[string]entry.Fact {
 		},
 		"booted": entry.Booted{
 			Coordinator: "council", Instance: strings.Repeat("0f", 16), Version: "v0.1.0", Types: []string{"sev-snp"},
-			Sets: []string{"snp-coordinator"}, Simulated: "demo", LogKey: "four-hospitals+5a1c2f00+AXyz", Evidence: blob(3),
+			Sets: []string{"snp-coordinator"}, Simulated: "demo", LogKey: "four-hospitals+5a1c2f00+AXyz", Evidence: blob(3), Since: at.Add(-time.Minute),
 		},
 		"admitted": entry.Admitted{
 			Office: "participant", Name: "budapest", Instance: strings.Repeat("1e", 16), Types: []string{"nitro"},

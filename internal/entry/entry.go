@@ -80,7 +80,7 @@ type ManifestAdopted struct {
 	Epoch      uint64 `json:"epoch"`
 	Manifest   Digest `json:"manifest"`
 	Previous   Digest `json:"previous"`  // zero at epoch 1
-	Witnesses  string `json:"witnesses"` // "none: REASON" where nothing protects against rollback
+	Witnesses  string `json:"witnesses"` // "QUORUM of N: NAME, NAME", or "none: REASON" where nothing protects against rollback
 	// Absent in logs that began before epochs followed each other in one log.
 	Members []Member `json:"members,omitempty"` // of the manifest, ascending
 	Spent   Spent    `json:"spent,omitzero"`    // privacy spent under all epochs before: it carries over
@@ -107,6 +107,8 @@ type Booted struct {
 	Simulated   string   `json:"simulated,omitempty"`
 	LogKey      string   `json:"log_key"`  // verifier key of the log's checkpoints (C2SP signed-note)
 	Evidence    Blob     `json:"evidence"` // over the log key, sealed
+	// When the process began to wait for the log's witnesses, and so to admit them; zero where there are none.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Admitted says that a peer proved itself over the attested channel.

@@ -32,6 +32,18 @@ func (v View) Size() int64 { return v.tree.size }
 // RootHash returns the Merkle tree hash, that of RFC 6962.
 func (v View) RootHash() [32]byte { return v.tree.root }
 
+// RootAt returns the Merkle tree hash of the first lines, at most as many as the view has.
+func (v View) RootAt(ctx context.Context, size int64) ([32]byte, error) {
+	if size < 0 || size > v.tree.size {
+		return [32]byte{}, fmt.Errorf("%w: the first %d lines of a log of %d", ErrRange, size, v.tree.size)
+	}
+	root, err := tlog.TreeHash(size, v.reader(ctx))
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("root hash of the first %d lines: %w", size, err)
+	}
+	return root, nil
+}
+
 // Checkpoint returns the signed checkpoint.
 func (v View) Checkpoint() []byte { return bytes.Clone(v.checkpoint) }
 

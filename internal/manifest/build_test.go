@@ -12,6 +12,8 @@ import (
 func TestBuildRefuses(t *testing.T) {
 	text := read(t, "manifest.yaml")
 	long := strings.Repeat("a", 64)
+	const none = `{none: true, reason: "demonstration on one machine"}`
+	two := func(quorum string) string { return `{quorum: ` + quorum + `, members: [cleveland, budapest]}` }
 	for _, test := range []struct {
 		name  string
 		pairs []string // replaced in the text
@@ -84,6 +86,18 @@ func TestBuildRefuses(t *testing.T) {
 		{"coordinator twice", []string{"\nwitnesses", "\n  - {name: council, identity: \"" + public(t, "x") + "\"}\nwitnesses"}, "two coordinators are named"},
 		{"witnesses", []string{"none: true", "none: false"}, "witnesses.none: is false"},
 		{"witnesses without reason", []string{`, reason: "demonstration on one machine"`, ""}, `witnesses: field "reason" is missing`},
+		{"witnesses of neither kind", []string{none, `{quorum: 3}`}, `witnesses: field "members" is missing`},
+		{"witnesses of both kinds", []string{none, `{none: true, reason: "x", quorum: 3}`}, `line 18: unknown field "quorum" in witnesses`},
+		{"witnesses as a list", []string{none, `[cleveland]`}, "witnesses: is a list, want a group of fields"},
+		{"no witnesses", []string{none, `{quorum: 1, members: []}`}, "witnesses.members: is empty"},
+		{"quorum of half", []string{none, two("1")}, "line 18: witnesses.quorum: is 1 of 2 witnesses, want more than half: 2 to 2"},
+		{"quorum of two of four", []string{none, `{quorum: 2, members: [cleveland, budapest, switzerland, longbeach]}`}, "witnesses.quorum: is 2 of 4 witnesses, want more than half: 3 to 4"},
+		{"quorum of 0", []string{none, two("0")}, "witnesses.quorum: is 0, want a whole number from 1"},
+		{"quorum above the witnesses", []string{none, two("3")}, "witnesses.quorum: is 3 of 2 witnesses"},
+		{"quorum as text", []string{none, two(`"2"`)}, "witnesses.quorum: is text, want a number"},
+		{"witness twice", []string{none, `{quorum: 2, members: [cleveland, cleveland]}`}, "witnesses.members[1]: stands twice in its list"},
+		{"witness that is no member", []string{none, `{quorum: 2, members: [cleveland, boston]}`}, `line 18: witnesses.members[1]: there is no member "boston"`},
+		{"witness of a person's name", []string{none, `{quorum: 1, members: [lead]}`}, `there is no member "lead"`},
 		{"reason with control characters", []string{"demonstration on one", `demonstration\x1b[2J one`}, "witnesses.reason: holds characters that do not print"},
 
 		{"root not base64", []string{`demo: ["MIIB`, `demo: ["*IIB`}, "roots.demo[0]: want 1 to 8192 bytes"},

@@ -41,9 +41,7 @@ func (m *Manifest) read(c cursor) {
 	m.readThreshold(f["threshold"])
 	m.readPeople(f["people"])
 	m.readCoordinators(f["coordinators"])
-	w := f["witnesses"].fields("none", "reason")
-	w["none"].mustBe(true, "witnesses are not built yet: only none is known")
-	m.witnesses = "none: " + w["reason"].words(maxReason)
+	m.readWitnesses(f["witnesses"])
 	m.readRoots(f["roots"])
 	m.readSets(f["reference_sets"])
 	m.readOffices(f["offices"], f["reference_sets"])
@@ -123,6 +121,30 @@ func (m *Manifest) readCoordinators(c cursor) {
 			f["name"].fault("two coordinators are named %q", name)
 		}
 		m.coordinators[name] = key
+	}
+}
+
+// readWitnesses reads who remembers the log and how many of them decide, or that nobody does.
+func (m *Manifest) readWitnesses(c cursor) {
+	if c.v != nil && c.v.kind == object && c.v.field("none") != nil {
+		w := c.fields("none", "reason")
+		w["none"].mustBe(true, "name witnesses and their quorum, or write true and the reason")
+		m.noWitnesses = w["reason"].words(maxReason)
+		return
+	}
+	w := c.fields("quorum", "members")
+	m.witnesses = each(w["members"], func(c cursor) string {
+		name := c.name()
+		if _, known := m.Member(name); name != "" && !known {
+			c.fault("there is no member %q", name)
+		}
+		return name
+	})
+	slices.Sort(m.witnesses)
+	m.quorum = int(w["quorum"].whole(1, maxItems))
+	if k, n := m.quorum, len(m.witnesses); k > 0 && n > 0 && (2*k <= n || k > n) {
+		// Two halves of the witnesses could cosign two histories of one log.
+		w["quorum"].fault("is %d of %d witnesses, want more than half: %d to %d", k, n, n/2+1, n)
 	}
 }
 

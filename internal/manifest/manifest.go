@@ -32,6 +32,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/gowebpki/jcs"
 
@@ -63,7 +64,9 @@ type Manifest struct {
 	members      []Member // ascending by name
 	people       []Person // ascending by name
 	coordinators map[string]ed25519.PublicKey
-	witnesses    string
+	witnesses    []string // ascending
+	quorum       int
+	noWitnesses  string // the reason why there are none
 	roots        map[string][][]byte
 	sets         map[string]*set
 	offices      map[attest.Office]office
@@ -257,8 +260,23 @@ func (m *Manifest) MayReadMetrics(person string) bool {
 	return slices.Contains(m.readers.Metrics, person)
 }
 
-// Witnesses returns "none: REASON": nothing protects the log against being rolled back.
-func (m *Manifest) Witnesses() string { return m.witnesses }
+// Witnesses says who remembers the log, as the log has it: "QUORUM of N: NAME, NAME", or "none: REASON" where nothing protects it
+// against being rolled back.
+func (m *Manifest) Witnesses() string {
+	if m.quorum == 0 {
+		return "none: " + m.noWitnesses
+	}
+	return fmt.Sprintf("%d of %d: %s", m.quorum, len(m.witnesses), strings.Join(m.witnesses, ", "))
+}
+
+// Quorum returns the members that are witnesses of the log, ascending, and how many of them decide: more than half. Both are
+// zero where there are none.
+func (m *Manifest) Quorum() (witnesses []string, quorum int) {
+	return slices.Clone(m.witnesses), m.quorum
+}
+
+// IsWitness reports whether the member of that name is a witness of the log.
+func (m *Manifest) IsWitness(member string) bool { return slices.Contains(m.witnesses, member) }
 
 // SimulatedRoots returns the private roots of simulated platforms, DER, under the names that claims carry in
 // [attest.Claims].Simulated. It is empty where all members run on hardware.

@@ -289,3 +289,30 @@ func TestBuildIgnoresStyle(t *testing.T) {
 		t.Errorf("Build of the same manifest in another style:\n%s\nwant\n%s", got, want)
 	}
 }
+
+func TestWitnesses(t *testing.T) {
+	payload := build(t, edited(t, read(t, "manifest.yaml"), `{none: true, reason: "demonstration on one machine"}`,
+		"{quorum: 2, members: [switzerland, budapest, longbeach]}"))
+	m, err := manifest.OpenUnverified(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, quorum := m.Quorum()
+	if want := []string{"budapest", "longbeach", "switzerland"}; quorum != 2 || !cmp.Equal(names, want) {
+		t.Errorf("Quorum = %d of %v, want 2 of %v", quorum, names, want)
+	}
+	names[0] = "somebody"
+	if got, want := m.Witnesses(), "2 of 3: budapest, longbeach, switzerland"; got != want {
+		t.Errorf("Witnesses = %q, want %q", got, want)
+	}
+	if !m.IsWitness("longbeach") || m.IsWitness("cleveland") || m.IsWitness("") {
+		t.Error("IsWitness does not tell witnesses from other members")
+	}
+	m, err = manifest.OpenUnverified(build(t, read(t, "manifest.yaml")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names, quorum := m.Quorum(); names != nil || quorum != 0 || m.IsWitness("cleveland") {
+		t.Errorf("without witnesses Quorum = %d of %v", quorum, names)
+	}
+}

@@ -2,17 +2,45 @@ package participant
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/grpc"
 
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/store"
+	pb "consilium.dev/proto/consilium/v1"
 )
 
 // Bare returns a participant that has neither manifest nor keys and can only follow over a connection that is given to it.
 func Bare(o Options) *Participant {
 	return assemble(o)
+}
+
+// Memory is what a member's witness keeps.
+type Memory struct{ m *memory }
+
+// OpenMemory returns the memory of the witness on o's disk, as a new process finds it.
+func OpenMemory(ctx context.Context, federation string, o Options) (Memory, error) {
+	m := Memory{newMemory(federation, o)}
+	return m, m.m.load(ctx)
+}
+
+// Answer answers what a coordinator asks to cosign.
+func (m Memory) Answer(ctx context.Context, q *pb.CosignAsked, now time.Time) (*pb.CosignAnswer, error) {
+	return m.m.answer(ctx, q, now)
+}
+
+// Shown is what the witness says of itself.
+func (m Memory) Shown(now time.Time) (*pb.CosignKept, error) { return m.m.shown(now) }
+
+// Kept returns how many lines the witness has seen.
+func (m Memory) Kept() int64 { return m.m.kept.head.Size }
+
+// Recode reads a kept checkpoint's plaintext and writes it again.
+func Recode(text []byte) ([]byte, error) {
+	r, err := decodeRemembered(text)
+	return encodeRemembered(r), err
 }
 
 // Over loads what was kept and follows over one connection until it breaks.

@@ -88,6 +88,9 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 	})
 	g.Go(func() error { return s.work(work) })
 	g.Go(func() error { s.tell(work); return nil })
+	if p.memory != nil && p.epochs.now().IsWitness(p.o.Name) {
+		g.Go(func() error { return p.cosign(work, conn, func() { silence.Reset(patience) }) })
+	}
 	// A worker's error must end the receiver, which waits for the stream.
 	g.Go(func() error { <-work.Done(); cancel(context.Cause(work)); return nil })
 	return g.Wait()

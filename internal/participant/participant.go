@@ -73,6 +73,7 @@ type Participant struct {
 	log    *zap.Logger
 	kept   *keeper
 	agreed *consents
+	memory *memory // of its witness, if it is one
 	plans  planCache
 	data   *dataCache
 	studio studio
@@ -109,7 +110,9 @@ func New(o Options) (*Participant, error) {
 	if o.Skew < 0 {
 		return nil, errors.New("participant: skew is negative")
 	}
-	return assemble(o), nil
+	p := assemble(o)
+	p.memory = newMemory(o.Manifest.Federation(), o)
+	return p, nil
 }
 
 func assemble(o Options) *Participant {
@@ -135,6 +138,11 @@ func assemble(o Options) *Participant {
 func (p *Participant) load(ctx context.Context) error {
 	if err := p.kept.load(ctx); err != nil {
 		return err
+	}
+	if p.memory != nil {
+		if err := p.memory.load(ctx); err != nil {
+			return err
+		}
 	}
 	return p.agreed.load(ctx)
 }

@@ -89,7 +89,7 @@ func BenchmarkUpdate(b *testing.B) {
 func BenchmarkProgress(b *testing.B) {
 	s := crowded(b, 1000, 1000)
 	for b.Loop() {
-		if len(s.Progress("member-0500")) != 1 {
+		if len(s.Progress("member-0500", nil)) != 1 {
 			b.Fatal("the member has no run")
 		}
 	}

@@ -53,7 +53,7 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 	case Cancel:
 		return s.cancel(in)
 	case Tick:
-		return s.tick(now, in.Held, in.Seen), nil
+		return s.tick(now, in.Held, in.Seen, in.Released), nil
 	}
 	panic(fmt.Sprintf("round: unknown input %T", in))
 }

@@ -57,6 +57,18 @@ type Seen func(entry.Member) Sighting
 // Held says which update of a member a try holds in memory, if any.
 type Held func(run string, round, try int, m entry.Member) (entry.Digest, bool)
 
+// Released says when the closing of a round was released to the members, or false for one that is not yet: where a log has
+// witnesses, they have to cosign it first. Until then the round is closed, and nothing follows from it that anybody could see: no
+// next round, no figures, no end. A nil Released releases each as it is written down.
+type Released func(run string, round int) (at time.Time, ok bool)
+
+func (f Released) of(run string, round int) (time.Time, bool) {
+	if f == nil {
+		return time.Time{}, true
+	}
+	return f(run, round)
+}
+
 // The inputs.
 type (
 	// Adopt begins to work under a manifest. Where the log is under it already, nothing follows. Else every open try ends, without
@@ -147,8 +159,9 @@ type (
 	}
 	// Tick lets time pass. It is repeated until nothing follows.
 	Tick struct {
-		Held Held
-		Seen Seen
+		Held     Held
+		Seen     Seen
+		Released Released
 	}
 )
 

@@ -28,7 +28,7 @@ func TestKept(t *testing.T) {
 		s := folded(t, log[:i])
 		view := round.View{Now: start, Held: func(_ string, _, _ int, m entry.Member) (entry.Digest, bool) { return digest(m), true }}
 		run, _ := s.Run("run")
-		kept := []any{s.Runs(), run, s.Progress("a"), s.Todo(view)}
+		kept := []any{s.Runs(), run, s.Progress("a", nil), s.Todo(view)}
 		before := written(t, kept)
 		var reader sync.WaitGroup
 		reader.Go(func() {
@@ -92,25 +92,25 @@ func TestLookups(t *testing.T) {
 		t.Errorf("Run(nowhere) = %+v, %t", r, ok)
 	}
 	for m, want := range map[entry.Member]string{"a": `[{"Run":"run","Closed":-1}]`, "d": "null"} {
-		if got := written(t, s.Progress(m)); got != want {
+		if got := written(t, s.Progress(m, nil)); got != want {
 			t.Errorf("Progress(%s) = %s, want %s", m, got, want)
 		}
 	}
-	if got := written(t, folded(t, untilClosed()).Progress("c")); got != `[{"Run":"run","Closed":1}]` {
+	if got := written(t, folded(t, untilClosed()).Progress("c", nil)); got != `[{"Run":"run","Closed":1}]` {
 		t.Errorf("after round 1 Progress(c) = %s", got)
 	}
-	if got := folded(t, untilCreated()).Progress("a"); got != nil {
+	if got := folded(t, untilCreated()).Progress("a", nil); got != nil {
 		t.Errorf("before the answer Progress(a) = %v, want none", got)
 	}
-	if got := folded(t, untilEnded()).Progress("a"); got != nil {
+	if got := folded(t, untilEnded()).Progress("a", nil); got != nil {
 		t.Errorf("after the end Progress(a) = %v, want none", got)
 	}
 	for m, want := range map[entry.Member]string{"a": "1", "d": "0"} {
-		if got := fmt.Sprint(len(folded(t, untilEnded()).Endings(m))); got != want {
+		if got := fmt.Sprint(len(folded(t, untilEnded()).Endings(m, nil))); got != want {
 			t.Errorf("Endings(%s) has %s, want %s", m, got, want)
 		}
 	}
-	if got := folded(t, untilClosed()).Endings("a"); got != nil {
+	if got := folded(t, untilClosed()).Endings("a", nil); got != nil {
 		t.Errorf("before the end Endings(a) = %v, want none", got)
 	}
 }

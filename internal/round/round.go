@@ -99,9 +99,16 @@ const (
 
 // The states of a try.
 const (
-	open   = "open"
-	closed = "closed"
-	failed = "failed" // a run too
+	open    = "open"
+	closed  = "closed"
+	closing = "closing" // closed, and not yet released
+	failed  = "failed"  // a run too
+)
+
+// The phases of a run in and after its training.
+const (
+	training   = "training"
+	evaluating = "evaluating"
 )
 
 // The other outcomes of a run.

@@ -8,14 +8,16 @@ import (
 )
 
 // tick returns what follows from the time alone, for each run the next step.
-func (s *State) tick(now time.Time, held Held, seen Seen) []entry.Fact {
+func (s *State) tick(now time.Time, held Held, seen Seen, released Released) []entry.Fact {
 	var out []entry.Fact
 	for _, r := range s.live {
 		switch t := r.open(); {
+		case r.finished() && !r.withheld(released):
+			out = append(out, s.finish(now, r, seen, released)...)
 		case r.finished():
-			out = append(out, s.finish(now, r, seen)...)
 		case r.overlong(now):
 			out = append(out, r.end(failed, fmt.Sprintf("it took longer than its max_time of %v; it was at: %s", time.Duration(r.fact.Plan.MaxTime), r.phase())))
+		case r.withheld(released):
 		case t != nil:
 			out = append(out, s.overdue(now, r, t, held)...)
 		case len(r.tries) == 0:
@@ -129,10 +131,10 @@ func (r *run) who(answer string) []entry.Member {
 }
 
 // finish completes a run when everybody has evaluated its last model, was given the time to, or is absent.
-func (s *State) finish(now time.Time, r *run, seen Seen) []entry.Fact {
+func (s *State) finish(now time.Time, r *run, seen Seen, released Released) []entry.Fact {
 	missing := r.evaluators(r.closing(r.closed))
 	switch {
-	case len(missing) == 0 || !now.Before(s.lastCall(r)):
+	case len(missing) == 0 || !now.Before(s.lastCall(r, released)):
 		return facts(r.end(completed, ""))
 	case s.allAway(now, r, missing, seen):
 		return facts(entry.RunEnded{Run: r.fact.Run, Outcome: completed, Early: entry.Absent})
@@ -141,8 +143,18 @@ func (s *State) finish(now time.Time, r *run, seen Seen) []entry.Fact {
 }
 
 // lastCall returns until when figures of the last model are waited for.
-func (s *State) lastCall(r *run) time.Time {
-	return later(r.since, s.booted).Add(time.Duration(r.fact.Plan.Deadline))
+func (s *State) lastCall(r *run, released Released) time.Time {
+	at, _ := released.of(r.fact.Run, r.closed)
+	return later(later(r.since, s.booted), at).Add(time.Duration(r.fact.Plan.Deadline))
+}
+
+// withheld reports whether the newest closing of the run is not released yet.
+func (r *run) withheld(released Released) bool {
+	if r.closed < 0 {
+		return false
+	}
+	_, ok := released.of(r.fact.Run, r.closed)
+	return !ok
 }
 
 // evaluators returns whose figures of a round's model are missing.

@@ -11,9 +11,10 @@ const evaluateBack = 3
 
 // View is what Todo has to know beside the facts.
 type View struct {
-	Now  time.Time
-	Held Held
-	Seen Seen
+	Now      time.Time
+	Held     Held
+	Seen     Seen
+	Released Released
 }
 
 // Action is something that should be going on: one of this package's structs of the names below. An action that is going on
@@ -94,8 +95,9 @@ func (s *State) Todo(v View) []Action {
 		if !r.finished() {
 			out = append(out, r.invitations()...)
 		}
-		out = append(out, r.evaluations()...)
+		out = append(out, r.evaluations(v.Released)...)
 		switch {
+		case r.withheld(v.Released):
 		case t != nil:
 			p := r.progress(t, v.Held)
 			if early, ready := s.ready(v.Now, r, t, p, v.Seen); ready {
@@ -114,7 +116,7 @@ func (s *State) Todo(v View) []Action {
 				at(none)
 			}
 		case r.finished():
-			at(s.lastCall(r))
+			at(s.lastCall(r, v.Released))
 			at(s.lapse(v.Now, r, r.evaluators(r.closing(r.closed)), v.Seen))
 		}
 		if !r.finished() {
@@ -160,11 +162,14 @@ func (r *run) combine(t *try, p progress, early entry.Early) Combine {
 }
 
 // evaluations returns whose figures of the newest models are missing, the oldest model first.
-func (r *run) evaluations() []Action {
+func (r *run) evaluations(released Released) []Action {
 	var out []Action
 	for number := max(r.closed-evaluateBack+1, 0); number <= r.closed; number++ {
 		t := r.closing(number)
 		if t == nil { // round 0 of a plan that does not standardise
+			continue
+		}
+		if _, ok := released.of(r.fact.Run, number); !ok {
 			continue
 		}
 		for _, m := range r.evaluators(t) {

@@ -32,7 +32,7 @@ type Member struct {
 type Round struct {
 	Round, Try int
 	Kind       entry.RoundKind
-	State      string // "open", "closed", "failed"
+	State      string // "open", "closed", "failed"; "closing": see Run.Visible
 	Spared     bool   // failed for a new manifest, which costs no try
 	Selected   []entry.Share
 	Accepted   []entry.UpdateAccepted
@@ -50,7 +50,7 @@ type Round struct {
 // Progress is how far a run is that a member takes part in.
 type Progress struct {
 	Run    string
-	Closed int // newest closed round, -1 before the first
+	Closed int // newest closed round that is released, -1 before the first
 }
 
 // Runs returns all runs, oldest first.
@@ -80,37 +80,65 @@ func (s *State) RunOf(lead, id string) (string, bool) {
 	return r.fact.Run, true
 }
 
-// Progress returns the open runs that the member has consented to. Updates of rounds up to their newest closed one, and
-// those of runs that are not named, are needed by nobody any more.
-func (s *State) Progress(m entry.Member) []Progress {
+// Progress returns the open runs that the member has consented to. Updates of rounds up to their newest closed one that is
+// released, and those of runs that are not named, are needed by nobody any more.
+func (s *State) Progress(m entry.Member, released Released) []Progress {
 	var out []Progress
 	for _, r := range s.live {
 		if p := r.member(m); p != nil && p.State == consented {
-			out = append(out, Progress{r.fact.Run, r.closed})
+			out = append(out, Progress{r.fact.Run, r.newest(released)})
 		}
 	}
 	return out
+}
+
+// newest returns the newest closed round that is released, -1 before the first.
+func (r *run) newest(released Released) int {
+	n := r.closed
+	for ; n >= 0; n-- {
+		if _, ok := released.of(r.fact.Run, n); ok {
+			break
+		}
+	}
+	return n
 }
 
 // Ending is how a run ended that a member took part in.
 type Ending struct {
 	Run             string
 	Outcome, Reason string
-	Closed          int // newest closed round, -1 for none
+	Closed          int // newest closed round that is released, -1 for none
 }
 
 // maxEndings is how many endings a member is told.
 const maxEndings = 16
 
 // Endings returns the newest of the runs that have ended and that the member had consented to, newest first.
-func (s *State) Endings(m entry.Member) []Ending {
+func (s *State) Endings(m entry.Member, released Released) []Ending {
 	var out []Ending
 	for _, r := range slices.Backward(s.runs) {
 		if p := r.member(m); r.ended != "" && p != nil && p.State == consented && len(out) < maxEndings {
-			out = append(out, Ending{r.fact.Run, r.ended, r.reason, r.closed})
+			out = append(out, Ending{r.fact.Run, r.ended, r.reason, r.newest(released)})
 		}
 	}
 	return out
+}
+
+// Visible returns the run as it may be seen: a round whose closing is not released yet is "closing", and what came of it is left
+// out.
+func (r Run) Visible(released Released) Run {
+	r.Rounds = slices.Clone(r.Rounds)
+	for i := range r.Rounds {
+		x := &r.Rounds[i]
+		if _, ok := released.of(r.Fact.Run, x.Round); ok || x.State != closed {
+			continue
+		}
+		x.State, x.Closed, x.Model, x.Evaluated = closing, time.Time{}, entry.Digest{}, nil
+		if r.State == evaluating { // and the last round is not one of statistics
+			r.State = training
+		}
+	}
+	return r
 }
 
 // phase words where the run is.
@@ -121,11 +149,11 @@ func (r *run) phase() string {
 	case len(r.tries) == 0:
 		return "waiting for consent"
 	case r.finished():
-		return "evaluating"
+		return evaluating
 	case r.tries[len(r.tries)-1].fact.Kind == entry.Statistics:
 		return "statistics"
 	}
-	return "training"
+	return training
 }
 
 // view copies what later facts change in place. What they only append to is shared, and cut off so that nobody else does.

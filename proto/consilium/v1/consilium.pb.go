@@ -25,6 +25,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type CosignAnswer_State int32
+
+const (
+	CosignAnswer_STATE_UNSPECIFIED CosignAnswer_State = 0
+	CosignAnswer_STATE_COSIGNED    CosignAnswer_State = 1 // see line
+	CosignAnswer_STATE_STALE       CosignAnswer_State = 2 // another size is kept than old: see kept
+	CosignAnswer_STATE_REFUSED     CosignAnswer_State = 3 // not an extension of what is kept: see kept and reason
+)
+
+// Enum value maps for CosignAnswer_State.
+var (
+	CosignAnswer_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_COSIGNED",
+		2: "STATE_STALE",
+		3: "STATE_REFUSED",
+	}
+	CosignAnswer_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_COSIGNED":    1,
+		"STATE_STALE":       2,
+		"STATE_REFUSED":     3,
+	}
+)
+
+func (x CosignAnswer_State) Enum() *CosignAnswer_State {
+	p := new(CosignAnswer_State)
+	*p = x
+	return p
+}
+
+func (x CosignAnswer_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CosignAnswer_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_consilium_v1_consilium_proto_enumTypes[0].Descriptor()
+}
+
+func (CosignAnswer_State) Type() protoreflect.EnumType {
+	return &file_consilium_v1_consilium_proto_enumTypes[0]
+}
+
+func (x CosignAnswer_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CosignAnswer_State.Descriptor instead.
+func (CosignAnswer_State) EnumDescriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{7, 0}
+}
+
 type QueryReply_State int32
 
 const (
@@ -64,11 +116,11 @@ func (x QueryReply_State) String() string {
 }
 
 func (QueryReply_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_consilium_v1_consilium_proto_enumTypes[0].Descriptor()
+	return file_consilium_v1_consilium_proto_enumTypes[1].Descriptor()
 }
 
 func (QueryReply_State) Type() protoreflect.EnumType {
-	return &file_consilium_v1_consilium_proto_enumTypes[0]
+	return &file_consilium_v1_consilium_proto_enumTypes[1]
 }
 
 func (x QueryReply_State) Number() protoreflect.EnumNumber {
@@ -77,7 +129,7 @@ func (x QueryReply_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use QueryReply_State.Descriptor instead.
 func (QueryReply_State) EnumDescriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13, 0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type OfferReply_State int32
@@ -119,11 +171,11 @@ func (x OfferReply_State) String() string {
 }
 
 func (OfferReply_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_consilium_v1_consilium_proto_enumTypes[1].Descriptor()
+	return file_consilium_v1_consilium_proto_enumTypes[2].Descriptor()
 }
 
 func (OfferReply_State) Type() protoreflect.EnumType {
-	return &file_consilium_v1_consilium_proto_enumTypes[1]
+	return &file_consilium_v1_consilium_proto_enumTypes[2]
 }
 
 func (x OfferReply_State) Number() protoreflect.EnumNumber {
@@ -132,7 +184,7 @@ func (x OfferReply_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OfferReply_State.Descriptor instead.
 func (OfferReply_State) EnumDescriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17, 0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type PublishRequest struct {
@@ -327,6 +379,364 @@ func (x *ManifestReply) GetEnvelope() []byte {
 	return nil
 }
 
+// CosignSaid is what a witness says: first what it keeps, then an answer to each CosignAsked that is no heartbeat.
+type CosignSaid struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Said:
+	//
+	//	*CosignSaid_Kept
+	//	*CosignSaid_Answer
+	Said          isCosignSaid_Said `protobuf_oneof:"said"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CosignSaid) Reset() {
+	*x = CosignSaid{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CosignSaid) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CosignSaid) ProtoMessage() {}
+
+func (x *CosignSaid) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CosignSaid.ProtoReflect.Descriptor instead.
+func (*CosignSaid) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CosignSaid) GetSaid() isCosignSaid_Said {
+	if x != nil {
+		return x.Said
+	}
+	return nil
+}
+
+func (x *CosignSaid) GetKept() *CosignKept {
+	if x != nil {
+		if x, ok := x.Said.(*CosignSaid_Kept); ok {
+			return x.Kept
+		}
+	}
+	return nil
+}
+
+func (x *CosignSaid) GetAnswer() *CosignAnswer {
+	if x != nil {
+		if x, ok := x.Said.(*CosignSaid_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
+type isCosignSaid_Said interface {
+	isCosignSaid_Said()
+}
+
+type CosignSaid_Kept struct {
+	Kept *CosignKept `protobuf:"bytes,1,opt,name=kept,proto3,oneof"`
+}
+
+type CosignSaid_Answer struct {
+	Answer *CosignAnswer `protobuf:"bytes,2,opt,name=answer,proto3,oneof"`
+}
+
+func (*CosignSaid_Kept) isCosignSaid_Said() {}
+
+func (*CosignSaid_Answer) isCosignSaid_Said() {}
+
+// CosignKept is what a witness keeps, and by which key it cosigns.
+type CosignKept struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`   // newest that it keeps, a signed note; empty for none
+	Verifier      string                 `protobuf:"bytes,2,opt,name=verifier,proto3" json:"verifier,omitempty"`       // verifier key of the log that the checkpoint is of; empty for none
+	Endorsement   string                 `protobuf:"bytes,3,opt,name=endorsement,proto3" json:"endorsement,omitempty"` // witness.Endorsement's text
+	Signature     []byte                 `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`     // over it, by the member's identity key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CosignKept) Reset() {
+	*x = CosignKept{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CosignKept) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CosignKept) ProtoMessage() {}
+
+func (x *CosignKept) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CosignKept.ProtoReflect.Descriptor instead.
+func (*CosignKept) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CosignKept) GetCheckpoint() []byte {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *CosignKept) GetVerifier() string {
+	if x != nil {
+		return x.Verifier
+	}
+	return ""
+}
+
+func (x *CosignKept) GetEndorsement() string {
+	if x != nil {
+		return x.Endorsement
+	}
+	return ""
+}
+
+func (x *CosignKept) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// CosignAsked asks for a cosignature. Without a checkpoint it is a heartbeat.
+type CosignAsked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Old           int64                  `protobuf:"varint,1,opt,name=old,proto3" json:"old,omitempty"`              // size of the newest log that the witness is believed to keep
+	Checkpoint    []byte                 `protobuf:"bytes,2,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // signed note, durable in the coordinator's store
+	Proof         [][]byte               `protobuf:"bytes,3,rep,name=proof,proto3" json:"proof,omitempty"`           // 32 bytes each, RFC 6962, section 2.1.2: it extends the log of that size
+	Verifier      string                 `protobuf:"bytes,4,opt,name=verifier,proto3" json:"verifier,omitempty"`     // verifier key of the log
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CosignAsked) Reset() {
+	*x = CosignAsked{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CosignAsked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CosignAsked) ProtoMessage() {}
+
+func (x *CosignAsked) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CosignAsked.ProtoReflect.Descriptor instead.
+func (*CosignAsked) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CosignAsked) GetOld() int64 {
+	if x != nil {
+		return x.Old
+	}
+	return 0
+}
+
+func (x *CosignAsked) GetCheckpoint() []byte {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *CosignAsked) GetProof() [][]byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *CosignAsked) GetVerifier() string {
+	if x != nil {
+		return x.Verifier
+	}
+	return ""
+}
+
+type CosignAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         CosignAnswer_State     `protobuf:"varint,1,opt,name=state,proto3,enum=consilium.v1.CosignAnswer_State" json:"state,omitempty"`
+	Line          string                 `protobuf:"bytes,2,opt,name=line,proto3" json:"line,omitempty"` // signature line, C2SP tlog-cosignature
+	Kept          []byte                 `protobuf:"bytes,3,opt,name=kept,proto3" json:"kept,omitempty"` // newest checkpoint that is kept, a signed note
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CosignAnswer) Reset() {
+	*x = CosignAnswer{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CosignAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CosignAnswer) ProtoMessage() {}
+
+func (x *CosignAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CosignAnswer.ProtoReflect.Descriptor instead.
+func (*CosignAnswer) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CosignAnswer) GetState() CosignAnswer_State {
+	if x != nil {
+		return x.State
+	}
+	return CosignAnswer_STATE_UNSPECIFIED
+}
+
+func (x *CosignAnswer) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+func (x *CosignAnswer) GetKept() []byte {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+func (x *CosignAnswer) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Cosignature is a member's cosignature of a checkpoint.
+type Cosignature struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	Endorsement   string                 `protobuf:"bytes,2,opt,name=endorsement,proto3" json:"endorsement,omitempty"` // as in CosignKept
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	Line          string                 `protobuf:"bytes,4,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cosignature) Reset() {
+	*x = Cosignature{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cosignature) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cosignature) ProtoMessage() {}
+
+func (x *Cosignature) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cosignature.ProtoReflect.Descriptor instead.
+func (*Cosignature) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Cosignature) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *Cosignature) GetEndorsement() string {
+	if x != nil {
+		return x.Endorsement
+	}
+	return ""
+}
+
+func (x *Cosignature) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *Cosignature) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
 type FollowRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"` // of the participant's program
@@ -339,7 +749,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +761,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +774,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{4}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FollowRequest) GetVersion() string {
@@ -399,7 +809,7 @@ type Wanted struct {
 
 func (x *Wanted) Reset() {
 	*x = Wanted{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +821,7 @@ func (x *Wanted) String() string {
 func (*Wanted) ProtoMessage() {}
 
 func (x *Wanted) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +834,7 @@ func (x *Wanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wanted.ProtoReflect.Descriptor instead.
 func (*Wanted) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{5}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Wanted) GetInvitations() []*Invitation {
@@ -480,7 +890,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +902,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,7 +915,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{6}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Invitation) GetRun() string {
@@ -547,7 +957,7 @@ type Train struct {
 
 func (x *Train) Reset() {
 	*x = Train{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +969,7 @@ func (x *Train) String() string {
 func (*Train) ProtoMessage() {}
 
 func (x *Train) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +982,7 @@ func (x *Train) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Train.ProtoReflect.Descriptor instead.
 func (*Train) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{7}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Train) GetRun() string {
@@ -659,7 +1069,7 @@ type Evaluate struct {
 
 func (x *Evaluate) Reset() {
 	*x = Evaluate{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +1081,7 @@ func (x *Evaluate) String() string {
 func (*Evaluate) ProtoMessage() {}
 
 func (x *Evaluate) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +1094,7 @@ func (x *Evaluate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evaluate.ProtoReflect.Descriptor instead.
 func (*Evaluate) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{8}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Evaluate) GetRun() string {
@@ -742,7 +1152,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +1164,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +1177,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{9}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Progress) GetRun() string {
@@ -816,7 +1226,7 @@ type ConsentRequest struct {
 
 func (x *ConsentRequest) Reset() {
 	*x = ConsentRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +1238,7 @@ func (x *ConsentRequest) String() string {
 func (*ConsentRequest) ProtoMessage() {}
 
 func (x *ConsentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +1251,7 @@ func (x *ConsentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsentRequest.ProtoReflect.Descriptor instead.
 func (*ConsentRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{10}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConsentRequest) GetRun() string {
@@ -873,7 +1283,7 @@ type ConsentReply struct {
 
 func (x *ConsentReply) Reset() {
 	*x = ConsentReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1295,7 @@ func (x *ConsentReply) String() string {
 func (*ConsentReply) ProtoMessage() {}
 
 func (x *ConsentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1308,7 @@ func (x *ConsentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsentReply.ProtoReflect.Descriptor instead.
 func (*ConsentReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{11}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{16}
 }
 
 type QueryRequest struct {
@@ -913,7 +1323,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1335,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1348,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{12}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *QueryRequest) GetRun() string {
@@ -979,7 +1389,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1401,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1414,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *QueryReply) GetState() QueryReply_State {
@@ -1034,7 +1444,7 @@ type OfferRequest struct {
 
 func (x *OfferRequest) Reset() {
 	*x = OfferRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1456,7 @@ func (x *OfferRequest) String() string {
 func (*OfferRequest) ProtoMessage() {}
 
 func (x *OfferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1469,7 @@ func (x *OfferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferRequest.ProtoReflect.Descriptor instead.
 func (*OfferRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{14}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *OfferRequest) GetPart() isOfferRequest_Part {
@@ -1120,7 +1530,7 @@ type OfferHeader struct {
 
 func (x *OfferHeader) Reset() {
 	*x = OfferHeader{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1542,7 @@ func (x *OfferHeader) String() string {
 func (*OfferHeader) ProtoMessage() {}
 
 func (x *OfferHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1555,7 @@ func (x *OfferHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferHeader.ProtoReflect.Descriptor instead.
 func (*OfferHeader) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{15}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *OfferHeader) GetRun() string {
@@ -1224,7 +1634,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1646,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1659,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{16}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Chunk) GetOffset() int64 {
@@ -1291,7 +1701,7 @@ type OfferReply struct {
 
 func (x *OfferReply) Reset() {
 	*x = OfferReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1713,7 @@ func (x *OfferReply) String() string {
 func (*OfferReply) ProtoMessage() {}
 
 func (x *OfferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1726,7 @@ func (x *OfferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferReply.ProtoReflect.Descriptor instead.
 func (*OfferReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OfferReply) GetState() OfferReply_State {
@@ -1355,7 +1765,7 @@ type TellRequest struct {
 
 func (x *TellRequest) Reset() {
 	*x = TellRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1777,7 @@ func (x *TellRequest) String() string {
 func (*TellRequest) ProtoMessage() {}
 
 func (x *TellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1790,7 @@ func (x *TellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellRequest.ProtoReflect.Descriptor instead.
 func (*TellRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TellRequest) GetDoing() string {
@@ -1440,7 +1850,7 @@ type TellReply struct {
 
 func (x *TellReply) Reset() {
 	*x = TellReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1862,7 @@ func (x *TellReply) String() string {
 func (*TellReply) ProtoMessage() {}
 
 func (x *TellReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1875,7 @@ func (x *TellReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellReply.ProtoReflect.Descriptor instead.
 func (*TellReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
 }
 
 type LeaveRequest struct {
@@ -1478,7 +1888,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1900,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1913,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LeaveRequest) GetRun() string {
@@ -1528,7 +1938,7 @@ type LeaveReply struct {
 
 func (x *LeaveReply) Reset() {
 	*x = LeaveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1950,7 @@ func (x *LeaveReply) String() string {
 func (*LeaveReply) ProtoMessage() {}
 
 func (x *LeaveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1963,7 @@ func (x *LeaveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveReply.ProtoReflect.Descriptor instead.
 func (*LeaveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
 }
 
 type ReportRequest struct {
@@ -1568,7 +1978,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1990,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +2003,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReportRequest) GetRun() string {
@@ -1637,7 +2047,7 @@ type Metric struct {
 
 func (x *Metric) Reset() {
 	*x = Metric{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +2059,7 @@ func (x *Metric) String() string {
 func (*Metric) ProtoMessage() {}
 
 func (x *Metric) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +2072,7 @@ func (x *Metric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metric.ProtoReflect.Descriptor instead.
 func (*Metric) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Metric) GetSet() string {
@@ -1708,7 +2118,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1720,7 +2130,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1733,7 +2143,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
 }
 
 type FetchRequest struct {
@@ -1746,7 +2156,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +2168,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +2181,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FetchRequest) GetModel() []byte {
@@ -1798,7 +2208,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +2220,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +2233,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StartRequest) GetRequest() string {
@@ -1849,7 +2259,7 @@ type StartReply struct {
 
 func (x *StartReply) Reset() {
 	*x = StartReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +2271,7 @@ func (x *StartReply) String() string {
 func (*StartReply) ProtoMessage() {}
 
 func (x *StartReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +2284,7 @@ func (x *StartReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartReply.ProtoReflect.Descriptor instead.
 func (*StartReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StartReply) GetRun() string {
@@ -1894,7 +2304,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2316,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2329,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CancelRequest) GetRun() string {
@@ -1945,7 +2355,7 @@ type CancelReply struct {
 
 func (x *CancelReply) Reset() {
 	*x = CancelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2367,7 @@ func (x *CancelReply) String() string {
 func (*CancelReply) ProtoMessage() {}
 
 func (x *CancelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2380,7 @@ func (x *CancelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReply.ProtoReflect.Descriptor instead.
 func (*CancelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CancelReply) GetRun() string {
@@ -1988,7 +2398,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2410,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2423,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
 }
 
 type ListReply struct {
@@ -2026,7 +2436,7 @@ type ListReply struct {
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2448,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2461,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListReply) GetRuns() []*RunSummary {
@@ -2084,7 +2494,7 @@ type RunSummary struct {
 
 func (x *RunSummary) Reset() {
 	*x = RunSummary{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2506,7 @@ func (x *RunSummary) String() string {
 func (*RunSummary) ProtoMessage() {}
 
 func (x *RunSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2519,7 @@ func (x *RunSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunSummary.ProtoReflect.Descriptor instead.
 func (*RunSummary) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RunSummary) GetRun() string {
@@ -2177,7 +2587,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2599,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2612,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShowRequest) GetRun() string {
@@ -2230,7 +2640,7 @@ type ShowReply struct {
 
 func (x *ShowReply) Reset() {
 	*x = ShowReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2652,7 @@ func (x *ShowReply) String() string {
 func (*ShowReply) ProtoMessage() {}
 
 func (x *ShowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2665,7 @@ func (x *ShowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowReply.ProtoReflect.Descriptor instead.
 func (*ShowReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShowReply) GetSummary() *RunSummary {
@@ -2345,7 +2755,7 @@ type MemberView struct {
 
 func (x *MemberView) Reset() {
 	*x = MemberView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2767,7 @@ func (x *MemberView) String() string {
 func (*MemberView) ProtoMessage() {}
 
 func (x *MemberView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2780,7 @@ func (x *MemberView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberView.ProtoReflect.Descriptor instead.
 func (*MemberView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MemberView) GetMember() string {
@@ -2452,7 +2862,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2874,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2887,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Activity) GetDoing() string {
@@ -2534,7 +2944,7 @@ type RoundView struct {
 	Round         int32                  `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
 	Try           int32                  `protobuf:"varint,2,opt,name=try,proto3" json:"try,omitempty"`
 	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
-	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // "open", "closed", "failed"
+	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // "open", "closed", "failed"; "closing" until a quorum of the witnesses has cosigned its closing
 	Selected      []string               `protobuf:"bytes,5,rep,name=selected,proto3" json:"selected,omitempty"`
 	Accepted      []string               `protobuf:"bytes,6,rep,name=accepted,proto3" json:"accepted,omitempty"`
 	Model         []byte                 `protobuf:"bytes,7,opt,name=model,proto3" json:"model,omitempty"`
@@ -2552,7 +2962,7 @@ type RoundView struct {
 
 func (x *RoundView) Reset() {
 	*x = RoundView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2564,7 +2974,7 @@ func (x *RoundView) String() string {
 func (*RoundView) ProtoMessage() {}
 
 func (x *RoundView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2577,7 +2987,7 @@ func (x *RoundView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoundView.ProtoReflect.Descriptor instead.
 func (*RoundView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RoundView) GetRound() int32 {
@@ -2695,7 +3105,7 @@ type MemberMetrics struct {
 
 func (x *MemberMetrics) Reset() {
 	*x = MemberMetrics{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2707,7 +3117,7 @@ func (x *MemberMetrics) String() string {
 func (*MemberMetrics) ProtoMessage() {}
 
 func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2720,7 +3130,7 @@ func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberMetrics.ProtoReflect.Descriptor instead.
 func (*MemberMetrics) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MemberMetrics) GetMember() string {
@@ -2745,7 +3155,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2757,7 +3167,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2770,7 +3180,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
 }
 
 type ListModelsReply struct {
@@ -2782,7 +3192,7 @@ type ListModelsReply struct {
 
 func (x *ListModelsReply) Reset() {
 	*x = ListModelsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2794,7 +3204,7 @@ func (x *ListModelsReply) String() string {
 func (*ListModelsReply) ProtoMessage() {}
 
 func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2807,7 +3217,7 @@ func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsReply.ProtoReflect.Descriptor instead.
 func (*ListModelsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListModelsReply) GetModels() []*ModelView {
@@ -2826,7 +3236,7 @@ type ShowModelRequest struct {
 
 func (x *ShowModelRequest) Reset() {
 	*x = ShowModelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2838,7 +3248,7 @@ func (x *ShowModelRequest) String() string {
 func (*ShowModelRequest) ProtoMessage() {}
 
 func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2851,7 +3261,7 @@ func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelRequest.ProtoReflect.Descriptor instead.
 func (*ShowModelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ShowModelRequest) GetModel() string {
@@ -2870,7 +3280,7 @@ type ShowModelReply struct {
 
 func (x *ShowModelReply) Reset() {
 	*x = ShowModelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +3292,7 @@ func (x *ShowModelReply) String() string {
 func (*ShowModelReply) ProtoMessage() {}
 
 func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +3305,7 @@ func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelReply.ProtoReflect.Descriptor instead.
 func (*ShowModelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ShowModelReply) GetModel() *ModelView {
@@ -2931,7 +3341,7 @@ type ModelView struct {
 
 func (x *ModelView) Reset() {
 	*x = ModelView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3353,7 @@ func (x *ModelView) String() string {
 func (*ModelView) ProtoMessage() {}
 
 func (x *ModelView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3366,7 @@ func (x *ModelView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelView.ProtoReflect.Descriptor instead.
 func (*ModelView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ModelView) GetModel() []byte {
@@ -3093,7 +3503,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3515,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,20 +3528,21 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
 }
 
 type CheckpointReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoint    []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // signed note
-	Verifier      string                 `protobuf:"bytes,2,opt,name=verifier,proto3" json:"verifier,omitempty"`     // verifier key, believed only as far as a boot's evidence binds it
+	Checkpoint    []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`     // signed note
+	Verifier      string                 `protobuf:"bytes,2,opt,name=verifier,proto3" json:"verifier,omitempty"`         // verifier key, believed only as far as a boot's evidence binds it
+	Cosignatures  []*Cosignature         `protobuf:"bytes,3,rep,name=cosignatures,proto3" json:"cosignatures,omitempty"` // of the witnesses, a quorum of them; none where the manifest names none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CheckpointReply) Reset() {
 	*x = CheckpointReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3554,7 @@ func (x *CheckpointReply) String() string {
 func (*CheckpointReply) ProtoMessage() {}
 
 func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3567,7 @@ func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointReply.ProtoReflect.Descriptor instead.
 func (*CheckpointReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CheckpointReply) GetCheckpoint() []byte {
@@ -3173,6 +3584,13 @@ func (x *CheckpointReply) GetVerifier() string {
 	return ""
 }
 
+func (x *CheckpointReply) GetCosignatures() []*Cosignature {
+	if x != nil {
+		return x.Cosignatures
+	}
+	return nil
+}
+
 type TileRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // "tile/0/000", "tile/entries/001.p/17"
@@ -3182,7 +3600,7 @@ type TileRequest struct {
 
 func (x *TileRequest) Reset() {
 	*x = TileRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3612,7 @@ func (x *TileRequest) String() string {
 func (*TileRequest) ProtoMessage() {}
 
 func (x *TileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3625,7 @@ func (x *TileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TileRequest.ProtoReflect.Descriptor instead.
 func (*TileRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *TileRequest) GetPath() string {
@@ -3227,7 +3645,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3239,7 +3657,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3252,7 +3670,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ProveRequest) GetLine() int64 {
@@ -3278,7 +3696,7 @@ type ProveReply struct {
 
 func (x *ProveReply) Reset() {
 	*x = ProveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3290,7 +3708,7 @@ func (x *ProveReply) String() string {
 func (*ProveReply) ProtoMessage() {}
 
 func (x *ProveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3303,7 +3721,7 @@ func (x *ProveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveReply.ProtoReflect.Descriptor instead.
 func (*ProveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ProveReply) GetHashes() [][]byte {
@@ -3323,7 +3741,7 @@ type ExtendsRequest struct {
 
 func (x *ExtendsRequest) Reset() {
 	*x = ExtendsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3753,7 @@ func (x *ExtendsRequest) String() string {
 func (*ExtendsRequest) ProtoMessage() {}
 
 func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3766,7 @@ func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsRequest.ProtoReflect.Descriptor instead.
 func (*ExtendsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExtendsRequest) GetOld() int64 {
@@ -3374,7 +3792,7 @@ type ExtendsReply struct {
 
 func (x *ExtendsReply) Reset() {
 	*x = ExtendsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3386,7 +3804,7 @@ func (x *ExtendsReply) String() string {
 func (*ExtendsReply) ProtoMessage() {}
 
 func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3399,7 +3817,7 @@ func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsReply.ProtoReflect.Descriptor instead.
 func (*ExtendsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ExtendsReply) GetHashes() [][]byte {
@@ -3419,7 +3837,7 @@ type EntriesRequest struct {
 
 func (x *EntriesRequest) Reset() {
 	*x = EntriesRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3431,7 +3849,7 @@ func (x *EntriesRequest) String() string {
 func (*EntriesRequest) ProtoMessage() {}
 
 func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3444,7 +3862,7 @@ func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
 func (*EntriesRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *EntriesRequest) GetFrom() int64 {
@@ -3470,7 +3888,7 @@ type EntriesReply struct {
 
 func (x *EntriesReply) Reset() {
 	*x = EntriesReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3900,7 @@ func (x *EntriesReply) String() string {
 func (*EntriesReply) ProtoMessage() {}
 
 func (x *EntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3913,7 @@ func (x *EntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesReply.ProtoReflect.Descriptor instead.
 func (*EntriesReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *EntriesReply) GetLines() [][]byte {
@@ -3514,7 +3932,7 @@ type KeptRequest struct {
 
 func (x *KeptRequest) Reset() {
 	*x = KeptRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3944,7 @@ func (x *KeptRequest) String() string {
 func (*KeptRequest) ProtoMessage() {}
 
 func (x *KeptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3957,7 @@ func (x *KeptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptRequest.ProtoReflect.Descriptor instead.
 func (*KeptRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *KeptRequest) GetLine() int64 {
@@ -3563,7 +3981,42 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x0fManifestRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"+\n" +
 	"\rManifestReply\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"?\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"z\n" +
+	"\n" +
+	"CosignSaid\x12.\n" +
+	"\x04kept\x18\x01 \x01(\v2\x18.consilium.v1.CosignKeptH\x00R\x04kept\x124\n" +
+	"\x06answer\x18\x02 \x01(\v2\x1a.consilium.v1.CosignAnswerH\x00R\x06answerB\x06\n" +
+	"\x04said\"\x88\x01\n" +
+	"\n" +
+	"CosignKept\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\fR\n" +
+	"checkpoint\x12\x1a\n" +
+	"\bverifier\x18\x02 \x01(\tR\bverifier\x12 \n" +
+	"\vendorsement\x18\x03 \x01(\tR\vendorsement\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"q\n" +
+	"\vCosignAsked\x12\x10\n" +
+	"\x03old\x18\x01 \x01(\x03R\x03old\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x02 \x01(\fR\n" +
+	"checkpoint\x12\x14\n" +
+	"\x05proof\x18\x03 \x03(\fR\x05proof\x12\x1a\n" +
+	"\bverifier\x18\x04 \x01(\tR\bverifier\"\xde\x01\n" +
+	"\fCosignAnswer\x126\n" +
+	"\x05state\x18\x01 \x01(\x0e2 .consilium.v1.CosignAnswer.StateR\x05state\x12\x12\n" +
+	"\x04line\x18\x02 \x01(\tR\x04line\x12\x12\n" +
+	"\x04kept\x18\x03 \x01(\fR\x04kept\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"V\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eSTATE_COSIGNED\x10\x01\x12\x0f\n" +
+	"\vSTATE_STALE\x10\x02\x12\x11\n" +
+	"\rSTATE_REFUSED\x10\x03\"y\n" +
+	"\vCosignature\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\x12 \n" +
+	"\vendorsement\x18\x02 \x01(\tR\vendorsement\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x12\x12\n" +
+	"\x04line\x18\x04 \x01(\tR\x04line\"?\n" +
 	"\rFollowRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05clock\x18\b \x01(\x03R\x05clock\"\x87\x02\n" +
@@ -3796,12 +4249,13 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x04tags\x18\x10 \x03(\tR\x04tags\x12\"\n" +
 	"\fmeasurements\x18\x11 \x03(\tR\fmeasurements\x125\n" +
 	"\ametrics\x18\x12 \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\"\x13\n" +
-	"\x11CheckpointRequest\"M\n" +
+	"\x11CheckpointRequest\"\x8c\x01\n" +
 	"\x0fCheckpointReply\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\fR\n" +
 	"checkpoint\x12\x1a\n" +
-	"\bverifier\x18\x02 \x01(\tR\bverifier\"!\n" +
+	"\bverifier\x18\x02 \x01(\tR\bverifier\x12=\n" +
+	"\fcosignatures\x18\x03 \x03(\v2\x19.consilium.v1.CosignatureR\fcosignatures\"!\n" +
 	"\vTileRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"6\n" +
 	"\fProveRequest\x12\x12\n" +
@@ -3829,7 +4283,9 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05Offer\x12\x1a.consilium.v1.OfferRequest\x1a\x18.consilium.v1.OfferReply(\x010\x01\x12:\n" +
 	"\x04Tell\x12\x19.consilium.v1.TellRequest\x1a\x17.consilium.v1.TellReply\x12=\n" +
 	"\x05Leave\x12\x1a.consilium.v1.LeaveRequest\x1a\x18.consilium.v1.LeaveReply\x12@\n" +
-	"\x06Report\x12\x1b.consilium.v1.ReportRequest\x1a\x19.consilium.v1.ReportReply2C\n" +
+	"\x06Report\x12\x1b.consilium.v1.ReportRequest\x1a\x19.consilium.v1.ReportReply2N\n" +
+	"\tWitnesses\x12A\n" +
+	"\x06Cosign\x12\x18.consilium.v1.CosignSaid\x1a\x19.consilium.v1.CosignAsked(\x010\x012C\n" +
 	"\x05Blobs\x12:\n" +
 	"\x05Fetch\x12\x1a.consilium.v1.FetchRequest\x1a\x13.consilium.v1.Chunk0\x012\xbe\x02\n" +
 	"\x04Runs\x12=\n" +
@@ -3867,137 +4323,149 @@ func file_consilium_v1_consilium_proto_rawDescGZIP() []byte {
 	return file_consilium_v1_consilium_proto_rawDescData
 }
 
-var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_consilium_v1_consilium_proto_goTypes = []any{
-	(QueryReply_State)(0),     // 0: consilium.v1.QueryReply.State
-	(OfferReply_State)(0),     // 1: consilium.v1.OfferReply.State
-	(*PublishRequest)(nil),    // 2: consilium.v1.PublishRequest
-	(*PublishReply)(nil),      // 3: consilium.v1.PublishReply
-	(*ManifestRequest)(nil),   // 4: consilium.v1.ManifestRequest
-	(*ManifestReply)(nil),     // 5: consilium.v1.ManifestReply
-	(*FollowRequest)(nil),     // 6: consilium.v1.FollowRequest
-	(*Wanted)(nil),            // 7: consilium.v1.Wanted
-	(*Invitation)(nil),        // 8: consilium.v1.Invitation
-	(*Train)(nil),             // 9: consilium.v1.Train
-	(*Evaluate)(nil),          // 10: consilium.v1.Evaluate
-	(*Progress)(nil),          // 11: consilium.v1.Progress
-	(*ConsentRequest)(nil),    // 12: consilium.v1.ConsentRequest
-	(*ConsentReply)(nil),      // 13: consilium.v1.ConsentReply
-	(*QueryRequest)(nil),      // 14: consilium.v1.QueryRequest
-	(*QueryReply)(nil),        // 15: consilium.v1.QueryReply
-	(*OfferRequest)(nil),      // 16: consilium.v1.OfferRequest
-	(*OfferHeader)(nil),       // 17: consilium.v1.OfferHeader
-	(*Chunk)(nil),             // 18: consilium.v1.Chunk
-	(*OfferReply)(nil),        // 19: consilium.v1.OfferReply
-	(*TellRequest)(nil),       // 20: consilium.v1.TellRequest
-	(*TellReply)(nil),         // 21: consilium.v1.TellReply
-	(*LeaveRequest)(nil),      // 22: consilium.v1.LeaveRequest
-	(*LeaveReply)(nil),        // 23: consilium.v1.LeaveReply
-	(*ReportRequest)(nil),     // 24: consilium.v1.ReportRequest
-	(*Metric)(nil),            // 25: consilium.v1.Metric
-	(*ReportReply)(nil),       // 26: consilium.v1.ReportReply
-	(*FetchRequest)(nil),      // 27: consilium.v1.FetchRequest
-	(*StartRequest)(nil),      // 28: consilium.v1.StartRequest
-	(*StartReply)(nil),        // 29: consilium.v1.StartReply
-	(*CancelRequest)(nil),     // 30: consilium.v1.CancelRequest
-	(*CancelReply)(nil),       // 31: consilium.v1.CancelReply
-	(*ListRequest)(nil),       // 32: consilium.v1.ListRequest
-	(*ListReply)(nil),         // 33: consilium.v1.ListReply
-	(*RunSummary)(nil),        // 34: consilium.v1.RunSummary
-	(*ShowRequest)(nil),       // 35: consilium.v1.ShowRequest
-	(*ShowReply)(nil),         // 36: consilium.v1.ShowReply
-	(*MemberView)(nil),        // 37: consilium.v1.MemberView
-	(*Activity)(nil),          // 38: consilium.v1.Activity
-	(*RoundView)(nil),         // 39: consilium.v1.RoundView
-	(*MemberMetrics)(nil),     // 40: consilium.v1.MemberMetrics
-	(*ListModelsRequest)(nil), // 41: consilium.v1.ListModelsRequest
-	(*ListModelsReply)(nil),   // 42: consilium.v1.ListModelsReply
-	(*ShowModelRequest)(nil),  // 43: consilium.v1.ShowModelRequest
-	(*ShowModelReply)(nil),    // 44: consilium.v1.ShowModelReply
-	(*ModelView)(nil),         // 45: consilium.v1.ModelView
-	(*CheckpointRequest)(nil), // 46: consilium.v1.CheckpointRequest
-	(*CheckpointReply)(nil),   // 47: consilium.v1.CheckpointReply
-	(*TileRequest)(nil),       // 48: consilium.v1.TileRequest
-	(*ProveRequest)(nil),      // 49: consilium.v1.ProveRequest
-	(*ProveReply)(nil),        // 50: consilium.v1.ProveReply
-	(*ExtendsRequest)(nil),    // 51: consilium.v1.ExtendsRequest
-	(*ExtendsReply)(nil),      // 52: consilium.v1.ExtendsReply
-	(*EntriesRequest)(nil),    // 53: consilium.v1.EntriesRequest
-	(*EntriesReply)(nil),      // 54: consilium.v1.EntriesReply
-	(*KeptRequest)(nil),       // 55: consilium.v1.KeptRequest
+	(CosignAnswer_State)(0),   // 0: consilium.v1.CosignAnswer.State
+	(QueryReply_State)(0),     // 1: consilium.v1.QueryReply.State
+	(OfferReply_State)(0),     // 2: consilium.v1.OfferReply.State
+	(*PublishRequest)(nil),    // 3: consilium.v1.PublishRequest
+	(*PublishReply)(nil),      // 4: consilium.v1.PublishReply
+	(*ManifestRequest)(nil),   // 5: consilium.v1.ManifestRequest
+	(*ManifestReply)(nil),     // 6: consilium.v1.ManifestReply
+	(*CosignSaid)(nil),        // 7: consilium.v1.CosignSaid
+	(*CosignKept)(nil),        // 8: consilium.v1.CosignKept
+	(*CosignAsked)(nil),       // 9: consilium.v1.CosignAsked
+	(*CosignAnswer)(nil),      // 10: consilium.v1.CosignAnswer
+	(*Cosignature)(nil),       // 11: consilium.v1.Cosignature
+	(*FollowRequest)(nil),     // 12: consilium.v1.FollowRequest
+	(*Wanted)(nil),            // 13: consilium.v1.Wanted
+	(*Invitation)(nil),        // 14: consilium.v1.Invitation
+	(*Train)(nil),             // 15: consilium.v1.Train
+	(*Evaluate)(nil),          // 16: consilium.v1.Evaluate
+	(*Progress)(nil),          // 17: consilium.v1.Progress
+	(*ConsentRequest)(nil),    // 18: consilium.v1.ConsentRequest
+	(*ConsentReply)(nil),      // 19: consilium.v1.ConsentReply
+	(*QueryRequest)(nil),      // 20: consilium.v1.QueryRequest
+	(*QueryReply)(nil),        // 21: consilium.v1.QueryReply
+	(*OfferRequest)(nil),      // 22: consilium.v1.OfferRequest
+	(*OfferHeader)(nil),       // 23: consilium.v1.OfferHeader
+	(*Chunk)(nil),             // 24: consilium.v1.Chunk
+	(*OfferReply)(nil),        // 25: consilium.v1.OfferReply
+	(*TellRequest)(nil),       // 26: consilium.v1.TellRequest
+	(*TellReply)(nil),         // 27: consilium.v1.TellReply
+	(*LeaveRequest)(nil),      // 28: consilium.v1.LeaveRequest
+	(*LeaveReply)(nil),        // 29: consilium.v1.LeaveReply
+	(*ReportRequest)(nil),     // 30: consilium.v1.ReportRequest
+	(*Metric)(nil),            // 31: consilium.v1.Metric
+	(*ReportReply)(nil),       // 32: consilium.v1.ReportReply
+	(*FetchRequest)(nil),      // 33: consilium.v1.FetchRequest
+	(*StartRequest)(nil),      // 34: consilium.v1.StartRequest
+	(*StartReply)(nil),        // 35: consilium.v1.StartReply
+	(*CancelRequest)(nil),     // 36: consilium.v1.CancelRequest
+	(*CancelReply)(nil),       // 37: consilium.v1.CancelReply
+	(*ListRequest)(nil),       // 38: consilium.v1.ListRequest
+	(*ListReply)(nil),         // 39: consilium.v1.ListReply
+	(*RunSummary)(nil),        // 40: consilium.v1.RunSummary
+	(*ShowRequest)(nil),       // 41: consilium.v1.ShowRequest
+	(*ShowReply)(nil),         // 42: consilium.v1.ShowReply
+	(*MemberView)(nil),        // 43: consilium.v1.MemberView
+	(*Activity)(nil),          // 44: consilium.v1.Activity
+	(*RoundView)(nil),         // 45: consilium.v1.RoundView
+	(*MemberMetrics)(nil),     // 46: consilium.v1.MemberMetrics
+	(*ListModelsRequest)(nil), // 47: consilium.v1.ListModelsRequest
+	(*ListModelsReply)(nil),   // 48: consilium.v1.ListModelsReply
+	(*ShowModelRequest)(nil),  // 49: consilium.v1.ShowModelRequest
+	(*ShowModelReply)(nil),    // 50: consilium.v1.ShowModelReply
+	(*ModelView)(nil),         // 51: consilium.v1.ModelView
+	(*CheckpointRequest)(nil), // 52: consilium.v1.CheckpointRequest
+	(*CheckpointReply)(nil),   // 53: consilium.v1.CheckpointReply
+	(*TileRequest)(nil),       // 54: consilium.v1.TileRequest
+	(*ProveRequest)(nil),      // 55: consilium.v1.ProveRequest
+	(*ProveReply)(nil),        // 56: consilium.v1.ProveReply
+	(*ExtendsRequest)(nil),    // 57: consilium.v1.ExtendsRequest
+	(*ExtendsReply)(nil),      // 58: consilium.v1.ExtendsReply
+	(*EntriesRequest)(nil),    // 59: consilium.v1.EntriesRequest
+	(*EntriesReply)(nil),      // 60: consilium.v1.EntriesReply
+	(*KeptRequest)(nil),       // 61: consilium.v1.KeptRequest
 }
 var file_consilium_v1_consilium_proto_depIdxs = []int32{
-	8,  // 0: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
-	9,  // 1: consilium.v1.Wanted.train:type_name -> consilium.v1.Train
-	10, // 2: consilium.v1.Wanted.evaluate:type_name -> consilium.v1.Evaluate
-	11, // 3: consilium.v1.Wanted.progress:type_name -> consilium.v1.Progress
-	0,  // 4: consilium.v1.QueryReply.state:type_name -> consilium.v1.QueryReply.State
-	17, // 5: consilium.v1.OfferRequest.header:type_name -> consilium.v1.OfferHeader
-	18, // 6: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
-	1,  // 7: consilium.v1.OfferReply.state:type_name -> consilium.v1.OfferReply.State
-	25, // 8: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
-	34, // 9: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
-	34, // 10: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
-	37, // 11: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
-	39, // 12: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
-	38, // 13: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
-	40, // 14: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
-	25, // 15: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
-	45, // 16: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
-	45, // 17: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
-	40, // 18: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
-	6,  // 19: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
-	12, // 20: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
-	14, // 21: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
-	16, // 22: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
-	20, // 23: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
-	22, // 24: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
-	24, // 25: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
-	27, // 26: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
-	28, // 27: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
-	32, // 28: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
-	35, // 29: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
-	30, // 30: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
-	35, // 31: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
-	41, // 32: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
-	43, // 33: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
-	46, // 34: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
-	48, // 35: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
-	49, // 36: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
-	51, // 37: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
-	53, // 38: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
-	55, // 39: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
-	2,  // 40: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
-	4,  // 41: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
-	7,  // 42: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
-	13, // 43: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
-	15, // 44: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
-	19, // 45: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
-	21, // 46: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
-	23, // 47: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
-	26, // 48: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
-	18, // 49: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
-	29, // 50: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
-	33, // 51: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
-	36, // 52: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
-	31, // 53: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
-	36, // 54: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
-	42, // 55: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
-	44, // 56: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
-	47, // 57: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
-	18, // 58: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
-	50, // 59: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
-	52, // 60: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
-	54, // 61: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
-	18, // 62: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
-	3,  // 63: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
-	5,  // 64: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
-	42, // [42:65] is the sub-list for method output_type
-	19, // [19:42] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	8,  // 0: consilium.v1.CosignSaid.kept:type_name -> consilium.v1.CosignKept
+	10, // 1: consilium.v1.CosignSaid.answer:type_name -> consilium.v1.CosignAnswer
+	0,  // 2: consilium.v1.CosignAnswer.state:type_name -> consilium.v1.CosignAnswer.State
+	14, // 3: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
+	15, // 4: consilium.v1.Wanted.train:type_name -> consilium.v1.Train
+	16, // 5: consilium.v1.Wanted.evaluate:type_name -> consilium.v1.Evaluate
+	17, // 6: consilium.v1.Wanted.progress:type_name -> consilium.v1.Progress
+	1,  // 7: consilium.v1.QueryReply.state:type_name -> consilium.v1.QueryReply.State
+	23, // 8: consilium.v1.OfferRequest.header:type_name -> consilium.v1.OfferHeader
+	24, // 9: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
+	2,  // 10: consilium.v1.OfferReply.state:type_name -> consilium.v1.OfferReply.State
+	31, // 11: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
+	40, // 12: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
+	40, // 13: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
+	43, // 14: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
+	45, // 15: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
+	44, // 16: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
+	46, // 17: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
+	31, // 18: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
+	51, // 19: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
+	51, // 20: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
+	46, // 21: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
+	11, // 22: consilium.v1.CheckpointReply.cosignatures:type_name -> consilium.v1.Cosignature
+	12, // 23: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
+	18, // 24: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
+	20, // 25: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
+	22, // 26: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
+	26, // 27: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
+	28, // 28: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
+	30, // 29: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
+	7,  // 30: consilium.v1.Witnesses.Cosign:input_type -> consilium.v1.CosignSaid
+	33, // 31: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
+	34, // 32: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
+	38, // 33: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
+	41, // 34: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
+	36, // 35: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
+	41, // 36: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
+	47, // 37: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
+	49, // 38: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
+	52, // 39: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
+	54, // 40: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
+	55, // 41: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
+	57, // 42: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
+	59, // 43: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
+	61, // 44: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
+	3,  // 45: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
+	5,  // 46: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
+	13, // 47: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
+	19, // 48: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
+	21, // 49: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
+	25, // 50: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
+	27, // 51: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
+	29, // 52: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
+	32, // 53: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
+	9,  // 54: consilium.v1.Witnesses.Cosign:output_type -> consilium.v1.CosignAsked
+	24, // 55: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
+	35, // 56: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
+	39, // 57: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
+	42, // 58: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
+	37, // 59: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
+	42, // 60: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
+	48, // 61: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
+	50, // 62: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
+	53, // 63: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
+	24, // 64: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
+	56, // 65: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
+	58, // 66: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
+	60, // 67: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
+	24, // 68: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
+	4,  // 69: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
+	6,  // 70: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
+	47, // [47:71] is the sub-list for method output_type
+	23, // [23:47] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_consilium_v1_consilium_proto_init() }
@@ -4005,7 +4473,11 @@ func file_consilium_v1_consilium_proto_init() {
 	if File_consilium_v1_consilium_proto != nil {
 		return
 	}
-	file_consilium_v1_consilium_proto_msgTypes[14].OneofWrappers = []any{
+	file_consilium_v1_consilium_proto_msgTypes[4].OneofWrappers = []any{
+		(*CosignSaid_Kept)(nil),
+		(*CosignSaid_Answer)(nil),
+	}
+	file_consilium_v1_consilium_proto_msgTypes[19].OneofWrappers = []any{
 		(*OfferRequest_Header)(nil),
 		(*OfferRequest_Chunk)(nil),
 	}
@@ -4014,10 +4486,10 @@ func file_consilium_v1_consilium_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_consilium_v1_consilium_proto_rawDesc), len(file_consilium_v1_consilium_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   54,
+			NumEnums:      3,
+			NumMessages:   59,
 			NumExtensions: 0,
-			NumServices:   6,
+			NumServices:   7,
 		},
 		GoTypes:           file_consilium_v1_consilium_proto_goTypes,
 		DependencyIndexes: file_consilium_v1_consilium_proto_depIdxs,

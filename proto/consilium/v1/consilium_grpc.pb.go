@@ -371,6 +371,110 @@ var Rounds_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	Witnesses_Cosign_FullMethodName = "/consilium.v1.Witnesses/Cosign"
+)
+
+// WitnessesClient is the client API for Witnesses service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Witnesses is what participants call whose members are witnesses of the log.
+type WitnessesClient interface {
+	// Cosign is open while a witness is connected. The witness says what it keeps; then the coordinator asks it to cosign one
+	// checkpoint after the other, and the witness answers each before the next comes. Between them come heartbeats.
+	Cosign(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CosignSaid, CosignAsked], error)
+}
+
+type witnessesClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewWitnessesClient(cc grpc.ClientConnInterface) WitnessesClient {
+	return &witnessesClient{cc}
+}
+
+func (c *witnessesClient) Cosign(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CosignSaid, CosignAsked], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Witnesses_ServiceDesc.Streams[0], Witnesses_Cosign_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CosignSaid, CosignAsked]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Witnesses_CosignClient = grpc.BidiStreamingClient[CosignSaid, CosignAsked]
+
+// WitnessesServer is the server API for Witnesses service.
+// All implementations must embed UnimplementedWitnessesServer
+// for forward compatibility.
+//
+// Witnesses is what participants call whose members are witnesses of the log.
+type WitnessesServer interface {
+	// Cosign is open while a witness is connected. The witness says what it keeps; then the coordinator asks it to cosign one
+	// checkpoint after the other, and the witness answers each before the next comes. Between them come heartbeats.
+	Cosign(grpc.BidiStreamingServer[CosignSaid, CosignAsked]) error
+	mustEmbedUnimplementedWitnessesServer()
+}
+
+// UnimplementedWitnessesServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedWitnessesServer struct{}
+
+func (UnimplementedWitnessesServer) Cosign(grpc.BidiStreamingServer[CosignSaid, CosignAsked]) error {
+	return status.Error(codes.Unimplemented, "method Cosign not implemented")
+}
+func (UnimplementedWitnessesServer) mustEmbedUnimplementedWitnessesServer() {}
+func (UnimplementedWitnessesServer) testEmbeddedByValue()                   {}
+
+// UnsafeWitnessesServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to WitnessesServer will
+// result in compilation errors.
+type UnsafeWitnessesServer interface {
+	mustEmbedUnimplementedWitnessesServer()
+}
+
+func RegisterWitnessesServer(s grpc.ServiceRegistrar, srv WitnessesServer) {
+	// If the following call panics, it indicates UnimplementedWitnessesServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Witnesses_ServiceDesc, srv)
+}
+
+func _Witnesses_Cosign_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(WitnessesServer).Cosign(&grpc.GenericServerStream[CosignSaid, CosignAsked]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Witnesses_CosignServer = grpc.BidiStreamingServer[CosignSaid, CosignAsked]
+
+// Witnesses_ServiceDesc is the grpc.ServiceDesc for Witnesses service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Witnesses_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "consilium.v1.Witnesses",
+	HandlerType: (*WitnessesServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Cosign",
+			Handler:       _Witnesses_Cosign_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "consilium/v1/consilium.proto",
+}
+
+const (
 	Blobs_Fetch_FullMethodName = "/consilium.v1.Blobs/Fetch"
 )
 
@@ -911,7 +1015,8 @@ const (
 // Log is what members and auditors read the federation's history with. What it says is worth what its signatures and proofs
 // are worth, and a copy of it can be judged without a coordinator.
 type LogClient interface {
-	// Checkpoint returns the newest signed checkpoint. Members and people.
+	// Checkpoint returns the newest signed checkpoint; where there are witnesses, the newest that a quorum has cosigned. Nothing
+	// beyond it is shown. Members and people.
 	Checkpoint(ctx context.Context, in *CheckpointRequest, opts ...grpc.CallOption) (*CheckpointReply, error)
 	// Tile streams a hash tile, or a bundle of entries as it rests, sealed, by its path of C2SP tlog-tiles. Members and people.
 	Tile(ctx context.Context, in *TileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error)
@@ -1027,7 +1132,8 @@ type Log_KeptClient = grpc.ServerStreamingClient[Chunk]
 // Log is what members and auditors read the federation's history with. What it says is worth what its signatures and proofs
 // are worth, and a copy of it can be judged without a coordinator.
 type LogServer interface {
-	// Checkpoint returns the newest signed checkpoint. Members and people.
+	// Checkpoint returns the newest signed checkpoint; where there are witnesses, the newest that a quorum has cosigned. Nothing
+	// beyond it is shown. Members and people.
 	Checkpoint(context.Context, *CheckpointRequest) (*CheckpointReply, error)
 	// Tile streams a hash tile, or a bundle of entries as it rests, sealed, by its path of C2SP tlog-tiles. Members and people.
 	Tile(*TileRequest, grpc.ServerStreamingServer[Chunk]) error
