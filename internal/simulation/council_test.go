@@ -118,6 +118,7 @@ func (c *council) end(why string) {
 		return
 	}
 	c.w.note("end "+why, int64(len(c.log.lines)))
+	c.w.hurt(died)
 	c.dead, c.sums = true, nil
 	c.w.councils = slices.DeleteFunc(c.w.councils, func(o *council) bool { return o == c })
 }

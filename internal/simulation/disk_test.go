@@ -140,8 +140,10 @@ func (d *disk) copied() *disk {
 func (d *disk) commit(size int64, lines []line) error {
 	switch {
 	case d.full:
+		d.w.hurt(noAnswer)
 		return errFull
 	case d.w.bad(4): // staged, not swapped
+		d.w.hurt(noAnswer)
 		return errUnsure
 	case size != d.log.size():
 		return errConflict
@@ -150,6 +152,7 @@ func (d *disk) commit(size int64, lines []line) error {
 		d.log = d.log.with(l)
 	}
 	if d.w.bad(4) {
+		d.w.hurt(noAnswer)
 		return errUnsure
 	}
 	return nil
@@ -158,10 +161,12 @@ func (d *disk) commit(size int64, lines []line) error {
 // put stores a model.
 func (d *disk) put(values []float32) error {
 	if d.full || d.w.bad(4) {
+		d.w.hurt(noAnswer)
 		return errFull
 	}
 	d.models[digestOf(values)] = values
 	if d.w.bad(4) {
+		d.w.hurt(noAnswer)
 		return errUnsure
 	}
 	return nil

@@ -88,6 +88,7 @@ func (m *member) say(c *council, in round.Input) {
 // crash ends the member's process; what it keeps is on its disk.
 func (m *member) crash() {
 	m.w.note("member ends")
+	m.w.hurt(memberDied)
 	m.up = false
 	m.w.after(m.w.upTo(longestStorm/8), func() { m.up = true })
 }
@@ -113,6 +114,8 @@ func (m *member) train(c *council, a round.Ask) {
 		return
 	}
 	in := round.Offer{Run: a.Run, Round: a.Round, Try: a.Try, Member: m.name, Update: u.digest, Weight: a.Weight, Bytes: 1}
+	honest := in
+	sound := u
 	switch {
 	case m.w.bad(20):
 		u = m.compute(a) // another one than is kept
@@ -126,6 +129,9 @@ func (m *member) train(c *council, a round.Ask) {
 	case m.w.bad(20):
 		u = m.compute(a)
 		u.values[0] = float32(math.NaN())
+	}
+	if in != honest || u != sound {
+		m.w.hurt(lied)
 	}
 	m.w.send(string(m.name), c.name, func() { c.offered(m, in, u) })
 }

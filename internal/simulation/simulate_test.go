@@ -104,7 +104,10 @@ func search(from uint64, n int, f fault, log io.Writer) []outcome {
 // report simulates federations, prints what is wrong and how to see it again, and returns the program's exit code.
 func report(out io.Writer, from uint64, n int, f fault) (code int) {
 	const batch = 10_000 // outcomes in memory at once
-	var sum struct{ steps, models, released, stuck, bad int64 }
+	var sum struct {
+		steps, models, released, stuck, bad int64
+		harms                               [harms]int64
+	}
 	for done := 0; done < n; done += batch {
 		var log io.Writer
 		if *told {
@@ -112,6 +115,9 @@ func report(out io.Writer, from uint64, n int, f fault) (code int) {
 		}
 		for i, o := range search(from+uint64(done), min(batch, n-done), f, log) {
 			sum.steps, sum.models, sum.released = sum.steps+int64(o.steps), sum.models+int64(o.models), sum.released+o.released
+			for h, n := range o.harms {
+				sum.harms[h] += n
+			}
 			if o.stuck {
 				sum.stuck++
 			}
@@ -124,7 +130,12 @@ func report(out io.Writer, from uint64, n int, f fault) (code int) {
 	}
 	fmt.Fprintf(out, "%d steps, %d models shown, %d lines released, %d federations left without a quorum for any fork\n", //nolint:errcheck // likewise
 		sum.steps, sum.models, sum.released, sum.stuck)
-	fmt.Fprintf(out, "seeds %d violations %d\n", n, sum.bad) //nolint:errcheck // likewise
+	var wrong []string
+	for h := range harms {
+		wrong = append(wrong, fmt.Sprint(sum.harms[h], " ", h))
+	}
+	fmt.Fprintf(out, "went wrong: %s\n", strings.Join(wrong, ", ")) //nolint:errcheck // likewise
+	fmt.Fprintf(out, "seeds %d violations %d\n", n, sum.bad)        //nolint:errcheck // likewise
 	if sum.bad > 0 {
 		return 1
 	}

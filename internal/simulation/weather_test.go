@@ -11,6 +11,42 @@ import (
 // mostSnapshots is how many old copies of storage there are to be put back.
 const mostSnapshots = 5
 
+// harm is a kind of thing that goes wrong.
+type harm int
+
+const (
+	lost harm = iota
+	late
+	doubled
+	cutOff
+	wrongClock
+	fullDisk
+	noAnswer
+	died
+	memberDied
+	updateLost
+	lied
+	forgot
+	rival
+	rolledBack
+	harms // how many there are
+)
+
+func (h harm) String() string {
+	return [harms]string{
+		"messages lost", "messages late", "messages doubled", "links cut", "clocks set wrong", "disks full", "writes without an answer or refused",
+		"coordinators killed", "members killed", "kept updates lost", "lies of members", "witnesses rolled back", "second coordinators",
+		"storages rolled back",
+	}[h]
+}
+
+// hurt counts what goes wrong.
+func (w *world) hurt(h harm) {
+	if !w.calm {
+		w.harms[h]++
+	}
+}
+
 // pick returns one of some.
 func pick[T any](w *world, all []T) T { return all[w.chance.IntN(len(all))] }
 
@@ -27,23 +63,28 @@ func (w *world) storm() {
 		m.crash()
 	case n < 8 && len(w.councils) > 0:
 		w.note("cut")
+		w.hurt(cutOff)
 		w.cut = append(w.cut, [2]string{string(m.name), pick(w, w.councils).name})
 	case n == 8:
 		w.cut = nil
 	case n == 9 && len(w.councils) > 0:
 		w.note("clock")
+		w.hurt(wrongClock)
 		pick(w, w.councils).skew = w.upTo(10*time.Minute) - 5*time.Minute
 	case n == 10:
 		w.note("full")
+		w.hurt(fullDisk)
 		d := pick(w, w.disks)
 		d.full = true
 		w.after(w.upTo(30*time.Second), func() { d.full = false })
 	case n == 11 && len(m.kept) > 0:
 		w.note("a member's disk loses an update")
+		w.hurt(updateLost)
 		i := w.chance.IntN(len(m.kept))
 		m.kept = slices.Delete(m.kept, i, i+1)
 	case n == 12 && m.forgetful && len(m.heads) > 0:
 		w.note("witness rolled back")
+		w.hurt(forgot)
 		m.head = pick(w, append(m.heads, witness.Head{}))
 	case n == 13 && w.chance.IntN(3) == 0:
 		w.turn(m)
@@ -78,6 +119,7 @@ func (w *world) second() {
 		w.disks = append(w.disks, d)
 	}
 	w.note("second")
+	w.hurt(rival)
 	w.boot(d)
 }
 
@@ -92,6 +134,7 @@ func (w *world) rollBack() {
 	w.main = pick(w, w.snapshots).copied()
 	w.disks = append(w.disks, w.main)
 	w.note("rollback", w.main.log.size())
+	w.hurt(rolledBack)
 	w.boot(w.main)
 }
 

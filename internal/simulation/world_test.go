@@ -39,6 +39,7 @@ type world struct {
 	encodes bool // lines are encoded
 	trace   hash.Hash64
 	log     io.Writer // nil: nowhere
+	harms   [harms]int64
 
 	members   []*member
 	names     []entry.Member
@@ -70,6 +71,7 @@ type outcome struct {
 	steps     int
 	released  int64 // lines
 	models    int
+	harms     [harms]int64
 	stuck     bool // no log is left that a quorum of witnesses could go on with
 }
 
@@ -78,7 +80,7 @@ func simulate(seed uint64, f fault, log io.Writer) (o outcome) {
 	w := &world{chance: rand.New(rand.NewPCG(seed, 1)), fault: f, trace: fnv.New64a(), log: log, encodes: seed%64 == 0}
 	w.judge = judge{world: w, updates: map[entry.Digest]*update{}, judged: map[[32]byte]bool{}, shown: map[entry.Digest]bool{}}
 	defer func() {
-		o.digest, o.steps, o.models, o.released = w.trace.Sum64(), w.steps, len(w.judge.shown), w.judge.released()
+		o.digest, o.steps, o.models, o.released, o.harms = w.trace.Sum64(), w.steps, len(w.judge.shown), w.judge.released(), w.harms
 		switch p := recover().(type) {
 		case nil:
 		case broken:
@@ -193,14 +195,17 @@ func (w *world) bad(permille int) bool { return !w.calm && w.chance.IntN(1000) <
 // send has a message from one to another arrive: in bad weather perhaps never, late, after later ones, or twice.
 func (w *world) send(from, to string, arrive func()) {
 	if w.bad(80) || w.apart(from, to) {
+		w.hurt(lost)
 		return
 	}
 	delay := time.Millisecond + w.upTo(50*time.Millisecond)
 	if w.bad(50) {
+		w.hurt(late)
 		delay += w.upTo(20 * time.Second)
 	}
 	w.after(delay, arrive)
 	if w.bad(50) {
+		w.hurt(doubled)
 		w.after(delay+w.upTo(10*time.Second), arrive)
 	}
 }
