@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
@@ -153,7 +154,8 @@ func modelExport(a *app) *cobra.Command {
 		Use:   "export MODEL --out FILE",
 		Short: "Fetch a model version as safetensors",
 		Long: whichModel + "\n\nWhat arrives is checked against the version's id, the SHA-256 of the file. FILE appears whole or not at all, and\n" +
-			"nobody but you may read it. To check it later: sha256sum FILE.",
+			"nobody but you may read it. A download that breaks off goes on by itself, for as long as something comes within five\n" +
+			"minutes; what came stays beside FILE, and the same command goes on with it. To check FILE later: sha256sum FILE.",
 		Args: oneArgument("model"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
@@ -200,28 +202,56 @@ func (a *app) export(ctx context.Context, which, out string, force bool) error {
 	})
 }
 
-// writeModel fetches a model into a file beside out, which takes out's name only when it is whole, checked and durable.
+// writeModel fetches a model into a file beside out, which takes out's name only when it is whole, checked and durable. What came
+// of a download that broke off stays there, for the next one to go on with.
 func writeModel(ctx context.Context, c *connection, m client.Model, out string, force bool) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+".*") // mode 0600
+	part := filepath.Join(filepath.Dir(out), "."+filepath.Base(out)+"."+m.ID.Short()+".part")
+	f, err := openPart(part)
 	if err != nil {
 		return refusedError("name a file in a folder that you may write to", "writing %s: %w", out, err)
 	}
-	defer os.Remove(f.Name())
 	err = c.Export(ctx, m, f)
 	if err == nil {
 		err = f.Sync()
+	}
+	if i, e := f.Stat(); err != nil && e == nil && i.Size() == 0 {
+		_ = os.Remove(part)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	if force {
-		return os.Rename(f.Name(), out)
+		return os.Rename(part, out)
 	}
 	// A link, unlike a rename, does not replace what somebody put there meanwhile.
-	if err := os.Link(f.Name(), out); errors.Is(err, fs.ErrExist) {
+	if err := os.Link(part, out); errors.Is(err, fs.ErrExist) {
 		return refusedError("replace it with --force, or name another", "%s is there already", out)
 	} else if err != nil {
 		return fmt.Errorf("writing %s: %w", strings.TrimSpace(out), err)
 	}
-	return nil
+	return os.Remove(part)
+}
+
+// openPart opens the file in which a download grows, for this process alone. One that others could have written to or may read
+// is refused, as is one that is a link to somewhere else.
+func openPart(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	i, err := f.Stat()
+	switch {
+	case err != nil:
+	case !i.Mode().IsRegular() || i.Mode().Perm()&0o077 != 0:
+		err = fmt.Errorf("%s is there and is no file of yours alone: remove it", path)
+	default:
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			err = fmt.Errorf("%s: another program downloads into it", path)
+		}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }

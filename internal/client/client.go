@@ -6,7 +6,6 @@ package client
 import (
 	"context"
 	"crypto"
-	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -224,36 +223,10 @@ func (c *Client) Model(ctx context.Context, name string) (Model, error) {
 	return version(r.Model), nil
 }
 
-// Export writes a model version's safetensors, exactly the bytes whose SHA-256 is its id, to w. An error means that what
-// was written is not the model.
-func (c *Client) Export(ctx context.Context, m Model, w io.Writer) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := c.blobs.Fetch(ctx, &pb.FetchRequest{Model: m.ID[:]})
-	if err != nil {
-		return c.fault("fetching model "+m.ID.Short(), err)
-	}
-	sum := sha256.New()
-	out := io.MultiWriter(w, sum)
-	for part, err := range c.download(stream, "fetching model "+m.ID.Short(), m.Size) {
-		if err != nil {
-			return err
-		}
-		if _, err := out.Write(part); err != nil {
-			return fmt.Errorf("writing model %s: %w", m.ID.Short(), err)
-		}
-	}
-	if got := entry.Digest(sum.Sum(nil)); got != m.ID {
-		return fmt.Errorf("fetching model %s: what came has the digest %s", m.ID.Short(), got.Short())
-	}
-	return nil
-}
-
-// download yields what the chunks of a stream hold, which must follow each other: most bytes at the most. What it yields is
+// download yields what the chunks of a stream hold, which must follow each other from at on, to most at the most. What it yields is
 // good until the next. An error is the last thing that it yields, and says what was being done.
-func (c *Client) download(stream grpc.ServerStreamingClient[pb.Chunk], doing string, most int64) iter.Seq2[[]byte, error] {
+func (c *Client) download(stream grpc.ServerStreamingClient[pb.Chunk], doing string, at, most int64) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
-		var at int64
 		var buf []byte
 		for {
 			chunk, err := stream.Recv()

@@ -6,10 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -37,6 +39,7 @@ type council struct {
 	views  []*pb.ShowReply
 	model  *pb.ModelView
 	chunks []*pb.Chunk
+	fetch  func(*pb.FetchRequest, grpc.ServerStreamingServer[pb.Chunk]) error
 }
 
 func (c *council) Start(_ context.Context, q *pb.StartRequest) (*pb.StartReply, error) {
@@ -76,7 +79,10 @@ func (c *council) ShowModel(context.Context, *pb.ShowModelRequest) (*pb.ShowMode
 	return &pb.ShowModelReply{Model: c.model}, c.err
 }
 
-func (c *council) Fetch(_ *pb.FetchRequest, s grpc.ServerStreamingServer[pb.Chunk]) error {
+func (c *council) Fetch(q *pb.FetchRequest, s grpc.ServerStreamingServer[pb.Chunk]) error {
+	if c.fetch != nil {
+		return c.fetch(q, s)
+	}
 	for _, x := range c.chunks {
 		if err := s.Send(x); err != nil {
 			return err
@@ -204,7 +210,9 @@ func TestWatchBreaks(t *testing.T) {
 }
 
 // TestFaults gives each failure the kind that its caller decides on.
-func TestFaults(t *testing.T) {
+func TestFaults(t *testing.T) { synctest.Test(t, testFaults) }
+
+func testFaults(t *testing.T) {
 	kinds := []error{
 		client.ErrUnreachable, client.ErrRefused, client.ErrDenied, client.ErrNotFound, client.ErrInvalid, client.ErrStale,
 		context.Canceled, context.DeadlineExceeded,
@@ -221,7 +229,7 @@ func TestFaults(t *testing.T) {
 			"Run":    func() error { _, err := who.Run(t.Context(), "aa"); return err },
 			"Models": func() error { _, err := who.Models(t.Context()); return err },
 			"Model":  func() error { _, err := who.Model(t.Context(), "aa"); return err },
-			"Export": func() error { return who.Export(t.Context(), client.Model{}, &bytes.Buffer{}) },
+			"Export": func() error { return who.Export(t.Context(), client.Model{Size: 1}, &file{}) },
 		}
 		for name, call := range calls {
 			err := call()
@@ -267,9 +275,9 @@ func TestExport(t *testing.T) {
 		{"in one", []*pb.Chunk{{Size: uint32(n), Data: text}}, ""},
 		{"packed", []*pb.Chunk{{Scheme: uint32(codec.Zstd), Size: uint32(n), Data: packed}}, ""},
 		{"in two", []*pb.Chunk{half, {Offset: 400, Size: uint32(n - 400), Data: text[400:]}}, ""},
-		{"other bytes", []*pb.Chunk{{Size: uint32(n), Data: bytes.ToUpper(text)}}, "what came has the digest"},
-		{"nothing", nil, "what came has the digest"},
-		{"half", []*pb.Chunk{half}, "what came has the digest"},
+		{"other bytes", []*pb.Chunk{{Size: uint32(n), Data: bytes.ToUpper(text)}}, "what came has another digest"},
+		{"nothing", nil, "what came has another digest"},
+		{"half", []*pb.Chunk{half}, "what came has another digest"},
 		{"half twice", []*pb.Chunk{half, half}, "does not continue the download at 400"},
 		{"gap", []*pb.Chunk{half, {Offset: 404, Size: 4, Data: text[:4]}}, "does not continue the download at 400"},
 		{"more", []*pb.Chunk{{Size: uint32(n) + 1, Data: append(bytes.Clone(text), 0)}}, "does not continue the download at 0"},
@@ -278,17 +286,17 @@ func TestExport(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			var out bytes.Buffer
-			err := dial(t, &council{chunks: test.chunks}).Export(t.Context(), m, &out)
-			if test.says == "" && (err != nil || !bytes.Equal(out.Bytes(), text)) {
-				t.Errorf("%v, and %d bytes, want the model", err, out.Len())
+			out := &file{}
+			err := dial(t, &council{chunks: test.chunks}).Export(t.Context(), m, out)
+			if test.says == "" && (err != nil || !bytes.Equal(out.text, text)) {
+				t.Errorf("%v, and %d bytes, want the model", err, len(out.text))
 			}
 			if test.says != "" && (err == nil || !strings.Contains(err.Error(), test.says)) {
 				t.Errorf("%v, want an error that says %q", err, test.says)
 			}
 		})
 	}
-	full := dial(t, &council{chunks: []*pb.Chunk{{Size: uint32(n), Data: text}}}).Export(t.Context(), m, broken{})
+	full := dial(t, &council{chunks: []*pb.Chunk{{Size: uint32(n), Data: text}}}).Export(t.Context(), m, &broken{})
 	if !errors.Is(full, errFull) {
 		t.Errorf("writing to a full disk: %v, want its error", full)
 	}
@@ -296,9 +304,40 @@ func TestExport(t *testing.T) {
 
 var errFull = errors.New("no room")
 
-type broken struct{}
+type broken struct{ file }
 
-func (broken) Write([]byte) (int, error) { return 0, errFull }
+func (*broken) Write([]byte) (int, error) { return 0, errFull }
+
+// file is a file in memory.
+type file struct {
+	text []byte
+	at   int64
+}
+
+func (f *file) Read(p []byte) (int, error) {
+	n := copy(p, f.text[f.at:])
+	f.at += int64(n)
+	if n == 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+func (f *file) Write(p []byte) (int, error) {
+	f.text = append(f.text[:f.at], p...)
+	f.at += int64(len(p))
+	return len(p), nil
+}
+
+func (f *file) Seek(offset int64, _ int) (int64, error) { // it is only ever sought to the start
+	f.at = offset
+	return offset, nil
+}
+
+func (f *file) Truncate(size int64) error {
+	f.text = f.text[:size]
+	return nil
+}
 
 func TestModels(t *testing.T) {
 	id := entry.Digest(bytes.Repeat([]byte{3}, 32))

@@ -93,7 +93,7 @@ func (c *Client) Kept(ctx context.Context, line int64) ([]byte, error) {
 		return nil, c.fault(doing, err)
 	}
 	var out []byte
-	for part, err := range c.download(stream, doing, entry.MaxKept) {
+	for part, err := range c.download(stream, doing, 0, entry.MaxKept) {
 		if err != nil {
 			return nil, err
 		}

@@ -13,8 +13,11 @@ import (
 )
 
 // Bare returns a participant that has neither manifest nor keys and can only follow over a connection that is given to it.
+// It keeps pieces of all downloads, however small.
 func Bare(o Options) *Participant {
-	return assemble(o)
+	p := assemble(o)
+	p.parts.least = 0
+	return p
 }
 
 // Memory is what a member's witness keeps.

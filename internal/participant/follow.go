@@ -26,6 +26,7 @@ type session struct {
 	p      *Participant
 	rounds pb.RoundsClient
 	blobs  pb.BlobsClient
+	alive  func()          // tells that the coordinator is heard from
 	done   map[string]bool // owned by work: keys of tasks that need nothing more of this session
 
 	mu      sync.Mutex // guards what follows
@@ -54,7 +55,8 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 	silence := time.AfterFunc(patience, func() { cancel(errSilent) })
 	defer silence.Stop()
 	s := &session{
-		p: p, rounds: pb.NewRoundsClient(conn), blobs: pb.NewBlobsClient(conn), done: map[string]bool{}, news: make(chan struct{}, 1),
+		p: p, rounds: pb.NewRoundsClient(conn), blobs: pb.NewBlobsClient(conn),
+		alive: func() { silence.Reset(patience) }, done: map[string]bool{}, news: make(chan struct{}, 1),
 	}
 	watch.Go(func() {
 		select {
@@ -82,7 +84,7 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 			if err := p.agree(w.Clock); err != nil {
 				return err
 			}
-			silence.Reset(patience)
+			s.alive()
 			s.hear(w)
 		}
 	})
@@ -250,6 +252,16 @@ func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
 	}
 	for _, i := range w.Invitations { // not consented yet: data was only counted
 		closed[i.Run] = -1
+	}
+	var models [][]byte
+	for _, t := range w.Train {
+		models = append(models, t.Model)
+	}
+	for _, e := range w.Evaluate {
+		models = append(models, e.Model)
+	}
+	if err := p.parts.forget(ctx, models); err != nil {
+		return err
 	}
 	p.plans.forget(closed)
 	p.data.forget(closed)

@@ -76,6 +76,7 @@ type Participant struct {
 	memory *memory // of its witness, if it is one
 	plans  planCache
 	data   *dataCache
+	parts  *parts
 	studio studio
 	epochs *epochs
 	ending chan struct{} // closed when no further task is taken
@@ -131,6 +132,7 @@ func assemble(o Options) *Participant {
 	return &Participant{
 		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now),
 		data: &dataCache{files: o.Data}, epochs: &epochs{blobs: sealed, objects: o.Objects, tray: asked, log: o.Log}, ending: make(chan struct{}),
+		parts: newParts(sealed, o.Objects),
 	}
 }
 
@@ -143,6 +145,9 @@ func (p *Participant) load(ctx context.Context) error {
 		if err := p.memory.load(ctx); err != nil {
 			return err
 		}
+	}
+	if err := p.parts.load(ctx); err != nil {
+		return err
 	}
 	return p.agreed.load(ctx)
 }

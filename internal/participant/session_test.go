@@ -120,14 +120,19 @@ func newMember(t *testing.T) *member {
 	return m
 }
 
-// follow runs a session in a new process, as it were. The function that it returns ends the session and returns its error.
-func (m *member) follow() (end func() error) {
-	m.t.Helper()
-	p := participant.Bare(participant.Options{
+// process returns a new process, as it were.
+func (m *member) process() *participant.Participant {
+	return participant.Bare(participant.Options{
 		Name: "cleveland", Coordinator: "council", Objects: m.disk, KEK: newSealer(m.t, 1), Data: m.data,
 		Policy: m.rules,
 		Log:    zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), m.book, zap.DebugLevel)),
 	})
+}
+
+// follow runs a session in a new process. The function that it returns ends the session and returns its error.
+func (m *member) follow() (end func() error) {
+	m.t.Helper()
+	p := m.process()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"consilium.dev/internal/codec"
@@ -22,65 +23,112 @@ var errStill = errors.New("the download has stood still for " + patience.String(
 // headroom is how many bytes of names and shapes a model's file may have beside its values.
 const headroom = 1 << 20
 
-// fetch downloads a model version and believes it for its digest and layout only.
+// fetch downloads a model version and believes it for its digest and layout only. It goes on with what came of it before; where
+// the whole is then not the model, it begins anew.
 func (s *session) fetch(ctx context.Context, want model.Layout, id []byte, size int64) (*model.Model, error) {
 	if len(id) != len(entry.Digest{}) || size <= 0 || size > 4*int64(want.Len())+headroom {
 		return nil, fmt.Errorf("%w: the announced model cannot be this run's", errNotOurs)
 	}
+	parts := s.p.parts
+	if err := parts.begin(ctx, entry.Digest(id), size); err != nil {
+		return nil, err
+	}
+	log := s.p.log.With(zap.String("model", entry.Digest(id).Short()))
+	before := parts.at()
+	if before > 0 {
+		log.Info("download goes on", zap.Int64("offset", before))
+	}
+	m, err := s.download(ctx, want)
+	if before > 0 && errors.Is(err, errParts) {
+		log.Warn("download begins anew", zap.Error(err))
+		if err := parts.begin(ctx, entry.Digest(id), size); err != nil {
+			return nil, err
+		}
+		m, err = s.download(ctx, want)
+	}
+	return m, err
+}
+
+// download reads the model that parts has begun with, and forgets the parts once they are whole, for better or worse.
+func (s *session) download(ctx context.Context, want model.Layout) (*model.Model, error) {
+	parts := s.p.parts
+	id, size := parts.id, parts.size
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil) // ends the stream on every path
 	still := time.AfterFunc(patience, func() { cancel(errStill) })
 	defer still.Stop()
-	stream, err := s.blobs.Fetch(ctx, &pb.FetchRequest{Model: id})
-	if err != nil {
-		return nil, fmt.Errorf("fetching model %x: %w", id[:6], err)
+	line := &chunkReader{ctx: ctx, blobs: s.blobs, parts: parts, next: func() { still.Reset(patience); s.alive() }}
+	m, err := model.Read(io.MultiReader(parts.open(ctx), line), size)
+	if line.err != nil { // of the line, or of the own disk: what has come is kept
+		return nil, fmt.Errorf("fetching model %s: %w", id.Short(), errors.Join(context.Cause(ctx), line.err))
 	}
-	m, err := model.Read(&chunkReader{stream: stream, size: size, next: func() { still.Reset(patience) }}, size)
-	if err != nil {
-		return nil, fmt.Errorf("fetching model %x: %w", id[:6], errors.Join(context.Cause(ctx), err))
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
-	if m.Digest() != [32]byte(id) {
-		return nil, fmt.Errorf("%w: the model that came is not %x", errNotOurs, id[:6])
+	if e := parts.drop(ctx); e != nil {
+		return nil, e
 	}
-	if !m.Layout.Equal(want) {
-		return nil, fmt.Errorf("%w: model %x has not the layout of the run's plan", errNotOurs, id[:6])
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("fetching model %s: %w: %w", id.Short(), errParts, err)
+	case m.Digest() != id:
+		return nil, fmt.Errorf("%w: %w: the model that came is not %s", errNotOurs, errParts, id.Short())
+	case !m.Layout.Equal(want):
+		return nil, fmt.Errorf("%w: model %s has not the layout of the run's plan", errNotOurs, id.Short())
 	}
 	return m, nil
 }
 
-// chunkReader reads the bytes of a download, whose chunks must follow each other.
+// chunkReader reads the bytes of a download, whose chunks must follow each other, and adds them to its parts. It asks for them
+// when it is first read from, behind what is here already.
 type chunkReader struct {
+	ctx    context.Context
+	blobs  pb.BlobsClient
 	stream grpc.ServerStreamingClient[pb.Chunk]
-	size   int64
+	parts  *parts
 	next   func() // called after each chunk
-	at     int64
 	buf    []byte
 	rest   bytes.Reader
+	err    error // the first one but io.EOF
 }
 
 func (r *chunkReader) Read(dst []byte) (int, error) {
 	for r.rest.Len() == 0 {
-		c, err := r.stream.Recv()
-		if errors.Is(err, io.EOF) && r.at == r.size {
+		at := r.parts.at()
+		c, err := r.recv(at)
+		switch {
+		case errors.Is(err, io.EOF) && at == r.parts.size:
 			return 0, io.EOF
-		}
-		if errors.Is(err, io.EOF) {
-			return 0, io.ErrUnexpectedEOF
+		case errors.Is(err, io.EOF):
+			err = io.ErrUnexpectedEOF
+		case err != nil:
+		case c.Offset != at || c.Size == 0 || c.Size > codec.MaxChunk || at+int64(c.Size) > r.parts.size:
+			err = fmt.Errorf("chunk does not continue the download at %d", at)
+		default:
+			if r.buf, err = codec.Decode(r.buf[:0], codec.Scheme(c.Scheme), c.Data, int(c.Size)); err != nil {
+				err = fmt.Errorf("chunk at %d: %w", at, err)
+			} else {
+				err = r.parts.add(r.ctx, r.buf)
+			}
 		}
 		if err != nil {
+			r.err = err
 			return 0, err
 		}
-		if c.Offset != r.at || c.Size == 0 || c.Size > codec.MaxChunk || r.at+int64(c.Size) > r.size {
-			return 0, fmt.Errorf("chunk does not continue the download at %d", r.at)
-		}
-		if r.buf, err = codec.Decode(r.buf[:0], codec.Scheme(c.Scheme), c.Data, int(c.Size)); err != nil {
-			return 0, fmt.Errorf("chunk at %d: %w", r.at, err)
-		}
 		r.rest.Reset(r.buf)
-		r.at += int64(c.Size)
 		r.next()
 	}
 	return r.rest.Read(dst)
+}
+
+func (r *chunkReader) recv(at int64) (*pb.Chunk, error) {
+	if r.stream == nil {
+		var err error
+		if r.stream, err = r.blobs.Fetch(r.ctx, &pb.FetchRequest{Model: r.parts.id[:], Offset: at}); err != nil {
+			return nil, err
+		}
+	}
+	return r.stream.Recv()
 }
 
 // offer asks whether the update is there already and sends it if it is not. The reason says why it was not taken.
