@@ -1,6 +1,6 @@
 # Every target but lint-more needs Go, make, git and the basic tools of a POSIX system, and nothing else.
 .POSIX:
-.PHONY: all build demo test check generate fuzz soak lint-more clean
+.PHONY: all build demo test check generate fuzz soak simulate reliability lint-more clean
 
 # The same sources give the same bytes, whatever folder and machine they are built on.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags=-buildid=
@@ -45,6 +45,10 @@ SEED = 1
 simulate:
 	go test -c -o bin/simulate ./internal/simulation
 	bin/simulate -seeds $(SEEDS) -seed $(SEED)
+
+# The table of docs/reliability.md, measured here; about an hour.
+reliability:
+	@sh .ci/reliability
 
 # What is too slow, or needs too much, for every change: more linters, the proto style, known vulnerabilities.
 lint-more:
