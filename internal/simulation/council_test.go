@@ -31,7 +31,8 @@ type council struct {
 	tally    *witness.Tally // nil: no witnesses
 	open     bool           // it may append
 	withheld []closing
-	wakes    int // number of the newest wake
+	freed    map[string]freed // the newest closing of each run that was withheld and is released
+	wakes    int              // number of the newest wake
 
 	audit audit
 	shown map[entry.Member]witness.Head // for the judge: what witnesses have shown
@@ -43,6 +44,11 @@ type closing struct {
 	run   string
 	round int
 	line  int64
+}
+
+type freed struct {
+	round int
+	at    time.Time
 }
 
 // sum is the running sum of one try, in memory.
@@ -63,7 +69,7 @@ func (w *world) boot(d *disk) {
 	d.log = d.log.clip()
 	c := &council{
 		w: w, name: fmt.Sprint("council-", w.born), d: d, log: d.log, state: round.New(), seen: map[entry.Member]time.Duration{},
-		audit: newAudit(w), shown: map[entry.Member]witness.Head{},
+		audit: newAudit(w), shown: map[entry.Member]witness.Head{}, freed: map[string]freed{},
 	}
 	w.note("boot", int64(w.born), c.log.size())
 	w.councils = append(w.councils, c)
@@ -103,13 +109,10 @@ func (c *council) beat() {
 // takeOver writes who goes on with the log.
 func (c *council) takeOver() {
 	c.open = true
-	adopt := round.Adopt{Fact: entry.ManifestAdopted{Federation: "f", Epoch: 1, Manifest: entry.Digest{1}}}
-	for _, in := range []round.Input{adopt, round.Boot{Fact: entry.Booted{Coordinator: "council", Instance: c.name}}} {
-		if c.take(in) != nil {
-			return
-		}
+	c.adopt()
+	if c.take(round.Boot{Fact: entry.Booted{Coordinator: "council", Instance: c.name}}) == nil {
+		c.settle()
 	}
-	c.settle()
 }
 
 // end ends the process: what it had in memory is gone.
@@ -251,10 +254,18 @@ func (c *council) sighting(m entry.Member) round.Sighting {
 	return round.Sighting{Last: start.Add(last + c.skew), Connected: c.w.now-last < 15*time.Second}
 }
 
-// released reports whether anybody may hear of a closing.
-func (c *council) released(run string, number int) bool {
-	return c.w.fault == releasesAlone ||
-		!slices.ContainsFunc(c.withheld, func(w closing) bool { return w.run == run && w.round == number })
+// released is the round.Released of the witnesses.
+func (c *council) released(run string, number int) (time.Time, bool) {
+	if c.w.fault == releasesAlone {
+		return time.Time{}, true
+	}
+	if slices.ContainsFunc(c.withheld, func(w closing) bool { return w.run == run && w.round == number }) {
+		return time.Time{}, false
+	}
+	if f := c.freed[run]; f.round == number {
+		return f.at, true
+	}
+	return time.Time{}, true
 }
 
 // visible reports whether everything that was closed may be heard of.
@@ -267,7 +278,7 @@ func (c *council) settle() {
 			return
 		}
 		now := c.time()
-		facts, err := c.state.Decide(now, round.Tick{Held: c.holds, Seen: c.sighting})
+		facts, err := c.state.Decide(now, round.Tick{Held: c.holds, Seen: c.sighting, Released: c.released})
 		if err != nil || i > 100 {
 			c.w.fail("time does not stop having consequences: %v", err)
 		}
@@ -293,7 +304,7 @@ func (c *council) settle() {
 
 // todo returns what should be going on.
 func (c *council) todo() []round.Action {
-	return c.state.Todo(round.View{Now: c.time(), Held: c.holds, Seen: c.sighting})
+	return c.state.Todo(round.View{Now: c.time(), Held: c.holds, Seen: c.sighting, Released: c.released})
 }
 
 // wake lets the process look again after a while: the last one counts.
@@ -318,18 +329,18 @@ func (c *council) publish(actions []round.Action) {
 					mine = append(mine, a)
 				}
 			case round.Ask:
-				if a.Member == m.name && (a.Base == nil || c.released(a.Run, a.Round-1)) {
+				if a.Member == m.name {
 					mine = append(mine, a)
 					c.w.judge.sees(c, a.Model)
 				}
 			case round.Evaluate:
-				if a.Member == m.name && c.released(a.Run, a.Round) {
+				if a.Member == m.name {
 					mine = append(mine, a)
 					c.w.judge.sees(c, a.Model)
 				}
 			}
 		}
-		if len(mine) > 0 {
+		if len(mine) > 0 && c.admits(m) {
 			c.w.send(c.name, string(m.name), func() { m.hear(c, mine) })
 		}
 	}
@@ -346,6 +357,7 @@ func (c *council) create(in round.Create) {
 			return
 		}
 	}
+	in.Limits = c.charter().limits
 	if c.take(in) == nil {
 		c.settle()
 	}
@@ -353,7 +365,7 @@ func (c *council) create(in round.Create) {
 
 // answered takes what a member says that is an input as it stands.
 func (c *council) answered(m *member, in round.Input) {
-	if c.dead || !c.open {
+	if c.dead || !c.open || !c.admits(m) {
 		return
 	}
 	c.seen[m.name] = c.w.now
@@ -364,7 +376,7 @@ func (c *council) answered(m *member, in round.Input) {
 
 // offered takes an upload.
 func (c *council) offered(m *member, in round.Offer, u *update) {
-	if c.dead || !c.open {
+	if c.dead || !c.open || !c.admits(m) {
 		return
 	}
 	c.seen[m.name] = c.w.now

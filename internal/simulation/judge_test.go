@@ -152,6 +152,7 @@ type audit struct {
 	models   map[entry.Digest]int64 // lines that made them
 	closed   map[entry.Digest]bool  // those of them that a round made
 	size     int64
+	epoch    int // of the manifest, counted from 1
 }
 
 func newAudit(w *world) audit {
@@ -165,6 +166,11 @@ func newAudit(w *world) audit {
 func (a *audit) read(c *council, l line) error {
 	a.size++
 	switch f := l.fact.(type) {
+	case entry.ManifestAdopted:
+		if want := a.epoch + 1; a.epoch > 0 && int(f.Epoch) != want {
+			return fmt.Errorf("epoch %d follows %d", f.Epoch, a.epoch)
+		}
+		a.epoch = int(f.Epoch)
 	case entry.RunCreated:
 		a.plans[f.Run], a.newest[f.Run], a.last[f.Run], a.weights[f.Run] = f, f.Model, -1, map[entry.Member]int64{}
 		if f.Plan.Standardize == nil {
@@ -182,6 +188,9 @@ func (a *audit) read(c *council, l line) error {
 		key := accepted{f.Run, try{f.Round, f.Try}, f.Member}
 		if _, twice := a.accepted[key]; twice || a.open[f.Run] != key.try || a.weights[f.Run][f.Member] != f.Weight {
 			return errors.New("accepted twice, out of its try, or with another weight than declared")
+		}
+		if !slices.Contains(c.charter().limits.Members, f.Member) {
+			return errors.New("accepted of somebody whom the manifest does not name")
 		}
 		a.accepted[key] = f.Update
 	case entry.RoundFailed:

@@ -184,7 +184,7 @@ func (m *member) asked(c *council, log chain, o witness.Offer) {
 		m.crash()
 		return
 	}
-	if m.w.fault != cosignsFirst || !m.w.bad(100) {
+	if m.w.fault != cosignsFirst || !m.w.bad(300) {
 		m.head, m.heads = next, append(m.heads, next)
 	}
 	m.w.judge.cosigns(m, log, next)

@@ -71,7 +71,12 @@ func (c *council) cosigned(m *member, h witness.Head) {
 	c.w.note("released", h.Size)
 	c.d.cosigned, c.d.by = h, c.tally.Cosigners(h)
 	c.w.judge.releases(c, h)
-	c.withheld = slices.DeleteFunc(c.withheld, func(w closing) bool { return w.line < h.Size })
+	c.withheld = slices.DeleteFunc(c.withheld, func(w closing) bool {
+		if w.line < h.Size {
+			c.freed[w.run] = freed{max(w.round, c.freed[w.run].round), c.time()}
+		}
+		return w.line < h.Size
+	})
 	c.settle()
 }
 

@@ -1,8 +1,8 @@
 // Package simulation_test runs whole federations in virtual time, each from one seed: the rules of package round over a log with
 // package ledger's promises, a coordinator's loop around them, members that train, keep and offer, and witnesses. The network
 // loses, delays, doubles and reorders messages and falls apart; disks are full, lose what was not synced, and give no answer; clocks
-// jump; programs are killed between any two steps; the coordinator's storage is put back to what it was, and other coordinators
-// run on it or on copies of it. Then the weather turns good, and everything has to come to its end.
+// jump; programs are killed between any two steps; new manifests come, without a member or with it again; the coordinator's storage is
+// put back to what it was, and other coordinators run on it or on copies of it. Then the weather turns good, and everything has to come to its end.
 //
 // Real are the rules (round, witness), the numbers (aggregate, and the digests of model), the lines (entry, in every 64th
 // world) and the Merkle tree. Modelled are network, storage, clocks and processes: what they promise is shown where they live,
@@ -210,7 +210,7 @@ func TestWeather(t *testing.T) {
 	for _, what := range []string{
 		"end killed", "end before a write", "end after a write", "end storage is full", "end no answer", "end another writer",
 		"end no quorum is left", "cut", "clock", "full", "rollback", "second", "member ends", "a member's disk", "witness rolled back",
-		"entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released",
+		"signed", "entry.ManifestAdopted", "entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released",
 	} {
 		if !strings.Contains(out.String(), " "+what) {
 			t.Errorf("it never happens: %s", what)

@@ -4,9 +4,13 @@ import (
 	"slices"
 	"time"
 
+	"consilium.dev/internal/entry"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/witness"
 )
+
+// mostCharters is how many manifests there are at most.
+const mostCharters = 6
 
 // mostSnapshots is how many old copies of storage there are to be put back.
 const mostSnapshots = 5
@@ -29,6 +33,7 @@ const (
 	forgot
 	rival
 	rolledBack
+	amended
 	harms // how many there are
 )
 
@@ -36,7 +41,7 @@ func (h harm) String() string {
 	return [harms]string{
 		"messages lost", "messages late", "messages doubled", "links cut", "clocks set wrong", "disks full", "writes without an answer or refused",
 		"coordinators killed", "members killed", "kept updates lost", "lies of members", "witnesses rolled back", "second coordinators",
-		"storages rolled back",
+		"storages rolled back", "manifests replaced",
 	}[h]
 }
 
@@ -56,7 +61,7 @@ func (w *world) storm() {
 		return
 	}
 	m := pick(w, w.members)
-	switch n := w.chance.IntN(20); {
+	switch n := w.chance.IntN(18); {
 	case n < 2 && len(w.councils) > 0:
 		pick(w, w.councils).end("killed")
 	case n < 5 && m.up:
@@ -95,6 +100,8 @@ func (w *world) storm() {
 		w.second()
 	case n == 16 && w.chance.IntN(2) == 0:
 		w.rollBack()
+	case n == 17 && w.chance.IntN(2) == 0 && len(w.charters) < mostCharters:
+		w.amend()
 	}
 }
 
@@ -174,8 +181,26 @@ func (w *world) clear() bool {
 		m.up = true
 	}
 	w.note("calm")
+	w.replan()
 	w.boot(w.main)
 	return true
+}
+
+// replan has the lead ask anew, of the members that there are now, for what the log that goes on does not have.
+func (w *world) replan() {
+	wishes := w.wishes
+	w.wishes = nil
+	for _, in := range wishes {
+		created := slices.ContainsFunc(w.main.log.lines, func(l line) bool {
+			f, ok := l.fact.(entry.RunCreated)
+			return ok && f.Run == in.Fact.Run
+		})
+		if created {
+			w.wishes = append(w.wishes, in)
+		} else {
+			w.wish(in.Fact.Run, false)
+		}
+	}
 }
 
 // fits reports whether a quorum of the witnesses can go on with what is on a disk.

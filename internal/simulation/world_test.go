@@ -45,7 +45,7 @@ type world struct {
 	names     []entry.Member
 	witnesses []string // by name; none: no rollback protection
 	quorum    int
-	limits    round.Limits
+	charters  []charter      // manifests, oldest first
 	wishes    []round.Create // what the lead asks for, again and again
 
 	main      *disk   // whose council is the right one, if anybody knew
@@ -224,10 +224,7 @@ func (w *world) found() {
 	if w.chance.IntN(4) > 0 {
 		w.choose()
 	}
-	w.limits = round.Limits{
-		Members: w.names, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 1,
-		MaxAbs: 1 << 20, RoundsMax: 10, OpenRuns: 8,
-	}
+	w.sign(w.names)
 	for i := range 1 + w.chance.IntN(2) {
 		w.wish(fmt.Sprint("run-", i), false)
 	}
@@ -254,18 +251,19 @@ func (w *world) choose() {
 
 // wish has the lead ask for a run.
 func (w *world) wish(id string, easy bool) {
+	members := w.newest().limits.Members
 	p := entry.Plan{
 		Name: "p", Trainer: "builtin/logistic", Strategy: entry.Strategy{Name: "fedavg"}, Rounds: 1 + w.chance.IntN(3),
-		Schema: []byte("{}"), Quorum: 1 + w.chance.IntN(len(w.members)), Deadline: entry.Duration(time.Minute), Tries: 1 + w.chance.IntN(3),
+		Schema: []byte("{}"), Quorum: 1 + w.chance.IntN(len(members)), Deadline: entry.Duration(time.Minute), Tries: 1 + w.chance.IntN(3),
 		MaxAbs: 16, Resolution: 1, Grace: entry.Duration(20 * time.Second),
 	}
 	if w.chance.IntN(2) == 0 {
-		p.ReportGoal = p.Quorum + w.chance.IntN(len(w.members)-p.Quorum+1)
+		p.ReportGoal = p.Quorum + w.chance.IntN(len(members)-p.Quorum+1)
 	}
 	if !easy && w.chance.IntN(4) == 0 {
 		p.MaxTime = entry.Duration(10 * time.Minute)
 	}
-	f := entry.RunCreated{Run: id, Request: id, Lead: "ada", Members: w.names, Plan: p}
+	f := entry.RunCreated{Run: id, Request: id, Lead: "ada", Members: members, Plan: p}
 	if w.chance.IntN(2) == 0 {
 		f.Plan.Standardize = &entry.Standardize{MaxAbs: 16}
 	} else {
@@ -273,7 +271,7 @@ func (w *world) wish(id string, easy bool) {
 		f.Model = digestOf(first)
 		f.Initial = &entry.Blob{Plain: f.Model}
 	}
-	w.wishes = append(w.wishes, round.Create{Fact: f, Limits: w.limits})
+	w.wishes = append(w.wishes, round.Create{Fact: f})
 }
 
 // lead asks for the runs. It never knows whether an answer was lost, so it asks again.
