@@ -72,8 +72,27 @@ func TestScripts(t *testing.T) {
 			"sha256":     scriptSHA256,
 			"occupy":     scriptOccupy,
 			"newer":      scriptNewer,
+			"waitfor":    scriptWaitFor,
 		},
 	})
+}
+
+// scriptWaitFor runs a program again and again until what it prints matches.
+func scriptWaitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: waitfor REGEXP PROGRAM [ARG...]")
+	}
+	want := regexp.MustCompile(args[0])
+	var last string
+	for end := time.Now().Add(patienceOfScripts); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if err := ts.Exec(args[1], args[2:]...); err != nil {
+			ts.Logf("%s: %v", args[1], err)
+		}
+		if last = ts.ReadFile("stdout"); want.MatchString(last) {
+			return
+		}
+	}
+	ts.Fatalf("%q does not come to match %q:\n%s", args[1:], args[0], last)
 }
 
 type (

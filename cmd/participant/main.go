@@ -9,6 +9,7 @@ import (
 
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/control"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/participant"
 )
@@ -21,13 +22,15 @@ type config struct {
 		Name    string `yaml:"name"`    // in the manifest
 		Address string `yaml:"address"` // host:port
 	} `yaml:"coordinator"`
+	Control string `yaml:"control"` // Unix socket of the pause, resume, leave and status commands; default: control in the store's folder
+
 	Data   participant.Data   `yaml:"data"`
 	Policy participant.Policy `yaml:"policy"`
 }
 
 func main() {
 	var c config
-	os.Exit(daemon.Main("participant", &c, func(ctx context.Context, env daemon.Env) error { return run(ctx, env, c) }))
+	os.Exit(daemon.Main("participant", &c, func(ctx context.Context, env daemon.Env) error { return run(ctx, env, c) }, commands(&c)...))
 }
 
 func run(ctx context.Context, env daemon.Env, c config) error {
@@ -40,10 +43,15 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 	if err := data.Check(); err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
+	lis, err := control.Listen(c.control(env)) // the store is ours: nobody else listens there
+	if err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
+	defer lis.Close()
 	p, err := participant.New(participant.Options{
 		Name: c.Name, Manifest: parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address,
 		Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers, Objects: parts.Objects, KEK: parts.KEK, Skew: time.Duration(c.Skew),
-		Grace: time.Duration(c.Grace), Data: data, Policy: c.Policy, Tray: env.Path("adopt"), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
+		Control: lis, Grace: time.Duration(c.Grace), Data: data, Policy: c.Policy, Tray: env.Path("adopt"), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
 	})
 	if err != nil {
 		return &daemon.ConfigError{Err: err}

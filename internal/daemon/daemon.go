@@ -83,18 +83,27 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 
 // Main reads the flags and the configuration file into config (a pointer to a struct with yaml tags), runs run until it
 // returns or SIGINT or SIGTERM arrives and it then returns, and gives the exit code, which is [ExitOK] after a signal
-// whatever run returns. An error is logged once, here. A second signal ends the process at once, with [ExitTwice].
-func Main(name string, config any, run func(context.Context, Env) error) int {
-	return start(name, os.Args[1:], os.Stdout, os.Stderr, config, run)
+// whatever run returns. An error is logged once, here. A second signal ends the process at once, with [ExitTwice]. Where the
+// first argument is the name of one of the commands, that is done instead.
+func Main(name string, config any, run func(context.Context, Env) error, commands ...Command) int {
+	return start(name, os.Args[1:], os.Stdout, os.Stderr, config, run, commands...)
 }
 
-func start(name string, args []string, stdout, stderr io.Writer, config any, run func(context.Context, Env) error) int {
+func start(
+	name string, args []string, stdout, stderr io.Writer, config any, run func(context.Context, Env) error, commands ...Command,
+) int {
+	for _, c := range commands {
+		if len(args) > 0 && args[0] == c.Name {
+			return perform(name, c, args[1:], stdout, stderr, config)
+		}
+	}
 	// An own flag set: libraries register flags on the global one.
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	path := flags.String("config", name+".yaml", "configuration `file`")
 	format := flags.String("log-format", "console", "console or json")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
+	flags.Usage = func() { usage(stderr, name, flags, commands) }
 	version := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return ExitOK

@@ -55,6 +55,42 @@ func (p *Participant) Over(ctx context.Context, conn grpc.ClientConnInterface) e
 	return p.over(ctx, conn)
 }
 
+// Standing is what a member's administrator wants.
+type Standing struct{ s *standing }
+
+// OpenStanding returns what an earlier process was told, from its disk.
+func OpenStanding(ctx context.Context, o store.Objects, kek store.Sealer) (Standing, error) {
+	s := Standing{newStanding(blob.New(o, kek), o, time.Now)}
+	return s, s.s.load(ctx)
+}
+
+// Pause pauses.
+func (s Standing) Pause(ctx context.Context, reason string) error { return s.s.pause(ctx, reason) }
+
+// Resume resumes.
+func (s Standing) Resume(ctx context.Context) error { return s.s.resume(ctx) }
+
+// Leave leaves a run.
+func (s Standing) Leave(ctx context.Context, run, reason string) error {
+	_, err := s.s.leave(ctx, run, reason)
+	return err
+}
+
+// Allows reports whether something of a run may be done.
+func (s Standing) Allows(run string) bool { return s.s.allows(run) }
+
+// Reason returns why it is paused, "" where it is not.
+func (s Standing) Reason() string { return s.s.wants().Reason }
+
+// DecodeWill reads what an administrator wants and writes it again.
+func DecodeWill(text []byte) ([]byte, error) {
+	w, err := decodeWill(text)
+	if err != nil {
+		return nil, err
+	}
+	return encodeWill(w)
+}
+
 // Check is the policy's check at start.
 func (p Policy) Check() error { return p.check() }
 

@@ -125,6 +125,7 @@ func (s *session) hear(w *pb.Wanted) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wanted = w
+	s.p.standing.hear(w)
 	select {
 	case s.news <- struct{}{}:
 	default:
@@ -153,14 +154,19 @@ type task struct {
 // of the newest model before its training, or the slowest member would never get to them.
 func (s *session) tasks(w *pb.Wanted) []task {
 	var all []task
-	for _, i := range w.Invitations {
+	for _, run := range openRuns(w) {
+		if l, left := s.p.standing.left(run); left {
+			all = append(all, task{"leave/" + run, "leaving", run, 0, func(ctx context.Context) error { return s.leave(ctx, run, l.Reason) }})
+		}
+	}
+	for _, i := range w.GetInvitations() {
 		all = append(all, task{"consent/" + i.Run, "answering", i.Run, 0, func(ctx context.Context) error { return s.consent(ctx, i) }})
 	}
-	for _, e := range w.Evaluate {
+	for _, e := range w.GetEvaluate() {
 		key := fmt.Sprintf("evaluate/%s/%d", e.Run, e.Round)
 		all = append(all, task{key, "evaluating", e.Run, e.Round, func(ctx context.Context) error { return s.evaluate(ctx, e) }})
 	}
-	for _, t := range w.Train {
+	for _, t := range w.GetTrain() {
 		// What was accepted before a crash of the coordinator is another task than what has not been offered yet.
 		key := fmt.Sprintf("train/%s/%d/%d/%x", t.Run, t.Round, t.Try, t.Accepted)
 		all = append(all, task{key, "training", t.Run, t.Round, func(ctx context.Context) error { return s.train(ctx, t) }})
@@ -171,6 +177,7 @@ func (s *session) tasks(w *pb.Wanted) []task {
 // work does what is wanted, one task at a time, and looks at the newest wants after each. When the participant ends it takes no
 // further task.
 func (s *session) work(ctx context.Context) error {
+	changed := s.p.standing.changes()
 	for {
 		select {
 		case <-ctx.Done():
@@ -178,9 +185,15 @@ func (s *session) work(ctx context.Context) error {
 		case <-s.p.ending:
 			return errEnding
 		case <-s.news:
+		case <-changed:
 		}
+		changed = s.p.standing.changes() // what changes from here on is found by the next turn
 		for s.p.goesOn() {
+			s.p.heed()
 			w, t, ok := s.next()
+			if w == nil { // only the administrator has spoken yet
+				break
+			}
 			if err := s.p.forget(ctx, w); err != nil {
 				return err
 			}
@@ -199,23 +212,42 @@ func (s *session) next() (*pb.Wanted, task, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.tasks(s.wanted) {
-		if !s.done[t.key] {
+		if !s.done[t.key] && s.allows(t) {
 			return s.wanted, t, true
 		}
 	}
 	return s.wanted, task{}, false
 }
 
-// do runs a task until it is done or not wanted any more. Its error ends the session.
+// allows reports whether the administrator lets a task be done now. A pause does not keep a run from being left.
+func (s *session) allows(t task) bool { return t.doing == "leaving" || s.p.standing.allows(t.of) }
+
+// do runs a task until it is done or not wanted any more, by the coordinator or by the administrator. Its error ends the session.
 func (s *session) do(session context.Context, t task) error {
 	ctx, cancel := context.WithCancel(session)
+	var watch sync.WaitGroup
+	defer watch.Wait()
 	defer cancel()
+	watch.Go(func() {
+		for {
+			changed := s.p.standing.changes()
+			if !s.allows(t) {
+				cancel()
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	s.mu.Lock()
 	s.current, s.cancel = t.key, cancel
 	s.mu.Unlock()
 	s.p.desk.set(t.doing, t.of, t.round)
 	err := t.run(ctx)
-	s.p.desk.set("idle", "", 0)
+	s.p.rest()
 	s.mu.Lock()
 	unwanted := ctx.Err() != nil
 	s.current, s.cancel = "", nil
@@ -242,7 +274,9 @@ func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
 	}
 	closed := map[string]int{}
 	for _, r := range w.Progress {
-		if !r.Ended {
+		if _, left := p.standing.left(r.Run); left {
+			delete(p.known, r.Run)
+		} else if !r.Ended {
 			closed[r.Run] = int(r.Closed)
 			p.known[r.Run] = true
 		} else if p.known[r.Run] {

@@ -21,11 +21,13 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/blob"
+	"consilium.dev/internal/control"
 	"consilium.dev/internal/dialect"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/skew"
@@ -64,6 +66,7 @@ type Options struct {
 	Now         func() time.Time // nil: the clock
 	Version     string           // of the program
 	Speech      dialect.Speech   // of its calls; zero: what a program of this version speaks
+	Control     net.Listener     // where the member's own administrator speaks, as control.Listen makes it; nil: nowhere. Run closes it
 	Grace       time.Duration    // how long Run goes on after ctx has ended, to finish the task under way; 0: not at all
 }
 
@@ -82,8 +85,10 @@ type Participant struct {
 	ending chan struct{} // closed when no further task is taken
 	sent   sentLog
 	desk   *desk
-	known  map[string]bool // runs that this process saw open and this member takes part in; owned by the session's worker
-	class  atomic.Uint32   // attest.Class of the last refusal by either side
+	// standing is what the member's own administrator wants
+	standing *standing
+	known    map[string]bool // runs that this process saw open and this member takes part in; owned by the session's worker
+	class    atomic.Uint32   // attest.Class of the last refusal by either side
 }
 
 // New checks the options. It reads and writes nothing.
@@ -130,7 +135,7 @@ func assemble(o Options) *Participant {
 		asked.folder = o.Tray
 	}
 	return &Participant{
-		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now),
+		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now), standing: newStanding(sealed, o.Objects, o.Now),
 		data: &dataCache{files: o.Data}, epochs: &epochs{blobs: sealed, objects: o.Objects, tray: asked, log: o.Log}, ending: make(chan struct{}),
 		parts: newParts(sealed, o.Objects),
 	}
@@ -146,7 +151,7 @@ func (p *Participant) load(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := p.parts.load(ctx); err != nil {
+	if err := errors.Join(p.parts.load(ctx), p.standing.load(ctx)); err != nil {
 		return err
 	}
 	return p.agreed.load(ctx)
@@ -168,8 +173,20 @@ func (p *Participant) Run(ctx context.Context) error {
 		close(p.ending)
 		time.AfterFunc(p.o.Grace, cut)
 	})()
+	p.rest()
+	if w := p.standing.wants(); w.Paused {
+		p.log.Warn("paused by its administrator", zap.String("reason", w.Reason), zap.Time("since", w.Since))
+	}
+	listen, hush := context.WithCancel(work)
+	var administrator errgroup.Group
+	if p.o.Control != nil {
+		administrator.Go(func() error {
+			return control.Serve(listen, p.o.Control, func(q control.Question) (any, error) { return p.told(listen, q) })
+		})
+	}
 	err := p.stay(ctx, work)
-	return errors.Join(err, p.finish(work))
+	hush()
+	return errors.Join(err, p.finish(work), administrator.Wait())
 }
 
 // goesOn reports whether further tasks are taken.
@@ -246,6 +263,8 @@ func (p *Participant) pause(ctx context.Context, d time.Duration) error {
 	ask := time.NewTicker(askEvery)
 	defer ask.Stop()
 	for {
+		changed := p.standing.changes()
+		p.heed()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -255,6 +274,7 @@ func (p *Participant) pause(ctx context.Context, d time.Duration) error {
 			if p.epochs.answered() {
 				return nil
 			}
+		case <-changed:
 		case <-p.studio.finished():
 			if _, err := p.keep(ctx); err != nil && !errors.Is(err, errNotOurs) {
 				return err

@@ -23,7 +23,7 @@ type desk struct {
 	doing   string     // as in pb.TellRequest
 	run     string
 	round   int32
-	since   time.Time
+	from    time.Time // since when
 	steps   int
 	of      int
 	step    time.Time     // last one of the trainer
@@ -34,7 +34,7 @@ func newDesk(now func() time.Time) *desk {
 	if now == nil {
 		now = time.Now
 	}
-	return &desk{now: now, doing: "idle", since: now(), changed: make(chan struct{})}
+	return &desk{now: now, doing: "idle", from: now(), changed: make(chan struct{})}
 }
 
 // set says what is done from now on.
@@ -45,9 +45,17 @@ func (d *desk) set(doing, run string, round int32) {
 		return
 	}
 	now := d.now()
-	d.doing, d.run, d.round, d.since, d.steps, d.of, d.step = doing, run, round, now, 0, 0, now
+	d.doing, d.run, d.round, d.from, d.steps, d.of, d.step = doing, run, round, now, 0, 0, now
 	close(d.changed)
 	d.changed = make(chan struct{})
+}
+
+// since says that doing lasts since then.
+func (d *desk) since(doing string, at time.Time) {
+	d.set(doing, "", 0)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.from = at
 }
 
 // progress says that so many steps of the training are done. The training may have outlived the session that set it.
@@ -62,7 +70,7 @@ func (d *desk) read() (*pb.TellRequest, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.now()
-	q := &pb.TellRequest{Doing: d.doing, Run: d.run, Round: d.round, ForUs: max(now.Sub(d.since), 0).Microseconds()}
+	q := &pb.TellRequest{Doing: d.doing, Run: d.run, Round: d.round, ForUs: max(now.Sub(d.from), 0).Microseconds()}
 	if d.doing == "training" {
 		q.Steps, q.Of, q.StillUs = int64(d.steps), int64(d.of), max(now.Sub(d.step), 0).Microseconds()
 	}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"consilium.dev/internal/control"
+	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/participant"
+)
+
+// schema names the form of what --output json prints. Fields are added under it, never renamed or given a new meaning.
+const schema = "consilium.participant/1"
+
+// control returns the socket over which the daemon's administrator speaks.
+func (c *config) control(env daemon.Env) string {
+	if c.Control != "" {
+		return env.Path(c.Control)
+	}
+	_, folder, _ := strings.Cut(env.URI(c.Store), ":")
+	return filepath.Join(folder, "control")
+}
+
+// commands returns what the member's own administrator can tell the daemon. They speak to it over its socket, which only the
+// user that it runs as can open.
+func commands(c *config) []daemon.Command {
+	var reason, output string
+	var all bool
+	text := func(f *flag.FlagSet) {
+		f.StringVar(&reason, "reason", "", "why, at most 200 bytes: for the log, and where a run is left for the other members too")
+	}
+	form := func(f *flag.FlagSet) { f.StringVar(&output, "output", "text", "text or json") }
+	verb := func(name, args, short string, flags func(*flag.FlagSet), question func([]string) (control.Question, error)) daemon.Command {
+		return daemon.Command{
+			Name: name, Args: args, Short: short, Flags: func(f *flag.FlagSet) { form(f); flags(f) },
+			Run: func(ctx context.Context, env daemon.Env, args []string, stdout io.Writer) error {
+				q, err := question(args)
+				if err == nil && output != "text" && output != "json" {
+					err = fmt.Errorf("--output %q: want text or json", output)
+				}
+				if err != nil {
+					return &daemon.ConfigError{Err: err}
+				}
+				q.Verb, q.Reason = name, reason
+				return say(ctx, c.control(env), q, output, stdout)
+			},
+		}
+	}
+	none := func(args []string) (control.Question, error) {
+		if len(args) > 0 {
+			return control.Question{}, fmt.Errorf("unexpected argument %q", args[0])
+		}
+		return control.Question{}, nil
+	}
+	return []daemon.Command{
+		verb("status", "", "Say what the daemon does, and which runs are open", func(*flag.FlagSet) {}, none),
+		verb("pause", "", "Stop at once what is done for any run, and take nothing new, until resume", text, none),
+		verb("resume", "", "Undo pause", func(*flag.FlagSet) {}, none),
+		verb("leave", "[RUN]", "Withdraw from a run for ever, or with --all from all that are open", func(f *flag.FlagSet) {
+			text(f)
+			f.BoolVar(&all, "all", false, "leave every open run")
+		}, func(args []string) (control.Question, error) {
+			switch {
+			case all && len(args) == 0:
+				return control.Question{}, nil
+			case all || len(args) != 1 || args[0] == "":
+				return control.Question{}, errors.New("leave takes one run's id, or --all; participant status shows the runs")
+			}
+			return control.Question{Run: args[0]}, nil
+		}),
+	}
+}
+
+// say asks the daemon and prints its answer.
+func say(ctx context.Context, socket string, q control.Question, output string, stdout io.Writer) error {
+	data, err := control.Ask(ctx, socket, q)
+	if errors.Is(err, control.ErrAbsent) {
+		return &daemon.AbsentError{Err: fmt.Errorf("%w (a daemon that is not running does nothing for any run; start it, then repeat the command)", err)}
+	}
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(struct {
+			Schema string          `json:"schema"`
+			Kind   string          `json:"kind"`
+			Data   json.RawMessage `json:"data"`
+		}{schema, "participant." + q.Verb, data})
+	}
+	var s participant.Status
+	if err := json.Unmarshal(data, &s); err != nil {
+		return fmt.Errorf("the daemon's answer: %w", err)
+	}
+	_, err = io.WriteString(stdout, words(q.Verb, s))
+	return err
+}
+
+// words says an answer to a person.
+func words(verb string, s participant.Status) string {
+	switch verb {
+	case "pause":
+		return fmt.Sprintf("%s is paused; undo it with participant resume\n", s.Name)
+	case "resume":
+		return fmt.Sprintf("%s goes on\n", s.Name)
+	case "leave":
+		if len(s.Left) == 0 {
+			return "no run is open: nothing was left\n"
+		}
+		return fmt.Sprintf("%s has left %s; the coordinator is told when it is there\n", s.Name, strings.Join(s.Left, ", "))
+	}
+	var b strings.Builder
+	ago := func(t time.Time) string { return max(s.Now.Sub(t), 0).Round(time.Second).String() }
+	fmt.Fprintf(&b, "member       %s\n", s.Name)
+	if s.Heard.IsZero() {
+		b.WriteString("coordinator  not heard since the start\n")
+	} else {
+		fmt.Fprintf(&b, "coordinator  heard %s ago\n", ago(s.Heard))
+	}
+	fmt.Fprintf(&b, "does         %s for %s", s.Doing, ago(s.Since))
+	if s.Run != "" {
+		fmt.Fprintf(&b, ", round %d of run %s", s.Round, s.Run)
+	}
+	if s.Of > 1 {
+		fmt.Fprintf(&b, ", step %d of %d, the last %s ago", s.Steps, s.Of, ago(s.Progress))
+	}
+	b.WriteString("\n")
+	if s.Reason != "" {
+		fmt.Fprintf(&b, "reason       %s\n", s.Reason)
+	}
+	for _, run := range s.Runs {
+		fmt.Fprintf(&b, "open run     %s\n", run)
+	}
+	for _, run := range s.Left {
+		fmt.Fprintf(&b, "left run     %s\n", run)
+	}
+	return b.String()
+}
