@@ -36,6 +36,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"iter"
+	"path"
 
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/store"
@@ -111,6 +113,26 @@ func (b *Blobs) ReadAll(ctx context.Context, ref entry.Blob, limit int64) ([]byt
 	return text, nil
 }
 
+// Stored yields the digests by whose ciphertexts the stored blobs are named, ascending. An object among them whose name no blob has
+// is left out: it is none of ours.
+func (b *Blobs) Stored(ctx context.Context) iter.Seq2[entry.Digest, error] {
+	return func(yield func(entry.Digest, error) bool) {
+		for name, err := range b.objects.List(ctx, blobFolder) {
+			if err != nil {
+				yield(entry.Digest{}, fmt.Errorf("listing blobs: %w", err))
+				return
+			}
+			var d entry.Digest
+			if d.UnmarshalText([]byte(path.Base(name))) != nil || nameOf(entry.Blob{Sealed: d}) != name {
+				continue
+			}
+			if !yield(d, nil) {
+				return
+			}
+		}
+	}
+}
+
 // Delete removes a blob; one that does not exist is no error.
 func (b *Blobs) Delete(ctx context.Context, ref entry.Blob) error {
 	return b.objects.Delete(ctx, nameOf(ref))
@@ -157,10 +179,12 @@ func (b *Blobs) DeleteNamed(ctx context.Context, name string) error {
 
 func namedContext(name string) []byte { return []byte("consilium.named/1\n" + name) }
 
+const blobFolder = "blob/"
+
 // nameOf returns the name of a blob's object. Its first two digits spread the objects over 256 folders.
 func nameOf(ref entry.Blob) string {
 	d := ref.Sealed.String()
-	return "blob/" + d[:2] + "/" + d
+	return blobFolder + d[:2] + "/" + d
 }
 
 // counter counts the bytes that are written to it.

@@ -232,6 +232,11 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 	if err := l.replay(ctx); err != nil {
 		return nil, attest.Appraisal{}, orRestore(err)
 	}
+	found, err := orphans(ctx, c.blobs, l.named)
+	if err != nil {
+		return nil, attest.Appraisal{}, err
+	}
+	l.named, l.orphans = nil, found
 	if err := l.clocks.behind(l.state.Newest()); err != nil {
 		return nil, attest.Appraisal{}, err
 	}
@@ -314,6 +319,8 @@ func (c *Coordinator) takeOver(ctx context.Context, l *loop, since time.Time) (a
 			return attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
 		}
 	}
+	l.sweep(ctx, c.blobs, l.orphans)
+	l.orphans = nil
 	return self, nil
 }
 
@@ -322,7 +329,7 @@ func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine,
 		presence: newPresence(c.o.Now), clocks: newClocks(c.o.Now, c.o.Skew),
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
-		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume), studies: map[string]study{}, results: make(chan combined),
+		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume), studies: map[string]study{}, named: map[entry.Digest]bool{}, results: make(chan combined),
 		wake: time.NewTimer(time.Hour), closings: map[closing]int64{},
 	}
 	l.wanted.Store(&news{of: nil, changed: make(chan struct{})})

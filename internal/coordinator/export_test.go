@@ -62,3 +62,6 @@ var ErrEpoch = errEpoch
 func (c *Coordinator) DecideAs(ctx context.Context, epoch uint64, in round.Input) error {
 	return c.epochs.loop.decide(context.WithValue(ctx, peerKey{}, transport.Peer{Epoch: epoch}), in)
 }
+
+// Orphans returns the blobs that are stored and not named.
+var Orphans = orphans

@@ -59,7 +59,9 @@ type loop struct {
 	results chan combined
 	running int // combinations that have begun and are not finished
 	wake    *time.Timer
-	stale   bool // something has changed since the loop last settled
+	named   map[entry.Digest]bool // ciphertexts of the blobs that facts name; nil once the log is replayed
+	orphans []entry.Blob          // to be deleted once our boot is written
+	stale   bool                  // something has changed since the loop last settled
 	// While untimely nothing is written, and outcomes of combinations wait in parked. See clock.go.
 	untimely bool
 	parked   []combined
@@ -146,6 +148,9 @@ func (l *loop) replay(ctx context.Context) error {
 		}
 		if err := l.apply(position, line.At, line.Fact); err != nil {
 			return fmt.Errorf("log entry %d: %w", position, err)
+		}
+		for _, b := range entry.Blobs(line.Fact) {
+			l.named[b.Sealed] = true
 		}
 		position++
 	}
