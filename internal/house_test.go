@@ -37,7 +37,7 @@ var floors = [][]string{
 		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file", "internal/skew", "internal/witness",
 	},
 	3: {
-		"internal/transport", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/control", "internal/identity", "internal/dialect",
+		"internal/transport", "internal/keyring", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/control", "internal/identity", "internal/dialect",
 		"internal/attest/simulated",
 	},
 	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/attest/platform"},

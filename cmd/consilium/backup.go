@@ -95,6 +95,9 @@ func (a *app) emitCopy(kind, verb, folder string, c backup.Contents) error {
 		} else {
 			w.printf("log %s with %d lines, root hash %s\n", name(c.Origin), c.Size, c.Root)
 		}
+		if c.Key != "" {
+			w.printf("its key-encryption key is %s\n", name(c.Key))
+		}
 		w.printf("as of %s\n", c.Made.Format(time.RFC3339))
 	})
 }

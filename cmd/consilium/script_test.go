@@ -303,9 +303,9 @@ func scriptWaitLog(ts *testscript.TestScript, neg bool, args []string) {
 
 // scriptSignal sends a process INT, TERM or KILL and does not wait.
 func scriptSignal(ts *testscript.TestScript, neg bool, args []string) {
-	signals := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}
+	signals := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL, "HUP": syscall.SIGHUP}
 	if neg || len(args) != 2 || signals[args[0]] == 0 {
-		ts.Fatalf("usage: signal INT|TERM|KILL NAME")
+		ts.Fatalf("usage: signal INT|TERM|KILL|HUP NAME")
 	}
 	ts.Check(running(ts, args[1]).cmd.Process.Signal(signals[args[0]]))
 }

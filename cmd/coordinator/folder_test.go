@@ -22,6 +22,7 @@ import (
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/identity"
 	"consilium.dev/internal/keyfile"
+	"consilium.dev/internal/keyring"
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/store/dir"
@@ -310,9 +311,11 @@ func (f *federation) replay() log {
 	kek, err := file.Open(f.path("council", "kek.json"))
 	f.must(err)
 	ctx := context.Background()
-	key, err := ledger.OpenKey(ctx, d, kek, "consilium.dev/four-hospitals")
+	ring, err := keyring.Open(ctx, keyring.Config{Objects: d, Key: keyring.Key{URI: "file:kek.json", AEAD: kek}})
 	f.must(err)
-	l, err := ledger.Open(ctx, ledger.Config{Objects: d, Head: d, Sealer: kek, Key: key})
+	key, err := ledger.OpenKey(ctx, d, ring, "consilium.dev/four-hospitals")
+	f.must(err)
+	l, err := ledger.Open(ctx, ledger.Config{Objects: d, Head: d, Sealer: ring, Key: key})
 	f.must(err)
 	var out log
 	named := map[string]bool{}

@@ -37,7 +37,7 @@ func main() {
 }
 
 func run(ctx context.Context, env daemon.Env, c config) error {
-	parts, err := c.Open(env, attest.Coordinator)
+	parts, err := c.Open(ctx, env, attest.Coordinator)
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
@@ -64,5 +64,10 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
+	defer parts.FollowKEK(ctx, env, func() (setup.Enclave, error) {
+		var again config
+		err := env.Reread(&again)
+		return again.Enclave, err
+	})()
 	return server.Run(ctx, lis)
 }

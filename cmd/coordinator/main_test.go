@@ -55,7 +55,7 @@ func stopping(at string) int {
 	}
 	var c config
 	return daemon.Main("coordinator", &c, func(ctx context.Context, env daemon.Env) error {
-		parts, err := c.Open(env, attest.Coordinator)
+		parts, err := c.Open(ctx, env, attest.Coordinator)
 		if err != nil {
 			return err
 		}

@@ -34,7 +34,7 @@ func main() {
 }
 
 func run(ctx context.Context, env daemon.Env, c config) error {
-	parts, err := c.Open(env, attest.Participant)
+	parts, err := c.Open(ctx, env, attest.Participant)
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
@@ -56,5 +56,10 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
+	defer parts.FollowKEK(ctx, env, func() (setup.Enclave, error) {
+		var again config
+		err := env.Reread(&again)
+		return again.Enclave, err
+	})()
 	return p.Run(ctx)
 }

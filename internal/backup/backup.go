@@ -42,6 +42,7 @@ import (
 	"time"
 
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/keyring"
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/store/dir"
@@ -201,6 +202,9 @@ func (c *copying) copy(ctx context.Context) (Contents, error) {
 			return Contents{}, fmt.Errorf("the store holds nothing yet: %w", store.ErrNotExist)
 		}
 		made.Objects, made.Shared = len(c.done), c.shared
+		if made.Key, err = c.key(ctx); err != nil {
+			return Contents{}, err
+		}
 		for _, o := range c.done {
 			made.Bytes += o.size
 		}
@@ -226,6 +230,29 @@ func (c *copying) prune(ctx context.Context, needed []string) error {
 		delete(c.done, name)
 	}
 	return nil
+}
+
+// key returns the URI of the key-encryption key under which the copy's newest keyring rests, "" if there is none.
+func (c *copying) key(ctx context.Context) (string, error) {
+	newest := ""
+	for name := range c.done {
+		if strings.HasPrefix(name, "keyring/") {
+			newest = max(newest, name)
+		}
+	}
+	if newest == "" {
+		return "", nil
+	}
+	r, err := c.target.Get(ctx, newest)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return "", fmt.Errorf("object %s: %w", newest, err)
+	}
+	return keyring.URIOf(newest, text)
 }
 
 func ofLog(name string) bool {

@@ -40,6 +40,7 @@ type Env struct {
 	Log *zap.Logger
 
 	dir  string
+	path string       // of the configuration file
 	last **zap.Logger // the log that has the last word
 }
 
@@ -49,6 +50,17 @@ func (e Env) Path(p string) string {
 		return p
 	}
 	return filepath.Join(e.dir, p)
+}
+
+// Reread reads the configuration file again, into another struct of the same type.
+func (e Env) Reread(config any) error { return load(e.path, config) }
+
+// Hangups returns a channel that gets a value after SIGHUP, and a function that ends that. Signals that arrive before the last one
+// was taken count as one.
+func Hangups() (<-chan os.Signal, func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	return signals, func() { signal.Stop(signals) }
 }
 
 // URI returns "scheme:path" with its path made relative to the configuration's folder, as Path does.
@@ -129,7 +141,7 @@ func start(
 	}
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	err = run(ctx, Env{Log: log, dir: filepath.Dir(*path), last: &log})
+	err = run(ctx, Env{Log: log, dir: filepath.Dir(*path), path: *path, last: &log})
 	var usage *ConfigError
 	switch {
 	case errors.As(err, &usage):

@@ -18,6 +18,9 @@ var (
 	ErrExist    = errors.New("exists already")
 	ErrConflict = errors.New("another writer was faster")
 	ErrFull     = errors.New("storage is full")
+
+	// ErrUnavailable says that a service, a key-encryption key's say, does not answer now and may later.
+	ErrUnavailable = errors.New("does not answer")
 )
 
 // Objects holds immutable named byte strings. Names are those that [CheckName] accepts; anything else is an error. A name

@@ -3,8 +3,10 @@
 package setup
 
 import (
+	"context"
 	"crypto"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,10 +15,10 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/attest/platform"
-	"consilium.dev/internal/blob/kms/file"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/identity"
+	"consilium.dev/internal/keyring"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/store/dir"
@@ -30,15 +32,16 @@ const maxSkew = time.Hour
 
 // Enclave is what both daemons' configurations begin with. Paths are relative to the configuration's folder.
 type Enclave struct {
-	Name     string         `yaml:"name"`     // in the manifest
-	Manifest string         `yaml:"manifest"` // the signed envelope, manifest.dsse.json
-	Anchor   string         `yaml:"anchor"`   // the manifest's digest, 64 hex digits
-	Identity string         `yaml:"identity"` // identity key, "file:PATH"
-	Platform string         `yaml:"platform"` // "simulated:PATH"
-	Store    string         `yaml:"store"`    // "dir:PATH"
-	KEK      string         `yaml:"kek"`      // key-encryption key, "file:PATH"
-	Skew     entry.Duration `yaml:"skew"`     // most that clocks of two sides may differ; default skew.Default
-	Swap     string         `yaml:"swap"`     // if memory may be swapped: "warn" (also if absent) or "refuse"
+	Name     string         `yaml:"name"`         // in the manifest
+	Manifest string         `yaml:"manifest"`     // the signed envelope, manifest.dsse.json
+	Anchor   string         `yaml:"anchor"`       // the manifest's digest, 64 hex digits
+	Identity string         `yaml:"identity"`     // identity key, "file:PATH"
+	Platform string         `yaml:"platform"`     // "simulated:PATH"
+	Store    string         `yaml:"store"`        // "dir:PATH"
+	KEK      string         `yaml:"kek"`          // key-encryption key, "file:PATH"
+	Previous string         `yaml:"kek_previous"` // the key-encryption key before that one, until the change is done
+	Skew     entry.Duration `yaml:"skew"`         // most that clocks of two sides may differ; default skew.Default
+	Swap     string         `yaml:"swap"`         // if memory may be swapped: "warn" (also if absent) or "refuse"
 
 	Grace entry.Duration `yaml:"grace"` // how long the program goes on after SIGINT or SIGTERM, to finish what it does; Open puts the default in
 }
@@ -56,14 +59,15 @@ type Parts struct {
 	Attester attest.Attester
 	Objects  store.Objects
 	Head     store.Head
-	KEK      store.Sealer
-	Close    func() error // of the storage
+	KEK      store.Sealer  // Ring, for whoever seals
+	Ring     *keyring.Ring // rests under the key-encryption key
+	Close    func() error  // of the storage
 }
 
 // Open opens everything for a program of that office. A participant takes a first manifest only with the signature of its
 // own member's governance key. Name and identity key must be those that the manifest gives the office, since every peer would
 // refuse others.
-func (c *Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
+func (c *Enclave) Open(ctx context.Context, env daemon.Env, office attest.Office) (*Parts, error) {
 	switch {
 	case c.Grace == 0:
 		c.Grace = defaultGrace
@@ -101,14 +105,7 @@ func (c *Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
 		return nil, fmt.Errorf("platform: %w", err)
 	}
 	memory.Tell(env.Simulated(p.Attester.Simulated()))
-	scheme, path, _ := strings.Cut(env.URI(c.KEK), ":")
-	if scheme != "file" {
-		return nil, fmt.Errorf("kek: %q: want file:PATH", c.KEK)
-	}
-	if p.KEK, err = file.Open(path); err != nil {
-		return nil, fmt.Errorf("kek: %w", err)
-	}
-	scheme, path, _ = strings.Cut(env.URI(c.Store), ":")
+	scheme, path, _ := strings.Cut(env.URI(c.Store), ":")
 	if scheme != "dir" {
 		return nil, fmt.Errorf("store: %q: want dir:PATH", c.Store)
 	}
@@ -117,6 +114,10 @@ func (c *Enclave) Open(env daemon.Env, office attest.Office) (*Parts, error) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	p.Objects, p.Head, p.Close = d, d, d.Close
+	if p.Ring, err = c.openRing(ctx, env, d, p.Attester); err != nil {
+		return nil, errors.Join(fmt.Errorf("kek: %w", err), d.Close())
+	}
+	p.KEK = p.Ring
 	return &p, nil
 }
 

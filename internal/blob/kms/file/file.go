@@ -8,6 +8,7 @@ package file
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,6 +21,9 @@ import (
 	"consilium.dev/internal/keyfile"
 	"consilium.dev/internal/store"
 )
+
+// Unwraps says who can open what the key has sealed, for the log.
+const Unwraps = "whoever reads the file; with a disk that the host reads, the host's owner"
 
 // Create makes a new key and writes it to path, synced and with mode 0600. A file that is there already is left as it is and
 // [store.ErrExist] returned. A crash leaves the whole key or none.
@@ -41,7 +45,7 @@ func Create(path string) error {
 }
 
 // Open returns the key in the file at path. It refuses a file that its group or others may read or write.
-func Open(path string) (store.Sealer, error) {
+func Open(path string) (*Key, error) {
 	text, err := keyfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("key file %s: %w", path, store.ErrNotExist)
@@ -56,11 +60,35 @@ func Open(path string) (store.Sealer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key file %s holds no AEAD key: %w", path, err)
 	}
-	return &sealer{key}, nil
+	return &Key{key, h}, nil
 }
 
-// sealer is a key of Tink in the words of package store.
-type sealer struct{ key tink.AEAD }
+// Key is a key that is in memory. It is a [store.Sealer], the key-encryption key of a keyring, and safe for concurrent use.
+type Key struct {
+	key    tink.AEAD
+	handle *keyset.Handle
+}
 
-func (s *sealer) Seal(plaintext, ad []byte) ([]byte, error)  { return s.key.Encrypt(plaintext, ad) }
-func (s *sealer) Open(ciphertext, ad []byte) ([]byte, error) { return s.key.Decrypt(ciphertext, ad) }
+var (
+	_ store.Sealer         = (*Key)(nil)
+	_ tink.AEADWithContext = (*Key)(nil)
+)
+
+// Handle returns the keys themselves.
+func (k *Key) Handle() *keyset.Handle { return k.handle }
+
+// Seal is that of [store.Sealer].
+func (k *Key) Seal(plaintext, ad []byte) ([]byte, error) { return k.key.Encrypt(plaintext, ad) }
+
+// Open is that of [store.Sealer].
+func (k *Key) Open(ciphertext, ad []byte) ([]byte, error) { return k.key.Decrypt(ciphertext, ad) }
+
+// EncryptWithContext is that of [tink.AEADWithContext]. It does not wait for anything.
+func (k *Key) EncryptWithContext(_ context.Context, plaintext, ad []byte) ([]byte, error) {
+	return k.Seal(plaintext, ad)
+}
+
+// DecryptWithContext is that of [tink.AEADWithContext]. It does not wait for anything.
+func (k *Key) DecryptWithContext(_ context.Context, ciphertext, ad []byte) ([]byte, error) {
+	return k.Open(ciphertext, ad)
+}

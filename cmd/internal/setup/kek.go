@@ -1,0 +1,132 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"go.uber.org/zap"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/blob/kms/file"
+	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/keyring"
+	"consilium.dev/internal/store"
+)
+
+// longestWait is the longest pause between two questions to a key-encryption key that does not answer at start.
+const longestWait = time.Minute
+
+// key opens a key-encryption key, and says who can open what it has sealed.
+func (c Enclave) key(env daemon.Env, uri string, _ attest.Attester) (keyring.Key, string, error) {
+	scheme, _, _ := strings.Cut(uri, ":")
+	switch scheme {
+	case "file":
+		_, path, _ := strings.Cut(env.URI(uri), ":")
+		k, err := file.Open(path)
+		if err != nil {
+			return keyring.Key{}, "", err
+		}
+		return keyring.Key{URI: uri, AEAD: k, Old: k.Handle()}, file.Unwraps, nil
+	}
+	return keyring.Key{}, "", fmt.Errorf("%q: want file:PATH", uri)
+}
+
+// keys opens what the configuration names. That the previous key cannot be opened any more is no error before it is needed.
+func (c Enclave) keys(env daemon.Env, a attest.Attester, log *zap.Logger) (keyring.Config, error) {
+	var out keyring.Config
+	key, unwraps, err := c.key(env, c.KEK, a)
+	if err != nil {
+		return out, err
+	}
+	log.Info("key-encryption key", zap.String("kek", c.KEK), zap.String("unwraps", unwraps))
+	out.Key = key
+	if c.Previous == "" {
+		return out, nil
+	}
+	if out.Previous, _, err = c.key(env, c.Previous, a); err != nil {
+		log.Warn("the previous key-encryption key cannot be used; it is needed only if the change has not been made yet",
+			zap.String("kek", c.Previous), zap.Error(err))
+	}
+	return out, nil
+}
+
+// openRing opens the store's keyring. It waits for a key-encryption key that does not answer, and says so each time.
+func (c Enclave) openRing(ctx context.Context, env daemon.Env, objects store.Objects, a attest.Attester) (*keyring.Ring, error) {
+	log := env.Simulated(a.Simulated())
+	config, err := c.keys(env, a, log)
+	if err != nil {
+		return nil, err
+	}
+	config.Objects = objects
+	wait := backoff.NewExponentialBackOff()
+	wait.MaxInterval = longestWait
+	for {
+		ring, err := keyring.Open(ctx, config)
+		if err == nil {
+			if c.Previous != "" {
+				log.Info("the previous key-encryption key is not needed any more", zap.String("kek", c.Previous))
+			}
+			return ring, nil
+		}
+		if !errors.Is(err, store.ErrUnavailable) {
+			return nil, err
+		}
+		pause := wait.NextBackOff()
+		log.Warn("waiting for the key-encryption key", zap.Error(err), zap.Duration("next_try", pause.Round(time.Millisecond)))
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("ended while waiting for the key-encryption key: %w", err)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// FollowKEK rewraps the store's keyring after each SIGHUP, under the key-encryption key that the configuration names then; reread
+// reads it again. The program goes on meanwhile, and goes on as it was if that fails. The function that is returned ends it, and
+// waits.
+func (p *Parts) FollowKEK(ctx context.Context, env daemon.Env, reread func() (Enclave, error)) func() {
+	log := env.Simulated(p.Attester.Simulated())
+	ctx, cancel := context.WithCancel(ctx)
+	signals, stop := daemon.Hangups()
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+			}
+			if err := p.rewrap(ctx, env, reread, log); err != nil {
+				log.Error("the keyring was not rewrapped; the program goes on with the key-encryption key that it had", zap.Error(err))
+			}
+		}
+	})
+	return func() {
+		stop()
+		cancel()
+		work.Wait()
+	}
+}
+
+func (p *Parts) rewrap(ctx context.Context, env daemon.Env, reread func() (Enclave, error), log *zap.Logger) error {
+	c, err := reread()
+	if err != nil {
+		return err
+	}
+	key, unwraps, err := c.key(env, c.KEK, p.Attester)
+	if err != nil {
+		return fmt.Errorf("kek: %w", err)
+	}
+	old := p.Ring.URI()
+	if err := p.Ring.Rewrap(ctx, key); err != nil {
+		return err
+	}
+	log.Info("keyring rewrapped; the previous key-encryption key is not needed any more", zap.String("kek", c.KEK),
+		zap.String("previous", old), zap.String("unwraps", unwraps))
+	return nil
+}
