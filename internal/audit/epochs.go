@@ -112,15 +112,18 @@ func (a *auditor) adopts(ctx context.Context, n int64, root [32]byte, at time.Ti
 	case f.Manifest == a.manifest.Digest():
 		return // it cannot follow itself, which replay says
 	}
+	if n > 0 { // whatever is wrong with the line, it names these
+		a.epochs[epochName(f.Epoch)] = true
+		if f.Enclave != nil {
+			a.named[filepath.Base(keptPath(a.folder, n))] = true
+		}
+	}
 	if m == nil || !adoptable(m, f, n == 0) {
 		a.find(n, "a manifest was adopted that is not the one that this copy is judged by")
 		return
 	}
-	if n > 0 {
-		a.epochs[epochName(f.Epoch)] = true
-		if !a.draws(n, at, m, f) {
-			return
-		}
+	if n > 0 && !a.draws(n, at, m, f) {
+		return
 	}
 	if err := a.under(m); err != nil {
 		a.find(n, "the manifest of epoch %d: %v", f.Epoch, err)

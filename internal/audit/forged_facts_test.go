@@ -71,28 +71,28 @@ func TestForgedBoots(t *testing.T) {
 			change(h, 25, func(f *entry.Booted) { f.LogKey += "x" })
 		}, []string{`25: boot of council: it signed the log with another key than those before it`}},
 		{
-			"evidence over another history", evidence(func(h *history, k *entry.Kept) { h.attest(k, [32]byte{1}, h.items[25].At, "council") }),
+			"evidence over another history", evidence(func(h *history, k *entry.Kept) { h.attest(h.m, k, [32]byte{1}, h.items[25].At, "council") }),
 			[]string{`25: .* its evidence is bound to another history`},
 		},
 		{"evidence over the history but one line", evidence(func(h *history, k *entry.Kept) {
 			short := &history{forger: h.forger, t: h.t, m: h.m, envelope: h.envelope, items: h.items[:24]}
-			h.attest(k, short.root(), h.items[25].At, "council")
+			h.attest(h.m, k, short.root(), h.items[25].At, "council")
 		}), []string{`25: .* its evidence is bound to another history`}},
 		{
-			"evidence over another beginning", evidenceAt(1, func(h *history, k *entry.Kept) { h.attest(k, [32]byte{1}, h.items[1].At, "council") }),
+			"evidence over another beginning", evidenceAt(1, func(h *history, k *entry.Kept) { h.attest(h.m, k, [32]byte{1}, h.items[1].At, "council") }),
 			[]string{`1: .* its evidence is bound to another history`, `25: .* its evidence is bound to another history`},
 		},
 		{"evidence over another key", evidence(func(h *history, k *entry.Kept) {
 			spki := h.spki
 			h.spki = h.items[31].kept.SPKI
-			h.attest(k, [32]byte(k.Nonce), h.items[25].At, "council")
+			h.attest(h.m, k, [32]byte(k.Nonce), h.items[25].At, "council")
 			h.spki = spki
 		}), []string{`25: .* its evidence is not over the log's key, for this manifest`}},
 		{"evidence of a participant's program", evidence(func(h *history, k *entry.Kept) {
-			h.attest(k, [32]byte(k.Nonce), h.items[25].At, "cleveland")
+			h.attest(h.m, k, [32]byte(k.Nonce), h.items[25].At, "cleveland")
 		}), []string{`25: .* MEAS: `}},
 		{"evidence of a type that a coordinator may not show", evidence(func(h *history, k *entry.Kept) {
-			h.attest(k, [32]byte(k.Nonce), h.items[25].At, "switzerland")
+			h.attest(h.m, k, [32]byte(k.Nonce), h.items[25].At, "switzerland")
 		}), []string{`25: .* PLAT: `}},
 		{"no nonce", evidence(func(_ *history, k *entry.Kept) { k.Nonce = nil }), []string{`25: .* its evidence is bound to another history`}},
 	})

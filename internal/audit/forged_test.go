@@ -32,24 +32,30 @@ func checkForgeries(t *testing.T, lines int, all []forgery) {
 			if len(found) == 0 {
 				t.Fatal("judged good")
 			}
-			met := make([]bool, len(f.want))
-			for _, got := range found {
-				expected := false
-				for i, want := range f.want {
-					if regexp.MustCompile(`(?s)\A(?:` + want + `)`).MatchString(got) {
-						expected, met[i] = true, true
-					}
-				}
-				if !expected {
-					t.Errorf("found besides: %s", got)
-				}
-			}
-			for i, want := range f.want {
-				if !met[i] {
-					t.Errorf("not found: %s\nfound: %q", want, found)
-				}
-			}
+			checkFound(t, found, f.want)
 		})
+	}
+}
+
+// checkFound compares what was found with what had to be.
+func checkFound(t *testing.T, found, want []string) {
+	t.Helper()
+	met := make([]bool, len(want))
+	for _, got := range found {
+		expected := false
+		for i, w := range want {
+			if regexp.MustCompile(`(?s)\A(?:` + w + `)`).MatchString(got) {
+				expected, met[i] = true, true
+			}
+		}
+		if !expected {
+			t.Errorf("found besides: %s", got)
+		}
+	}
+	for i, w := range want {
+		if !met[i] {
+			t.Errorf("not found: %s\nfound: %q", w, found)
+		}
 	}
 }
 

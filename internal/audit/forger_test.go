@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -90,6 +91,8 @@ type item struct {
 	entry.Line
 	kept *entry.Kept
 	raw  bool // what was kept, and the fact's word of it, are left as they are
+	// For which manifest an adoption's evidence is, where it is another than the adopted one.
+	under *manifest.Manifest
 }
 
 // history is a log that is being forged.
@@ -98,6 +101,7 @@ type history struct {
 	t        testing.TB
 	m        *manifest.Manifest
 	envelope []byte
+	later    *manifest.Manifest // of epoch 2, if there is one
 	items    []item
 }
 
@@ -129,7 +133,12 @@ func forge(t testing.TB) *history {
 
 func openHistory(t testing.TB, c *copied) (*manifest.Manifest, []item) {
 	t.Helper()
-	m, err := manifest.Load(c.manifest, manifest.Anchor{Digest: options(t).Anchor})
+	return openHistoryBy(t, c, options(t).Anchor)
+}
+
+func openHistoryBy(t testing.TB, c *copied, anchor [32]byte) (*manifest.Manifest, []item) {
+	t.Helper()
+	m, err := manifest.Load(c.manifest, manifest.Anchor{Digest: anchor})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,16 +166,31 @@ func openHistory(t testing.TB, c *copied) (*manifest.Manifest, []item) {
 func (h *history) seal() *copied {
 	h.t.Helper()
 	c := &copied{manifest: h.envelope, kept: map[int][]byte{}}
+	if h.later != nil {
+		c.later = h.later.Envelope()
+	}
 	var tree ledger.Tree
 	for n, one := range h.items {
 		switch f := one.Fact.(type) {
 		case entry.Booted:
 			if !one.raw {
 				f.LogKey = h.verifier
-				h.attest(one.kept, tree.RootHash(), one.At, "council")
+				h.attest(h.m, one.kept, tree.RootHash(), one.At, "council")
 			}
 			c.kept[n] = one.kept.Encode()
 			f.Evidence = h.refer(one, f.Evidence, c.kept[n])
+			one.Fact = f
+		case entry.ManifestAdopted:
+			if f.Enclave == nil {
+				break
+			}
+			if !one.raw {
+				h.attest(cmp.Or(one.under, h.later), one.kept, tree.RootHash(), one.At, "council")
+			}
+			c.kept[n] = one.kept.Encode()
+			e := *f.Enclave
+			e.Evidence = h.refer(one, e.Evidence, c.kept[n])
+			f.Enclave = &e
 			one.Fact = f
 		case entry.Admitted:
 			c.kept[n] = one.kept.Encode()
@@ -195,10 +219,10 @@ func (h *history) refer(one item, ref entry.Blob, text []byte) entry.Blob {
 	return ref
 }
 
-// attest has a machine make the evidence of a boot.
-func (h *history) attest(k *entry.Kept, head [32]byte, at time.Time, machine string) {
+// attest has a machine make the evidence of a boot, or of an adoption.
+func (h *history) attest(m *manifest.Manifest, k *entry.Kept, head [32]byte, at time.Time, machine string) {
 	h.t.Helper()
-	data, preimage := transport.LogKeyBinding(h.spki, h.m.Federation(), h.m.Digest(), head)
+	data, preimage := transport.LogKeyBinding(h.spki, m.Federation(), m.Digest(), head)
 	k.Preimage, k.ReportData, k.Nonce, k.SPKI = preimage, data[:], head[:], h.spki
 	k.Evidence = h.evidence(machine, attest.Binding{ReportData: data, Nonce: head, SPKI: h.spki}, at)
 }

@@ -48,6 +48,7 @@ type copied struct {
 	manifest, checkpoint []byte
 	lines                [][]byte
 	kept                 map[int][]byte
+	later                []byte // the manifest of epoch 2, if there is one
 }
 
 func readFile(t testing.TB, elements ...string) []byte {
@@ -60,16 +61,18 @@ func readFile(t testing.TB, elements ...string) []byte {
 }
 
 // committed returns the copy in testdata/history.
-func committed(t testing.TB) *copied {
+func committed(t testing.TB) *copied { return committedIn(t, "history") }
+
+func committedIn(t testing.TB, dir string) *copied {
 	t.Helper()
 	c := &copied{
-		manifest: readFile(t, "history", "manifest.dsse.json"), checkpoint: readFile(t, "history", "checkpoint"),
+		manifest: readFile(t, dir, "manifest.dsse.json"), checkpoint: readFile(t, dir, "checkpoint"),
 		kept: map[int][]byte{},
 	}
-	c.lines = bytes.Split(bytes.TrimSuffix(readFile(t, "history", "log.jsonl"), []byte("\n")), []byte("\n"))
+	c.lines = bytes.Split(bytes.TrimSuffix(readFile(t, dir, "log.jsonl"), []byte("\n")), []byte("\n"))
 	for n, line := range c.lines {
-		if bytes.Contains(line, []byte(`"kind":"booted"`)) || bytes.Contains(line, []byte(`"kind":"admitted"`)) {
-			c.kept[n] = readFile(t, "history", "kept", strconv.Itoa(n)+".json")
+		if bytes.Contains(line, []byte(`"kind":"booted"`)) || bytes.Contains(line, []byte(`"kind":"admitted"`)) || bytes.Contains(line, []byte(`"enclave"`)) {
+			c.kept[n] = readFile(t, dir, "kept", strconv.Itoa(n)+".json")
 		}
 	}
 	return c
@@ -102,6 +105,12 @@ func (c *copied) write(t testing.TB) string {
 	writeFile(t, c.manifest, dir, "manifest.dsse.json")
 	writeFile(t, c.checkpoint, dir, "checkpoint")
 	writeFile(t, c.log(), dir, "log.jsonl")
+	if c.later != nil {
+		if err := os.Mkdir(filepath.Join(dir, "epochs"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, c.later, dir, "epochs", "2.dsse.json")
+	}
 	for n, text := range c.kept {
 		writeFile(t, text, dir, "kept", strconv.Itoa(n)+".json")
 	}
@@ -111,7 +120,12 @@ func (c *copied) write(t testing.TB) string {
 // judged returns what an audit of the folder finds, as "LINE: WHAT"; "-1: ERROR" where it cannot be judged.
 func judged(t testing.TB, dir string) []string {
 	t.Helper()
-	r, err := audit.Verify(t.Context(), dir, options(t))
+	return judgedBy(t, dir, options(t))
+}
+
+func judgedBy(t testing.TB, dir string, o audit.Options) []string {
+	t.Helper()
+	r, err := audit.Verify(t.Context(), dir, o)
 	if err != nil {
 		return []string{"-1: " + err.Error()}
 	}

@@ -134,8 +134,8 @@ func TestRevoked(t *testing.T) {
 		for err == nil {
 			_, err = stream.Recv()
 		}
-		if took := time.Since(began); took > 15*time.Second {
-			t.Errorf("the member that is gone was cut after %v, want one heartbeat at most", took)
+		if took := time.Since(began); took > time.Second { // and not only when the epoch's last connection ends
+			t.Errorf("the member that is gone was cut after %v, want at once", took)
 		}
 		w.join("switzerland", func(o *participant.Options) { o.Manifest = two })
 		v := w.completed(run)

@@ -255,3 +255,16 @@ func aimed(log []entry.Fact) []entry.Fact {
 	}
 	return log
 }
+
+// TestSpared: a try costs nothing only where a manifest was adopted at the very instant of its failure.
+func TestSpared(t *testing.T) {
+	s := folded(t, untilOpened())
+	f := entry.RoundFailed{Run: "run", Round: 1, Try: 1, Reason: "whatever", Spared: true}
+	if err := s.Apply(start.Add(time.Second), f); err == nil {
+		t.Error("a second after the manifest was adopted a try still costs nothing")
+	}
+	mustEqual(t, "a refused failure", s, folded(t, untilOpened()))
+	if err := s.Apply(start, f); err != nil {
+		t.Errorf("at the instant of the adoption: %v", err)
+	}
+}
