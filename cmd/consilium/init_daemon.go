@@ -101,8 +101,14 @@ const coordinatorYAML = `# The coordinator: control plane and aggregator. Paths 
 ` + enclaveYAML + `listen: 0.0.0.0:7443                # address at which members and people reach it
 # limits:                           # what peers can make it spend; these are the defaults
 #   uploads: 1073741824             # bytes of updates in memory at once
-#   connections: 1024
+#   connections: 2048               # half of them at most with peers that have not proven their name
+#   connections_per_address: 128    # of those, from one address
+#   handshakes: 256                 # at once with peers that have not proven their name
+#   handshakes_per_address: 8       # of those, from one address
+#   handshakes_per_second: 200      # that begin
 #   streams: 16                     # open calls on one connection
+#   message: 2097152                # bytes of one message from a peer
 #   progress: 1m                    # longest that an upload may stand still
 #   open_runs: 64                   # runs that have not ended
+#   starts_per_day: 100             # runs that one lead starts in 24 hours
 `

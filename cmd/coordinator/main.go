@@ -14,6 +14,7 @@ import (
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/transport"
 )
 
 // config is coordinator.yaml. A limit that is left out has its default, see coordinator.Limits.
@@ -22,12 +23,18 @@ type config struct {
 
 	Listen string `yaml:"listen"` // host:port
 	Limits struct {
-		Uploads     int64          `yaml:"uploads"`     // bytes of updates in memory at once
-		Connections int            `yaml:"connections"` // open connections
-		Streams     uint32         `yaml:"streams"`     // open calls on one connection
-		Progress    entry.Duration `yaml:"progress"`    // most that an upload may stand still
-		Resume      entry.Duration `yaml:"resume"`      // longest that what came of an upload that was cut is kept
-		OpenRuns    int            `yaml:"open_runs"`   // runs that have not ended
+		Uploads     int64          `yaml:"uploads"`                 // bytes of updates in memory at once
+		Connections int            `yaml:"connections"`             // open connections
+		Unproven    int            `yaml:"connections_per_address"` // of peers without a proven name, from one address
+		Handshakes  int            `yaml:"handshakes"`              // at once, with peers without a proven name
+		PerAddress  int            `yaml:"handshakes_per_address"`  // of them from one address
+		PerSecond   int            `yaml:"handshakes_per_second"`   // that begin
+		Streams     uint32         `yaml:"streams"`                 // open calls on one connection
+		Message     int            `yaml:"message"`                 // bytes of a message from a peer
+		Progress    entry.Duration `yaml:"progress"`                // most that an upload may stand still
+		Resume      entry.Duration `yaml:"resume"`                  // longest that what came of an upload that was cut is kept
+		OpenRuns    int            `yaml:"open_runs"`               // runs that have not ended
+		Starts      int            `yaml:"starts_per_day"`          // runs that one lead starts
 	} `yaml:"limits"`
 }
 
@@ -57,7 +64,11 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Skew: time.Duration(c.Skew), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
 		Grace: time.Duration(c.Grace),
 		Limits: coordinator.Limits{
-			Uploads: c.Limits.Uploads, Connections: c.Limits.Connections, Streams: c.Limits.Streams,
+			Uploads: c.Limits.Uploads, Streams: c.Limits.Streams, Message: c.Limits.Message, Starts: c.Limits.Starts,
+			Room: transport.Room{Connections: c.Limits.Connections, PerAddress: c.Limits.Unproven},
+			Handshakes: transport.Limits{
+				Handshakes: c.Limits.Handshakes, PerAddress: c.Limits.PerAddress, PerSecond: c.Limits.PerSecond,
+			},
 			Progress: time.Duration(c.Limits.Progress), Resume: time.Duration(c.Limits.Resume), OpenRuns: c.Limits.OpenRuns,
 		},
 	})

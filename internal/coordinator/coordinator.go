@@ -17,8 +17,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
@@ -57,39 +57,40 @@ type Options struct {
 
 // Limits bounds what peers can make the coordinator spend. A zero field has its default.
 type Limits struct {
-	Uploads     int64         // bytes of updates in memory at once; default 1 GiB
-	Connections int           // open connections; default 1024
-	Streams     uint32        // open calls on one connection; default 16
-	Progress    time.Duration // most that an upload may stand still; default 60 s
-	Resume      time.Duration // longest that what came of an upload that was cut is kept; default 10 min
-	OpenRuns    int           // runs that have not ended; default 64
+	Uploads    int64            // bytes of updates in memory at once; default 1 GiB
+	Room       transport.Room   // for connections
+	Handshakes transport.Limits // with peers that have not proven their name
+	Streams    uint32           // open calls on one connection; default 16
+	Message    int              // bytes of one message that a peer sends; default 2 MiB, at least 1.25 and at most 4 MiB
+	Progress   time.Duration    // most that an upload may stand still; default 60 s
+	Resume     time.Duration    // longest that what came of an upload that was cut is kept; default 10 min
+	OpenRuns   int              // runs that have not ended; default 64
+	Starts     int              // runs that one lead starts in 24 hours; default 100
 }
 
+// A message holds a chunk, or a manifest of 1 MiB in its envelope, and some more; what is sent is bounded by mostMessage too.
+const (
+	leastMessage = 5 << 18
+	mostMessage  = 4 << 20
+)
+
 func (l Limits) withDefaults() Limits {
-	if l.Uploads == 0 {
-		l.Uploads = 1 << 30
-	}
-	if l.Connections == 0 {
-		l.Connections = 1024
-	}
-	if l.Streams == 0 {
-		l.Streams = 16
-	}
-	if l.Progress == 0 {
-		l.Progress = time.Minute
-	}
-	if l.Resume == 0 {
-		l.Resume = 10 * time.Minute
-	}
-	if l.OpenRuns == 0 {
-		l.OpenRuns = 64
-	}
+	l.Uploads = cmp.Or(l.Uploads, 1<<30)
+	l.Streams = cmp.Or(l.Streams, 16)
+	l.Message = cmp.Or(l.Message, 2<<20)
+	l.Progress = cmp.Or(l.Progress, time.Minute)
+	l.Resume = cmp.Or(l.Resume, 10*time.Minute)
+	l.OpenRuns = cmp.Or(l.OpenRuns, 64)
+	l.Starts = cmp.Or(l.Starts, 100)
 	return l
 }
 
 func (l Limits) check() error {
-	if l.Uploads < 0 || l.Connections < 0 || l.Progress < 0 || l.Resume < 0 || l.OpenRuns < 0 {
+	switch {
+	case l.Uploads < 0 || l.Room.Connections < 0 || l.Room.PerAddress < 0 || l.Progress < 0 || l.Resume < 0 || l.OpenRuns < 0 || l.Starts < 0:
 		return errors.New("coordinator: a limit is negative")
+	case l.Message != 0 && (l.Message < leastMessage || l.Message > mostMessage):
+		return fmt.Errorf("coordinator: the limit of %d bytes for a message, want %d to %d", l.Message, leastMessage, mostMessage)
 	}
 	return nil
 }
@@ -143,6 +144,16 @@ func (c *Coordinator) refused(r transport.Refusal) {
 		zap.String("office", r.Office.String()), zap.String("name", r.Name), zap.Error(r.Err))
 }
 
+// turnedAway returns what logs connections for which there is no room: one in a minute, since a flood would fill the log.
+func (c *Coordinator) turnedAway() func(net.Addr, error) {
+	say := rate.Sometimes{Interval: time.Minute}
+	return func(from net.Addr, why error) {
+		say.Do(func() {
+			c.o.Log.Warn("connection turned away; others of this minute are not logged", zap.Stringer("peer", from), zap.Error(why))
+		})
+	}
+}
+
 // Run replays the log, writes that it booted, and serves lis until ctx ends or something fails after which memory and log
 // might disagree; the next Run of a new Coordinator then goes on where this one stopped. It closes lis, and when it returns
 // nothing that it started is left.
@@ -167,7 +178,7 @@ func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 	g, work := errgroup.WithContext(work)
 	g.Go(func() error { return l.run(work) })
 	g.Go(func() error {
-		err := server.Serve(netutil.LimitListener(lis, c.o.Limits.Connections))
+		err := server.Serve(transport.Door(lis, c.o.Limits.Room, c.turnedAway()))
 		if err != nil && !errors.Is(err, grpc.ErrServerStopped) { // stopped before it had begun
 			return fmt.Errorf("serving: %w", err)
 		}
@@ -366,7 +377,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 		grpc.WaitForHandlers(true),    // Stop cuts the connections, which ends them
 		grpc.MaxHeaderListSize(8<<10), // the default keeps 16 MiB of headers for each open call
 		grpc.InitialWindowSize(transport.StreamWindow), grpc.InitialConnWindowSize(transport.ConnWindow),
-		grpc.MaxRecvMsgSize(2<<20), grpc.MaxSendMsgSize(4<<20),
+		grpc.MaxRecvMsgSize(c.o.Limits.Message), grpc.MaxSendMsgSize(mostMessage),
 		grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
@@ -378,7 +389,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 		loop: l, presence: l.presence, records: func() int64 { return m().Limits().Records() }, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
 	})
 	pb.RegisterRunsServer(server, &runs{
-		loop: l, manifest: m, combiner: &combiner{c.blobs}, view: view, open: c.o.Limits.OpenRuns, log: c.o.Log,
+		loop: l, manifest: m, combiner: &combiner{c.blobs}, view: view, bounds: c.o.Limits, log: c.o.Log,
 	})
 	pb.RegisterWitnessesServer(server, &witnesses{
 		loop: l, manifest: m, presence: l.presence, cut: c.cut, progress: c.o.Limits.Progress, now: now, log: c.o.Log,

@@ -61,7 +61,7 @@ func (e *epochs) channel(m *manifest.Manifest, instance string, refused func(tra
 	return transport.Server(transport.Config{
 		Office: attest.Coordinator, Name: e.o.Name, Instance: instance, Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(),
 		RequirePQ: m.PQ(attest.Coordinator), Identity: e.o.Identity, Attester: e.o.Attester, Verifiers: verifiers, Policy: m, Now: e.o.Now,
-		Refused: refused, Newer: e.newer, Chain: e.after, Past: e.past,
+		Limits: e.o.Limits.Handshakes, Refused: refused, Newer: e.newer, Chain: e.after, Past: e.past,
 	})
 }
 

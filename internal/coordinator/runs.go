@@ -34,7 +34,7 @@ type runs struct {
 	manifest func() *manifest.Manifest
 	combiner *combiner
 	view     *viewer
-	open     int // most runs that may be open
+	bounds   Limits
 	log      *zap.Logger
 }
 
@@ -54,6 +54,9 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 	if known, err := r.known(ctx, lead, q.Request); err != nil {
 		return nil, answer(r.log, err)
 	} else if known == "" {
+		if err := r.allowed(ctx, f); err != nil {
+			return nil, answer(r.log, err)
+		}
 		if err := r.first(ctx, &f); err != nil {
 			return nil, answer(r.log, err)
 		}
@@ -87,6 +90,17 @@ func (r *runs) invited(p entry.Plan) []entry.Member {
 	return slices.Compact(members)
 }
 
+// allowed asks the rules before anything is stored for a run that they refuse.
+func (r *runs) allowed(ctx context.Context, f entry.RunCreated) error {
+	if f.Plan.Standardize == nil { // these stand for the model that will be made
+		f.Initial, f.Model = &entry.Blob{}, entry.Digest{1}
+	}
+	return r.loop.send(ctx, message{first: func() error {
+		_, err := r.loop.state.Decide(r.loop.time(0), round.Create{Fact: f, Limits: r.limits()})
+		return err
+	}})
+}
+
 // first stores the initial model of a run that begins without a statistics round.
 func (r *runs) first(ctx context.Context, f *entry.RunCreated) error {
 	if f.Plan.Standardize != nil {
@@ -112,7 +126,7 @@ func (r *runs) known(ctx context.Context, lead, request string) (run string, err
 
 func (r *runs) limits() round.Limits {
 	l := limitsOf(r.manifest())
-	l.OpenRuns = r.open
+	l.OpenRuns, l.Starts = r.bounds.OpenRuns, r.bounds.Starts
 	return l
 }
 

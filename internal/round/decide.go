@@ -29,7 +29,7 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 	case Admit:
 		return facts(in.Fact), nil
 	case Create:
-		return s.create(in)
+		return s.create(now, in)
 	case Consent:
 		return s.consent(in)
 	case Decline:

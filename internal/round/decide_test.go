@@ -17,7 +17,7 @@ import (
 var refusals = map[error]string{
 	round.ErrClosed: "closed", round.ErrUnknownRun: "unknown_run", round.ErrStranger: "stranger", round.ErrWeight: "weight",
 	round.ErrSecond: "second", round.ErrOften: "often", round.ErrPlan: "plan", round.ErrRequest: "request",
-	round.ErrOpenRuns: "open_runs", round.ErrModel: "model", round.ErrFigures: "figures", round.ErrOtherLog: "other_log",
+	round.ErrOpenRuns: "open_runs", round.ErrStarts: "starts", round.ErrModel: "model", round.ErrFigures: "figures", round.ErrOtherLog: "other_log",
 }
 
 func TestReason(t *testing.T) {
@@ -136,6 +136,7 @@ func refusedPlans() []refusal {
 		})), another(func(c *round.Create) { c.Fact.Request, c.Fact.Plan.Schema = "request", []byte("{") }), round.ErrRequest},
 		{"id of another run", log, another(func(c *round.Create) { c.Fact.Run = "run" }), round.ErrRequest},
 		{"too many open", log, another(func(c *round.Create) { c.Limits.OpenRuns = 1 }), round.ErrOpenRuns},
+		{"too many started", log, another(func(c *round.Create) { c.Limits.Starts = 1 }), round.ErrStarts},
 		{"no limits", log, another(func(c *round.Create) { c.Limits = round.Limits{} }), round.ErrPlan},
 		{"strategy", log, another(func(c *round.Create) { c.Fact.Plan.Strategy.Name = "fedadam" }), round.ErrPlan},
 		{"trainer", log, another(func(c *round.Create) { c.Fact.Plan.Trainer = "other" }), round.ErrPlan},

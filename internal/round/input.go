@@ -18,6 +18,7 @@ var (
 	ErrPlan       = errors.New("the federation's rules do not allow the plan")
 	ErrRequest    = errors.New("the request was used for another plan")
 	ErrOpenRuns   = errors.New("too many runs are open")
+	ErrStarts     = errors.New("too many runs were started in a day")
 	ErrModel      = errors.New("not the model of that round")
 	ErrFigures    = errors.New("figures of a form that is not taken")
 	ErrOtherLog   = errors.New("the log belongs to another manifest")
@@ -27,7 +28,7 @@ var (
 // reasons spells each refusal for peers and for the log.
 var reasons = map[error]string{
 	ErrClosed: "closed", ErrUnknownRun: "unknown_run", ErrStranger: "stranger", ErrWeight: "weight", ErrSecond: "second",
-	ErrOften: "often", ErrPlan: "plan", ErrRequest: "request", ErrOpenRuns: "open_runs", ErrModel: "model", ErrFigures: "figures",
+	ErrOften: "often", ErrPlan: "plan", ErrRequest: "request", ErrOpenRuns: "open_runs", ErrStarts: "starts", ErrModel: "model", ErrFigures: "figures",
 	ErrOtherLog: "other_log", ErrRecords: "records",
 }
 

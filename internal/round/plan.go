@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"consilium.dev/internal/entry"
 )
@@ -20,9 +21,10 @@ type Limits struct {
 	MaxAbs            float64
 	RoundsMax         int
 	OpenRuns          int
+	Starts            int // runs that one lead may create within any 24 hours; 0: as many as it likes
 }
 
-func (s *State) create(in Create) ([]entry.Fact, error) {
+func (s *State) create(now time.Time, in Create) ([]entry.Fact, error) {
 	if known := s.requests[request{in.Fact.Lead, in.Fact.Request}]; known != nil {
 		if !samePlan(known.fact.Plan, in.Fact.Plan) {
 			return nil, fmt.Errorf("%w, run %s", ErrRequest, known.fact.Run)
@@ -38,7 +40,24 @@ func (s *State) create(in Create) ([]entry.Fact, error) {
 	if n := len(s.live); n >= in.Limits.OpenRuns {
 		return nil, fmt.Errorf("%w: %d, and no more than %d may be", ErrOpenRuns, n, in.Limits.OpenRuns)
 	}
+	if n := s.started(in.Fact.Lead, now.Add(-24*time.Hour)); in.Limits.Starts > 0 && n >= in.Limits.Starts {
+		return nil, fmt.Errorf("%w: %s started %d in the last 24 hours, and no more than %d may be", ErrStarts, in.Fact.Lead, n, in.Limits.Starts)
+	}
 	return facts(in.Fact), nil
+}
+
+// started returns how many runs the lead has created since an instant, whatever became of them.
+func (s *State) started(lead string, since time.Time) int {
+	n := 0
+	for _, r := range slices.Backward(s.runs) {
+		if !r.created.After(since) {
+			break
+		}
+		if r.fact.Lead == lead {
+			n++
+		}
+	}
+	return n
 }
 
 func samePlan(a, b entry.Plan) bool {

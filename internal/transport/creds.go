@@ -58,7 +58,7 @@ func newCredentials(cfg Config, client bool) (*Credentials, error) {
 	}
 	c := &Credentials{
 		cfg: cfg, client: client, instance: cfg.Instance, identity: identity,
-		lobby: newLobby(), quotes: make(chan struct{}, 1),
+		lobby: newLobby(cfg.Limits), quotes: make(chan struct{}, 1),
 		live: map[*conn]struct{}{}, guests: map[attest.Peer]*guest{},
 	}
 	c.life, c.cancel = context.WithCancel(context.Background())

@@ -18,6 +18,7 @@ type exchange struct {
 	raw  net.Conn
 	side side // ours
 
+	meter   *meter    // what the listener reads of a peer that has not proven its name
 	conn    *tls.Conn // nil until the TLS handshake is over
 	state   tls.ConnectionState
 	own     *leaf
@@ -82,7 +83,8 @@ func (x *exchange) startTLS(ctx context.Context) error {
 	cfg := x.tlsConfig()
 	conn := tls.Client(x.raw, cfg)
 	if x.side == serverSide {
-		conn = tls.Server(x.raw, cfg)
+		x.meter = &meter{Conn: x.raw, left: maxStrangeTLS}
+		conn = tls.Server(x.meter, cfg)
 	}
 	// The deadline is on the raw connection. HandshakeContext would close it under the drain.
 	if err := conn.Handshake(); err != nil {
@@ -93,6 +95,9 @@ func (x *exchange) startTLS(ctx context.Context) error {
 		return e
 	}
 	x.conn, x.state = conn, conn.ConnectionState()
+	if x.meter != nil {
+		x.meter.left = maxStrangeHello
+	}
 	if err := x.judgeState(); err != nil {
 		return err
 	}
@@ -146,6 +151,7 @@ func (x *exchange) enroll(ctx context.Context) (err error) {
 	}
 	x.admitted = true
 	x.leaveLobby()
+	x.meter.open()
 	end, _ := ctx.Deadline()
 	return x.until(ctx, end)
 }

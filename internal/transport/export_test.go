@@ -217,7 +217,7 @@ func Derive(g Given) Derived {
 type Lobby struct{ l *lobby }
 
 // NewLobby returns an empty one.
-func NewLobby() Lobby { return Lobby{newLobby()} }
+func NewLobby(l Limits) Lobby { return Lobby{newLobby(l.withDefaults())} }
 
 // LobbyOf returns that of a listener.
 func LobbyOf(c *Credentials) Lobby { return Lobby{c.lobby} }

@@ -9,20 +9,20 @@ import (
 	"sync"
 
 	"consilium.dev/internal/attest"
+	"golang.org/x/time/rate"
 )
 
-const (
-	lobbySize  = 256  // handshakes with peers that have not proven their name
-	sourceSize = 8    // of them from one source address
-	lineSize   = 4096 // handshakes that wait for a place
-)
+// lineSize is how many handshakes wait for a place.
+const lineSize = 4096
 
 var errCrowd = errors.New("the line is full, and this address has the most in it")
 
 // lobby bounds what peers cost that have not proven their name. A place is had for a few round trips, so many members
 // behind one address come in one after the other; that is why the ninth waits in line and is not refused.
 type lobby struct {
+	limits Limits
 	places chan struct{}
+	pace   *rate.Limiter // of the TLS handshakes that begin
 
 	mu      sync.Mutex // guards what follows
 	line    int        // handshakes that wait, from everywhere
@@ -39,8 +39,11 @@ type source struct {
 // waiter is one handshake in line.
 type waiter struct{ sendAway context.CancelCauseFunc }
 
-func newLobby() *lobby {
-	return &lobby{places: make(chan struct{}, lobbySize), sources: map[netip.Prefix]*source{}}
+func newLobby(l Limits) *lobby {
+	return &lobby{
+		limits: l, places: make(chan struct{}, l.Handshakes), pace: rate.NewLimiter(rate.Limit(l.PerSecond), l.PerSecond),
+		sources: map[netip.Prefix]*source{},
+	}
 }
 
 // sourceOf returns whom a place is counted against: an IPv4 address, or the /64 of an IPv6 address, all of which one host
@@ -62,20 +65,26 @@ func sourceOf(a net.Addr) netip.Prefix {
 	return p
 }
 
-// enter waits for a place, and returns what gives it back. A place of the source comes first: so no more than sourceSize
-// from one address stand in the line for the places of all.
+// enter waits for a place and then for its turn, and returns what gives the place back. A place of the source comes first: so
+// no more than Limits.PerAddress from one address stand in the line for the places of all, or for their turn.
 func (l *lobby) enter(ctx context.Context, from netip.Prefix) (func(), error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := &waiter{cancel}
 	s := l.arrive(from, w)
 	release, err := take(ctx, s.places, l.places)
+	if err == nil {
+		if err = l.pace.Wait(ctx); err != nil {
+			release()
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.unline(s, w)
 	if err != nil {
 		l.depart(from, s)
-		return nil, attest.Refuse(attest.ClassRate, "waiting for one of %d handshakes, %d from one address: %w", lobbySize, sourceSize, err)
+		return nil, attest.Refuse(attest.ClassRate, "waiting for one of %d handshakes, %d from one address, %d a second: %w",
+			l.limits.Handshakes, l.limits.PerAddress, l.limits.PerSecond, err)
 	}
 	return func() {
 		release()
@@ -92,9 +101,9 @@ func (l *lobby) arrive(from netip.Prefix, w *waiter) *source {
 	defer l.mu.Unlock()
 	s := l.sources[from]
 	if s == nil {
-		n := lobbySize
+		n := l.limits.Handshakes
 		if from.IsValid() {
-			n = sourceSize
+			n = l.limits.PerAddress
 		}
 		s = &source{places: make(chan struct{}, n)}
 		l.sources[from] = s

@@ -113,7 +113,7 @@ func TestManyBehindOneAddress(t *testing.T) {
 func TestLineIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		l := transport.NewLobby()
+		l := transport.NewLobby(transport.Limits{})
 		var all sync.WaitGroup
 		var mu sync.Mutex
 		away := 0
@@ -157,7 +157,7 @@ func TestLineIsBounded(t *testing.T) {
 // TestGivenUpInLine has one that has a place of its address give up before it has one of all: the other is not lost.
 func TestGivenUpInLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, north := transport.NewLobby(), tcp("192.0.2.1")
+		l, north := transport.NewLobby(transport.Limits{}), tcp("192.0.2.1")
 		var leave func()
 		for i := range 256 {
 			from := net.Addr(nil)

@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"sync"
@@ -134,7 +135,7 @@ func TestLobby(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newEnds(attest.Participant, "north")
 				e.server.Policy, e.client.Policy = withoutDevices(), withoutDevices()
-				e.server.Timeout = test.whole
+				e.server.Timeout, e.server.Limits.PerSecond = test.whole, 1000
 				server, client := makeServer(t, e.server), makeClient(t, e.client)
 				stranger, from := newRogue(t, e, clientSide), time.Now()
 				var strangers sync.WaitGroup
@@ -240,10 +241,9 @@ func (c *counted) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// TestStrangerIsCheap has a peer that nobody endorses send a mebibyte. It costs a TLS handshake and at most 4 KiB beyond: no
-// hello is answered, no quote is made, nothing is verified.
+// TestStrangerIsCheap has a peer that nobody endorses send a mebibyte. It costs a TLS handshake and 4 KiB beyond, in a frame and
+// a record: no hello is answered, no quote is made, nothing is verified.
 func TestStrangerIsCheap(t *testing.T) {
-	const record = 16<<10 + 256 // crypto/tls reads whole records
 	for _, test := range []struct {
 		name string
 		send func(g *rogue)
@@ -269,7 +269,6 @@ func TestStrangerIsCheap(t *testing.T) {
 				g := newRogue(t, e, clientSide)
 				g.chain = mint{identity: seeded("stranger")}.make(t)
 				g.handshake(near)
-				handshake := line.read.Load()
 				test.send(g)
 				flood := make([]byte, 1<<20)
 				go func() { _, _ = g.conn.Write(flood) }()
@@ -280,8 +279,9 @@ func TestStrangerIsCheap(t *testing.T) {
 				if r := e.serverRefused.one(t); r.Name != "" || r.Office != 0 {
 					t.Errorf("Refused was told the name %q, which is not proven", r.Name)
 				}
-				if n := line.read.Load() - handshake; n > 4<<10+2*record {
-					t.Errorf("%d bytes were read after the TLS handshake", n)
+				const shaking = 4 << 10 // an honest TLS handshake, of which some may be read after its client is done
+				if n := line.read.Load(); n > shaking+4<<10+256 {
+					t.Errorf("%d bytes were read, want no more than a TLS handshake and a hello", n)
 				}
 				if quotes.made != 0 || server.Held() != 0 {
 					t.Errorf("%d quotes, held %d", quotes.made, server.Held())
@@ -290,6 +290,82 @@ func TestStrangerIsCheap(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLongTLS has a stranger whose TLS handshake does not end: a certificate of 200 KiB, which crypto/tls would take. No more of
+// it is read than 16 KiB.
+func TestLongTLS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		server := makeServer(t, e.server)
+		near, far := net.Pipe()
+		line := &counted{Conn: far}
+		done := make(chan error, 1)
+		go func() {
+			_, _, err := server.ServerHandshake(line)
+			done <- err
+		}()
+		g := newRogue(t, e, clientSide)
+		long := g.chain
+		for range 100 {
+			long.Certificate = append(long.Certificate, make([]byte, 2<<10))
+		}
+		shaken := make(chan error, 1)
+		go func() {
+			client := tls.Client(near, &tls.Config{
+				InsecureSkipVerify: true, NextProtos: []string{transport.ALPN}, Certificates: []tls.Certificate{long},
+			})
+			_, err := client.Read(make([]byte, 1))
+			shaken <- err
+		}()
+		if err := <-done; classOf(err) != attest.ClassTLS {
+			t.Errorf("%v, want TLS", err)
+		}
+		if n := line.read.Load(); n != 16<<10 {
+			t.Errorf("%d bytes were read of a TLS handshake, want no more than 16 KiB", n)
+		}
+		if err := <-shaken; err == nil {
+			t.Error("the stranger's TLS handshake came to an end")
+		}
+		if server.Held() != 0 {
+			t.Errorf("held %d", server.Held())
+		}
+	})
+}
+
+// TestHandshakesASecond has 100 strangers come at once where ten handshakes may begin in a second: all are
+// heard, in nine seconds.
+func TestHandshakesASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEnds(attest.Participant, "north")
+		e.server.Limits.PerSecond = 10
+		server := makeServer(t, e.server)
+		from := time.Now()
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		when := map[time.Duration]int{}
+		for i := range 100 {
+			g := newRogue(t, e, clientSide)
+			g.victim, g.chain = server, mint{identity: seeded("stranger")}.make(t)
+			all.Go(func() {
+				if got := g.run(); got.class != attest.ClassManifest {
+					t.Errorf("stranger %d was told %v", i, got.class)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				when[time.Since(from).Truncate(time.Second)]++
+			})
+		}
+		all.Wait()
+		for at, n := range when {
+			if want := map[bool]int{true: 19, false: 10}[at == 0]; n > want { // ten at once, and the next every tenth of a second
+				t.Errorf("%d handshakes within a second of %v", n, at)
+			}
+		}
+		if took := time.Since(from); took != 9*time.Second {
+			t.Errorf("100 handshakes took %v, want 9s: ten at once and ten a second", took)
+		}
+	})
 }
 
 // TestNewerIsPaced holds a member that says it is ahead to the same pace as one that wants to be admitted.
@@ -321,7 +397,7 @@ func TestMembersLeaveTheLobby(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEnds(attest.Participant, "north")
 		p := newPolicy()
-		e.server.Attester, e.server.Policy = &machine{t: attest.SEVSNP, slow: time.Hour}, p
+		e.server.Attester, e.server.Policy, e.server.Limits.PerSecond = &machine{t: attest.SEVSNP, slow: time.Hour}, p, 1000
 		for i := range 257 {
 			p.know(attest.Participant, fmt.Sprintf("member-%d", i))
 		}

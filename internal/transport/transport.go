@@ -31,6 +31,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -97,6 +98,8 @@ type Config struct {
 	// be above its grpc.ConnectionTimeout. A listener also lets a peer go that has not proven its name 5 s after its
 	// handshake came to its turn.
 	Timeout time.Duration
+	// Limits bounds what peers cost a listener that have not proven their name.
+	Limits Limits
 	// Refused is called once for each handshake that ended in a refusal, ours or the peer's; nil ignores them. gRPC's
 	// server drops the errors of handshakes, so this is the only place where a listener learns of them.
 	Refused func(Refusal)
@@ -108,6 +111,20 @@ type Config struct {
 	// Past returns the policy of an older epoch, or nil: a peer that is behind is sent the chain where its leaf is endorsed
 	// in any epoch from its own to ours. A nil Past knows our own epoch only.
 	Past func(epoch uint64) attest.Policy
+}
+
+// Limits bounds what peers cost a listener that have not proven their name. A zero field has its default.
+type Limits struct {
+	Handshakes int // with such peers that go on at once; default 256. Who comes then waits in line
+	PerAddress int // of them from one IPv4 address or from one /64 of IPv6; default 8
+	PerSecond  int // that begin in a second, and as many at once; default 200. Who comes then waits for its turn
+}
+
+func (l Limits) withDefaults() Limits {
+	l.Handshakes = cmp.Or(l.Handshakes, 256)
+	l.PerAddress = cmp.Or(l.PerAddress, 8)
+	l.PerSecond = cmp.Or(l.PerSecond, 200)
+	return l
 }
 
 // Refusal is a handshake that ended in no connection.
@@ -178,6 +195,8 @@ func (c *Config) check(client bool) error {
 		return errors.New("transport: a person does not listen")
 	case c.Instance != "" && !validInstance(c.Instance):
 		return fmt.Errorf("transport: instance %q, want 32 hex digits", c.Instance)
+	case c.Limits.Handshakes < 0 || c.Limits.PerAddress < 0 || c.Limits.PerSecond < 0:
+		return errors.New("transport: a limit is negative")
 	case c.Timeout < 0:
 		return fmt.Errorf("transport: negative timeout %v", c.Timeout)
 	}
@@ -206,6 +225,7 @@ func (c *Config) defaults() {
 			c.Timeout = deviceTimeout
 		}
 	}
+	c.Limits = c.Limits.withDefaults()
 	if c.Refused == nil {
 		c.Refused = func(Refusal) {}
 	}
