@@ -34,9 +34,10 @@ var floors = [][]string{
 	},
 	2: {
 		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro",
-		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file", "internal/skew", "internal/witness",
+		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file", "internal/blob/kms/call", "internal/skew", "internal/witness",
 	},
 	3: {
+		"internal/blob/kms/vault", "internal/blob/kms/aws", "internal/blob/kms/gcp", "internal/blob/kms/azure",
 		"internal/transport", "internal/keyring", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/control", "internal/identity", "internal/dialect",
 		"internal/attest/simulated",
 	},

@@ -9,10 +9,15 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/tink-crypto/tink-go/v2/tink"
 	"go.uber.org/zap"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/blob/kms/aws"
+	"consilium.dev/internal/blob/kms/azure"
 	"consilium.dev/internal/blob/kms/file"
+	"consilium.dev/internal/blob/kms/gcp"
+	"consilium.dev/internal/blob/kms/vault"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/keyring"
 	"consilium.dev/internal/store"
@@ -22,8 +27,11 @@ import (
 const longestWait = time.Minute
 
 // key opens a key-encryption key, and says who can open what it has sealed.
-func (c Enclave) key(env daemon.Env, uri string, _ attest.Attester) (keyring.Key, string, error) {
-	scheme, _, _ := strings.Cut(uri, ":")
+func (c Enclave) key(env daemon.Env, uri string, a attest.Attester) (keyring.Key, string, error) {
+	scheme, rest, _ := strings.Cut(uri, ":")
+	var k tink.AEADWithContext
+	var err error
+	unwraps := ""
 	switch scheme {
 	case "file":
 		_, path, _ := strings.Cut(env.URI(uri), ":")
@@ -32,8 +40,27 @@ func (c Enclave) key(env daemon.Env, uri string, _ attest.Attester) (keyring.Key
 			return keyring.Key{}, "", err
 		}
 		return keyring.Key{URI: uri, AEAD: k, Old: k.Handle()}, file.Unwraps, nil
+	case "vault":
+		k, err = vault.Open(rest)
+		unwraps = vault.Unwraps
+	case "gcp":
+		k, err = gcp.Open(rest)
+		unwraps = gcp.Unwraps
+	case "azure":
+		k, err = azure.Open(rest)
+		unwraps = azure.Unwraps
+	case "aws":
+		var key *aws.Key
+		if key, err = aws.Open(rest, a); err == nil {
+			k, unwraps = key, key.Unwraps()
+		}
+	default:
+		err = fmt.Errorf("%.40q: want file:PATH, vault:https://HOST/MOUNT/KEY, aws:ARN, gcp:NAME or azure:https://VAULT/keys/KEY", uri)
 	}
-	return keyring.Key{}, "", fmt.Errorf("%q: want file:PATH", uri)
+	if err != nil {
+		return keyring.Key{}, "", err
+	}
+	return keyring.Key{URI: uri, AEAD: k}, unwraps, nil
 }
 
 // keys opens what the configuration names. That the previous key cannot be opened any more is no error before it is needed.

@@ -38,7 +38,7 @@ type Enclave struct {
 	Identity string         `yaml:"identity"`     // identity key, "file:PATH"
 	Platform string         `yaml:"platform"`     // "simulated:PATH"
 	Store    string         `yaml:"store"`        // "dir:PATH"
-	KEK      string         `yaml:"kek"`          // key-encryption key, "file:PATH"
+	KEK      string         `yaml:"kek"`          // key-encryption key, "file:PATH" or a service's URI
 	Previous string         `yaml:"kek_previous"` // the key-encryption key before that one, until the change is done
 	Skew     entry.Duration `yaml:"skew"`         // most that clocks of two sides may differ; default skew.Default
 	Swap     string         `yaml:"swap"`         // if memory may be swapped: "warn" (also if absent) or "refuse"
