@@ -161,6 +161,8 @@ func (f *federation) sign() {
 	f.copy("manifest.yaml", "manifest.yaml")
 	text, err := os.ReadFile(f.path("manifest.yaml"))
 	f.must(err)
+	// Without witnesses the coordinator goes on alone; with them it is tried in package coordinator and by the demonstration.
+	text = bytes.Replace(text, []byte("{quorum: 3, members: [cleveland, budapest, switzerland, longbeach]}"), []byte(`{none: true, reason: "a test"}`), 1)
 	payload, err := manifest.Build(text)
 	f.must(err)
 	var envelope []byte

@@ -151,21 +151,27 @@ func nextCommands(t *testing.T, out string) {
 			lines = append(lines, fields)
 		}
 	}
-	if len(lines) != 3 {
-		t.Fatalf("there are %d commands, want 3:\n%s", len(lines), next)
+	if len(lines) != 6 {
+		t.Fatalf("there are %d commands, want 6:\n%s", len(lines), next)
 	}
 	if text, err := exec.Command(lines[0][0], lines[0][1:]...).Output(); err != nil || !bytes.Contains(text, []byte("four-hospitals")) {
 		t.Errorf("%s: %v\n%s", lines[0], err, text)
 	}
-	coordinator := exec.Command(lines[1][0], lines[1][1:]...)
-	log := play(t, coordinator)
-	log.wait(t, `serving`)
-	if text, err := exec.Command(lines[2][0], lines[2][1:]...).Output(); err != nil || !bytes.Contains(text, []byte("strategy  fedavg")) {
-		t.Errorf("%s: %v\n%s", lines[2], err, text)
+	var daemons []*exec.Cmd
+	for i, line := range lines[1:5] {
+		daemons = append(daemons, exec.Command(line[0], line[1:]...))
+		if log := play(t, daemons[i]); i == 0 {
+			log.wait(t, `serving`)
+		}
 	}
-	coordinator.Process.Signal(syscall.SIGTERM) //nolint:errcheck // Wait tells
-	if err := coordinator.Wait(); err != nil {
-		t.Errorf("the coordinator: %v", err)
+	if text, err := exec.Command(lines[5][0], lines[5][1:]...).Output(); err != nil || !bytes.Contains(text, []byte("strategy  fedavg")) {
+		t.Errorf("%s: %v\n%s", lines[5], err, text)
+	}
+	for i, d := range daemons {
+		d.Process.Signal(syscall.SIGTERM) //nolint:errcheck // Wait tells
+		if err := d.Wait(); err != nil {
+			t.Errorf("%s: %v", lines[1+i], err)
+		}
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/participant"
 	"consilium.dev/internal/store"
@@ -288,14 +287,14 @@ func TestTwoStores(t *testing.T) {
 					p.stop()
 				}
 				run := w.start(plan(t, bare, func(p *entry.Plan) {
-					p.Members, p.Quorum, p.Deadline, p.Tries = []entry.Member{"budapest", "cleveland", "longbeach"}, 2, entry.Duration(time.Hour), 50
+					p.Members, p.Quorum, p.Deadline, p.Tries = []entry.Member{"budapest", "cleveland", "longbeach"}, 2, entry.Duration(10*time.Minute), 50
 				}))
 				synctest.Wait()
 				running[0].stop()
 				council.stop()
 				sides := []*world{w.side(copyOf(t, w.disks["council"])), w.side(copyOf(t, w.disks["council"]))}
 				for _, s := range sides {
-					s.serve(func(o *coordinator.Options) {})
+					s.serve()
 				}
 				for turn := range 2 {
 					running = nil

@@ -20,6 +20,9 @@ var members = []member{{"cleveland", "sev-snp"}, {"budapest", "sev-snp"}, {"swit
 // its own member's signature.
 const threshold = 3
 
+// quorum is how many hospitals must remember and cosign the log.
+const quorum = 3
+
 // federate makes keys, machines, the signed manifest and everybody's configuration.
 func (d *demo) federate(ctx context.Context) error {
 	if err := d.keys(ctx); err != nil {
@@ -136,16 +139,19 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	d.step("coordinator: process %d, serving at 127.0.0.1:%d", council.cmd.Process.Pid, d.port)
-	for _, m := range members {
+	started := make([]*process, len(members))
+	for i, m := range members {
 		log := d.path(m.name, "participant.log")
-		p, err := d.launch(m.name, "participant", d.path(m.name, "participant.yaml"), log)
-		if err != nil {
+		if started[i], err = d.launch(m.name, "participant", d.path(m.name, "participant.yaml"), log); err != nil {
 			return err
 		}
-		if err := p.logged(ctx, "following"); err != nil {
+	}
+	// The log is not open, and nobody follows, before three witnesses are there.
+	for i, m := range members {
+		if err := started[i].logged(ctx, "following"); err != nil {
 			return err
 		}
-		d.step("participant: process %d, %s on a %s machine, attested both ways", p.cmd.Process.Pid, m.name, m.platform)
+		d.step("participant: process %d, %s on a %s machine, attested both ways, a witness of the log", started[i].cmd.Process.Pid, m.name, m.platform)
 	}
 	return nil
 }

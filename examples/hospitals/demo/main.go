@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -131,6 +132,10 @@ func (d *demo) step(format string, args ...any) {
 
 // farewell says what is there now and what to type next.
 func (d *demo) farewell(r report) {
+	var witnesses strings.Builder
+	for _, m := range members[:quorum] {
+		fmt.Fprintf(&witnesses, "  %s --config %s\n", d.program("participant"), d.path(m.name, "participant.yaml"))
+	}
 	fmt.Printf(`
 model    %s
 file     %s, its inputs in the order of %s
@@ -140,11 +145,12 @@ Worth typing next:
 
   %s manifest show %s
   %s --config %s
-           starts the coordinator again; while it runs, in another terminal:
+%s           starts the coordinator again, and witnesses without whom its log does not go on, each in a
+           terminal of its own; while they run:
   %s --config %s model show %s
 `,
 		r.model(), d.path("model.safetensors"), d.path("features.txt"), d.path("*", "*.log"),
-		d.program("consilium"), d.path("manifest.dsse.json"), d.program("coordinator"), d.path("council", "coordinator.yaml"),
+		d.program("consilium"), d.path("manifest.dsse.json"), d.program("coordinator"), d.path("council", "coordinator.yaml"), witnesses.String(),
 		d.program("consilium"), d.path("lead", "consilium.yaml"), r.model()[:12])
 }
 
