@@ -38,6 +38,7 @@ type personConfig struct {
 		Name    string `yaml:"name"`    // in the manifest
 		Address string `yaml:"address"` // host:port
 	} `yaml:"coordinator"`
+	Proxy setup.Proxy `yaml:"proxy"`
 }
 
 func configTopic() *cobra.Command {
@@ -54,6 +55,10 @@ consilium init person makes:
   coordinator:
     name: council                    # its name in the manifest
     address: council.example.org:7443
+  proxy:                             # only if there is one; else HTTPS_PROXY and NO_PROXY count
+    url: http://proxy.example.org:3128
+    user: ward                       # only if it wants one
+    password: file:proxy.password    # readable by nobody but you
 
 Paths are relative to the file. The first of these that there is counts:
 
@@ -172,10 +177,19 @@ func (a *app) connect() (*connection, error) {
 	if err != nil {
 		return nil, refusedError("your key is the file that consilium init person made; key: in "+path+" names it", "%w", err)
 	}
+	proxy, err := c.Proxy.Open(func(uri string) string {
+		if file, ok := strings.CutPrefix(uri, "file:"); ok {
+			return "file:" + beside(path, file)
+		}
+		return uri
+	})
+	if err != nil {
+		return nil, usageError("see proxy: in "+path, "%w", err)
+	}
 	out := &connection{
 		configFile: path, manifestFile: c.Manifest, epochs: known,
 		config: client.Config{
-			Person: c.Person, Key: key, Manifest: m, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address,
+			Person: c.Person, Key: key, Manifest: m, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Proxy: proxy,
 			Verifiers: verifiers, Speech: dialect.Own(daemon.Version), Newer: known.adopt, Chain: known.after, Past: known.past,
 		},
 	}

@@ -22,7 +22,8 @@ type config struct {
 		Name    string `yaml:"name"`    // in the manifest
 		Address string `yaml:"address"` // host:port
 	} `yaml:"coordinator"`
-	Control string `yaml:"control"` // Unix socket of the pause, resume, leave and status commands; default: control in the store's folder
+	Proxy   setup.Proxy `yaml:"proxy"`
+	Control string      `yaml:"control"` // Unix socket of the pause, resume, leave and status commands; default: control in the store's folder
 
 	Data   participant.Data   `yaml:"data"`
 	Policy participant.Policy `yaml:"policy"`
@@ -43,13 +44,17 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 	if err := data.Check(); err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
+	proxy, err := c.Proxy.Open(env.URI)
+	if err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
 	lis, err := control.Listen(c.control(env)) // the store is ours: nobody else listens there
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
 	defer lis.Close()
 	p, err := participant.New(participant.Options{
-		Name: c.Name, Manifest: parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address,
+		Name: c.Name, Manifest: parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Proxy: proxy,
 		Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers, Objects: parts.Objects, KEK: parts.KEK, Skew: time.Duration(c.Skew),
 		Control: lis, Grace: time.Duration(c.Grace), Data: data, Policy: c.Policy, Tray: env.Path("adopt"), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
 	})

@@ -13,6 +13,7 @@ import (
 	"io"
 	"iter"
 	"net"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -49,8 +50,9 @@ type Config struct {
 	Person      string // in the manifest
 	Key         crypto.Signer
 	Manifest    *manifest.Manifest
-	Coordinator string // its name in the manifest
-	Address     string // host:port
+	Coordinator string   // its name in the manifest
+	Address     string   // host:port
+	Proxy       *url.URL // HTTP proxy, http://[user:password@]host[:port]; nil: as the environment says
 	Verifiers   []attest.Verifier
 	Speech      dialect.Speech   // of its calls; zero: what this version of the package speaks
 	Now         func() time.Time // nil: the clock
@@ -90,7 +92,8 @@ func Dial(c Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.conn, err = grpc.NewClient("dns:///"+c.Address, append(c.Speech.Caller(),
+	out.conn, err = grpc.NewClient("passthrough:///"+c.Address, append(c.Speech.Caller(),
+		grpc.WithContextDialer(transport.Dialer{Proxy: c.Proxy}.Dial), // looks a name up again for each connection
 		grpc.WithTransportCredentials(creds),
 		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -52,7 +53,8 @@ type Options struct {
 	Manifest    *manifest.Manifest                                          // the anchor; newer ones that were adopted lie in Objects
 	Coordinator string                                                      // its name in the manifest
 	Address     string                                                      // host:port of the coordinator
-	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, as the environment's proxies say
+	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, by way of Proxy
+	Proxy       *url.URL                                                    // HTTP proxy, http://[user:password@]host[:port]; nil: as the environment says
 	Identity    crypto.Signer
 	Attester    attest.Attester
 	Verifiers   func(*manifest.Manifest) ([]attest.Verifier, error) // for the evidence that a manifest admits
@@ -100,6 +102,9 @@ func New(o Options) (*Participant, error) {
 		return nil, errors.New("participant: no verifiers")
 	case o.Address == "" || o.Coordinator == "":
 		return nil, errors.New("participant: no coordinator to dial")
+	}
+	if _, port, err := net.SplitHostPort(o.Address); err != nil || port == "" {
+		return nil, fmt.Errorf("participant: coordinator's address %q: want host:port", o.Address)
 	}
 	if _, ok := o.Manifest.Key(attest.Participant, o.Name); !ok {
 		return nil, fmt.Errorf("participant: the manifest has no member %q", o.Name)
@@ -299,16 +304,18 @@ func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	target, options := "dns:///"+p.o.Address, append(p.o.Speech.Caller(),
+	dial := p.o.Dial
+	if dial == nil {
+		dial = transport.Dialer{Proxy: p.o.Proxy}.Dial
+	}
+	// The dialler gets the address as it is configured: a name is looked up again for each connection.
+	options := append(p.o.Speech.Caller(), grpc.WithContextDialer(dial),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	)
-	if p.o.Dial != nil { // it gets the address as it is configured, and finds out itself what that means
-		target, options = "passthrough:///"+p.o.Address, append(options, grpc.WithContextDialer(p.o.Dial))
-	}
-	conn, err := grpc.NewClient(target, options...)
+	conn, err := grpc.NewClient("passthrough:///"+p.o.Address, options...)
 	if err != nil {
 		creds.Close() //nolint:errcheck // it forgets, and always can
 		return nil, nil, fmt.Errorf("coordinator's address %q: %w", p.o.Address, err)
