@@ -76,7 +76,7 @@ anchor: ""                          # fill in: the manifest's digest, 64 hex dig
 identity: file:identity.key         # NAME's identity key
 platform: simulated:machine.json    # the machine; consilium init simulated-machine makes this one
 store: dir:store                    # where it keeps what must outlive it, sealed
-kek: file:kek.json                  # the key-encryption key that seals it
+kek: file:kek.json                  # the key-encryption key that seals it; or a service's: vault: aws: gcp: azure: (docs/operating.md)
 skew: 2m                            # most that the clocks of two sides may differ
 swap: warn                          # if memory could be swapped to a disk: warn, or refuse to start
 `

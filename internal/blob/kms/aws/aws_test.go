@@ -136,7 +136,7 @@ func (s *kms) signed(r *http.Request, body []byte) bool {
 	if err != nil {
 		return false
 	}
-	for _, name := range strings.Split(list, ";") {
+	for name := range strings.SplitSeq(list, ";") {
 		if name != "host" && name != "x-amz-date" && name != "x-amz-security-token" {
 			again.Header.Set(name, r.Header.Get(name))
 		}

@@ -129,7 +129,7 @@ func testFaults(t *testing.T, g *gate, key tink.AEADWithContext, caller *call.Ca
 	if text, err := key.DecryptWithContext(t.Context(), sealed, nil); err != nil || !bytes.Equal(text, plain) {
 		t.Errorf("afterwards: %q, %v", text, err)
 	}
-	for i := range sealed {
+	for i := 0; i < len(sealed); i += 5 {
 		altered := bytes.Clone(sealed)
 		altered[i] ^= 1
 		if text, err := key.DecryptWithContext(t.Context(), altered, nil); err == nil {
