@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"consilium.dev/cmd/internal/route"
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/client"
 	"consilium.dev/internal/daemon"
@@ -30,15 +32,11 @@ const patience = 30 * time.Second
 
 // personConfig is consilium.yaml. Paths are relative to the file's folder.
 type personConfig struct {
-	Person      string `yaml:"person"`   // in the manifest
-	Key         string `yaml:"key"`      // "file:PATH"
-	Manifest    string `yaml:"manifest"` // the signed envelope, manifest.dsse.json
-	Anchor      string `yaml:"anchor"`   // the manifest's digest, 64 hex digits
-	Coordinator struct {
-		Name    string `yaml:"name"`    // in the manifest
-		Address string `yaml:"address"` // host:port
-	} `yaml:"coordinator"`
-	Proxy setup.Proxy `yaml:"proxy"`
+	Person      string            `yaml:"person"`   // in the manifest
+	Key         string            `yaml:"key"`      // "file:PATH"
+	Manifest    string            `yaml:"manifest"` // the signed envelope, manifest.dsse.json
+	Anchor      string            `yaml:"anchor"`   // the manifest's digest, 64 hex digits
+	Coordinator route.Coordinator `yaml:"coordinator"`
 }
 
 func configTopic() *cobra.Command {
@@ -55,10 +53,10 @@ consilium init person makes:
   coordinator:
     name: council                    # its name in the manifest
     address: council.example.org:7443
-  proxy:                             # only if there is one; else HTTPS_PROXY and NO_PROXY count
-    url: http://proxy.example.org:3128
-    user: ward                       # only if it wants one
-    password: file:proxy.password    # readable by nobody but you
+    proxy:                           # only where an HTTP proxy leads there, by CONNECT; without it the environment's
+      url: http://proxy.example.org:3128   # HTTPS_PROXY and NO_PROXY count, and "proxy: none" turns them off
+      user: me
+      password_file: proxy.password  # one line, readable by nobody but you
 
 Paths are relative to the file. The first of these that there is counts:
 
@@ -138,6 +136,18 @@ func beside(path, p string) string {
 	return filepath.Join(filepath.Dir(path), p)
 }
 
+// way returns the function that dials the coordinator, nil for straight there.
+func (c *personConfig) way(path string) (func(context.Context, string) (net.Conn, error), error) {
+	through, err := c.Coordinator.Tunnel(func(p string) string { return beside(path, p) })
+	if err != nil {
+		return nil, usageError("see consilium help config", "%s: %w", path, err)
+	}
+	if through == nil {
+		return nil, nil
+	}
+	return through.Dial, nil
+}
+
 // connection is a client with what hints need to know of it.
 type connection struct {
 	*client.Client
@@ -177,19 +187,14 @@ func (a *app) connect() (*connection, error) {
 	if err != nil {
 		return nil, refusedError("your key is the file that consilium init person made; key: in "+path+" names it", "%w", err)
 	}
-	proxy, err := c.Proxy.Open(func(uri string) string {
-		if file, ok := strings.CutPrefix(uri, "file:"); ok {
-			return "file:" + beside(path, file)
-		}
-		return uri
-	})
+	dial, err := c.way(path)
 	if err != nil {
-		return nil, usageError("see proxy: in "+path, "%w", err)
+		return nil, err
 	}
 	out := &connection{
 		configFile: path, manifestFile: c.Manifest, epochs: known,
 		config: client.Config{
-			Person: c.Person, Key: key, Manifest: m, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Proxy: proxy,
+			Person: c.Person, Key: key, Manifest: m, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Dial: dial,
 			Verifiers: verifiers, Speech: dialect.Own(daemon.Version), Newer: known.adopt, Chain: known.after, Past: known.past,
 		},
 	}
@@ -225,6 +230,11 @@ func (c *connection) dial() error {
 		return usageError("correct it in "+c.configFile, "%w", err)
 	}
 	return nil
+}
+
+// proxyHint is for an error that says itself what the proxy has against it.
+func (c *connection) proxyHint() string {
+	return fmt.Sprintf("proxy: under coordinator: in %s comes before the environment's HTTPS_PROXY; see consilium help config", c.configFile)
 }
 
 func (c *connection) reachHint() string {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"consilium.dev/internal/client"
+	"consilium.dev/internal/tunnel"
 )
 
 // kind is a kind of failure: the code that programs see in JSON and the exit code that scripts see. Both are stable.
@@ -89,6 +90,7 @@ var (
 // explain gives an error of the client its kind and a hint. ctx is what the call was given.
 func explain(ctx context.Context, c *connection, err error) error {
 	var known *fault
+	var way *tunnel.Error
 	cause := context.Cause(ctx)
 	switch {
 	case err == nil || errors.As(err, &known):
@@ -101,6 +103,8 @@ func explain(ctx context.Context, c *connection, err error) error {
 		return newFault(kindInterrupted, "", "interrupted")
 	case errors.Is(err, client.ErrRefused):
 		return newFault(kindUntrusted, c.trustHint(), "%w", err)
+	case errors.As(err, &way):
+		return newFault(kindUnreachable, c.proxyHint(), "%w", err)
 	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrStale), errors.Is(err, client.ErrNewer):
 		return newFault(kindUnreachable, c.reachHint(), "%w", err)
 	case errors.Is(err, client.ErrDenied):

@@ -23,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/tunnel/tunneltest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew; read the difference before it is committed")
@@ -50,6 +51,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("TZ", "UTC")
 			e.Values[processKey{}] = map[string]*process{}
 			e.Values[federationKey{}] = federation
+			e.Values[testKey{}] = t
 			e.Defer(func() { // also when the script has failed
 				for _, p := range e.Values[processKey{}].(map[string]*process) {
 					p.cmd.Process.Kill() //nolint:errcheck // it may have ended
@@ -73,6 +75,7 @@ func TestScripts(t *testing.T) {
 			"occupy":     scriptOccupy,
 			"newer":      scriptNewer,
 			"waitfor":    scriptWaitFor,
+			"proxy":      scriptProxy,
 		},
 	})
 }
@@ -98,6 +101,7 @@ func scriptWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 type (
 	processKey    struct{}
 	federationKey struct{}
+	testKey       struct{}
 )
 
 // buildPrograms builds the three programs as make build does and returns their folder.
@@ -159,6 +163,19 @@ func scriptFederation(ts *testscript.TestScript, neg bool, args []string) {
 		return os.WriteFile(to, bytes.ReplaceAll(text, []byte("127.0.0.1:7443"), []byte(address)), 0o600)
 	}))
 	ts.Setenv("ADDRESS", address)
+}
+
+// scriptProxy starts an HTTP proxy, PROXY, that lets one user go to council.invalid:7443, which is the federation's coordinator, and
+// to nobody.invalid:7443, where nobody listens.
+func scriptProxy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: proxy USER PASSWORD")
+	}
+	leads := map[string]string{"council.invalid:7443": ts.Getenv("ADDRESS"), "nobody.invalid:7443": "127.0.0.1:1"}
+	p := tunneltest.Start(ts.Value(testKey{}).(testing.TB), tunneltest.Options{
+		User: args[0], Password: args[1], Reach: func(address string) (string, bool) { real, ok := leads[address]; return real, ok },
+	})
+	ts.Setenv("PROXY", p.Address())
 }
 
 var ports struct {
@@ -252,7 +269,7 @@ func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	p := &process{cmd: exec.Command(program, args[2:]...), done: make(chan struct{}), news: make(chan struct{})}
 	p.cmd.Dir = ts.MkAbs(".")
-	p.cmd.Env = append(os.Environ(), "CONSILIUM_CONFIG="+ts.Getenv("CONSILIUM_CONFIG"))
+	p.cmd.Env = append(os.Environ(), "CONSILIUM_CONFIG="+ts.Getenv("CONSILIUM_CONFIG"), "HTTPS_PROXY="+ts.Getenv("HTTPS_PROXY"))
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	ts.Check(p.cmd.Start())
 	go func() {

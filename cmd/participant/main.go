@@ -4,9 +4,13 @@ package main
 
 import (
 	"context"
+	"net"
 	"os"
 	"time"
 
+	"go.uber.org/zap"
+
+	"consilium.dev/cmd/internal/route"
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/control"
@@ -18,12 +22,8 @@ import (
 type config struct {
 	setup.Enclave `yaml:",inline"`
 
-	Coordinator struct {
-		Name    string `yaml:"name"`    // in the manifest
-		Address string `yaml:"address"` // host:port
-	} `yaml:"coordinator"`
-	Proxy   setup.Proxy `yaml:"proxy"`
-	Control string      `yaml:"control"` // Unix socket of the pause, resume, leave and status commands; default: control in the store's folder
+	Coordinator route.Coordinator `yaml:"coordinator"`
+	Control     string            `yaml:"control"` // Unix socket of the pause, resume, leave and status commands; default: control in the store's folder
 
 	Data   participant.Data   `yaml:"data"`
 	Policy participant.Policy `yaml:"policy"`
@@ -44,19 +44,25 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 	if err := data.Check(); err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
-	proxy, err := c.Proxy.Open(env.URI)
-	if err != nil {
-		return &daemon.ConfigError{Err: err}
-	}
 	lis, err := control.Listen(c.control(env)) // the store is ours: nobody else listens there
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
 	defer lis.Close()
+	way, err := c.Coordinator.Tunnel(env.Path)
+	if err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
+	log := env.Simulated(parts.Attester.Simulated())
+	var dial func(context.Context, string) (net.Conn, error)
+	if way != nil {
+		dial = way.Dial
+		log.Info("dialling through a proxy", zap.String("proxy", way.Proxy()), zap.String("setting", way.Setting()))
+	}
 	p, err := participant.New(participant.Options{
-		Name: c.Name, Manifest: parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Proxy: proxy,
+		Name: c.Name, Manifest: parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Dial: dial,
 		Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers, Objects: parts.Objects, KEK: parts.KEK, Skew: time.Duration(c.Skew),
-		Control: lis, Grace: time.Duration(c.Grace), Data: data, Policy: c.Policy, Tray: env.Path("adopt"), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
+		Control: lis, Grace: time.Duration(c.Grace), Data: data, Policy: c.Policy, Tray: env.Path("adopt"), Log: log, Version: daemon.Version,
 	})
 	if err != nil {
 		return &daemon.ConfigError{Err: err}

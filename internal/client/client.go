@@ -13,12 +13,12 @@ import (
 	"io"
 	"iter"
 	"net"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -29,6 +29,7 @@ import (
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/transport"
+	"consilium.dev/internal/tunnel"
 	pb "consilium.dev/proto/consilium/v1"
 )
 
@@ -45,14 +46,14 @@ var (
 	ErrNewer = errors.New("the coordinator is at another epoch of the manifest")
 )
 
-// Config says who calls whom. All fields but Speech, Now, Newer, Chain and Past are required.
+// Config says who calls whom. All fields but Dial, Speech, Now, Newer, Chain and Past are required.
 type Config struct {
 	Person      string // in the manifest
 	Key         crypto.Signer
 	Manifest    *manifest.Manifest
-	Coordinator string   // its name in the manifest
-	Address     string   // host:port
-	Proxy       *url.URL // HTTP proxy, http://[user:password@]host[:port]; nil: as the environment says
+	Coordinator string                                                      // its name in the manifest
+	Address     string                                                      // host:port
+	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, straight there
 	Verifiers   []attest.Verifier
 	Speech      dialect.Speech   // of its calls; zero: what this version of the package speaks
 	Now         func() time.Time // nil: the clock
@@ -69,7 +70,8 @@ type Client struct {
 	models  pb.ModelsClient
 	blobs   pb.BlobsClient
 	refused atomic.Pointer[transport.Refusal]
-	adopted atomic.Bool // a newer manifest
+	adopted atomic.Bool                  // a newer manifest
+	way     atomic.Pointer[tunnel.Error] // why the proxy does not lead to the coordinator; nil if it does
 }
 
 // Dial prepares a client. Connecting happens with the first call, so an absent coordinator is that call's error.
@@ -86,24 +88,50 @@ func Dial(c Config) (*Client, error) {
 		Office: attest.Person, Name: c.Person, PeerOffice: attest.Coordinator, PeerName: c.Coordinator,
 		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), RequirePQ: m.PQ(attest.Coordinator),
 		Identity: c.Key, Verifiers: c.Verifiers, Policy: m, Now: c.Now,
-		Refused: func(r transport.Refusal) { out.refused.Store(&r) },
+		Refused: out.refuse,
 		Newer:   out.newer(c.Newer), Chain: c.Chain, Past: c.Past,
 	})
 	if err != nil {
 		return nil, err
 	}
-	out.conn, err = grpc.NewClient("passthrough:///"+c.Address, append(c.Speech.Caller(),
-		grpc.WithContextDialer(transport.Dialer{Proxy: c.Proxy}.Dial), // looks a name up again for each connection
+	// The dialler gets the address as it is configured: a name is looked up again for each connection. Whoever made the
+	// configuration has looked at the environment.
+	options := append(c.Speech.Caller(), grpc.WithContextDialer(out.reach(c.Dial)), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
-	)...)
+	)
+	if c.Dial != nil {
+		options = append(options, grpc.WithConnectParams(slowly))
+	}
+	out.conn, err = grpc.NewClient("passthrough:///"+c.Address, options...)
 	if err != nil {
 		return nil, fmt.Errorf("coordinator's address %q: %w", c.Address, err)
 	}
 	out.runs, out.models, out.blobs = pb.NewRunsClient(out.conn), pb.NewModelsClient(out.conn), pb.NewBlobsClient(out.conn)
 	return out, nil
+}
+
+// slowly is how a coordinator is dialled to whom a proxy may have to find its way first.
+var slowly = grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: tunnel.Patience + 20*time.Second}
+
+// reach dials by dial, and remembers what a proxy has against it.
+func (c *Client) reach(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
+	if dial == nil {
+		dial = straight
+	}
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := dial(ctx, address)
+		var way *tunnel.Error
+		errors.As(err, &way)
+		c.way.Store(way)
+		return conn, err
+	}
+}
+
+func straight(ctx context.Context, address string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
 }
 
 // newer notes that adopt has adopted something.
@@ -118,6 +146,15 @@ func (c *Client) newer(adopt func(uint64, [][]byte) error) func(uint64, [][]byte
 		}
 		return err
 	}
+}
+
+// refuse remembers why a handshake failed.
+func (c *Client) refuse(r transport.Refusal) {
+	if way := (*tunnel.Error)(nil); errors.As(r.Err, &way) { // the proxy has hung up, and nobody has refused anybody
+		c.way.Store(way)
+		return
+	}
+	c.refused.Store(&r)
 }
 
 // Close hangs up.
@@ -263,13 +300,15 @@ func (c *Client) fault(doing string, err error) error {
 		codes.Unavailable: ErrUnreachable, codes.NotFound: ErrNotFound, codes.PermissionDenied: ErrDenied,
 		codes.InvalidArgument: ErrInvalid, codes.FailedPrecondition: ErrInvalid, codes.Unauthenticated: ErrStale,
 	}[s.Code()]
-	r := c.refused.Load()
+	r, way := c.refused.Load(), c.way.Load()
 	var noTLS tls.RecordHeaderError
 	switch {
 	case errors.Is(err, dialect.ErrForeign):
 		return fmt.Errorf("%s: %w: %s", doing, ErrVersion, s.Message())
 	case c.adopted.Load() && s.Code() == codes.Unavailable:
 		return fmt.Errorf("%s: %w", doing, ErrNewer)
+	case way != nil && s.Code() == codes.Unavailable:
+		return fmt.Errorf("%s: %w: %w", doing, ErrUnreachable, way)
 	case r != nil && r.Sent:
 		return fmt.Errorf("%s: %w, an older one, and was sent ours", doing, ErrNewer)
 	case r == nil || s.Code() != codes.Unavailable:

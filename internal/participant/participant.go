@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -24,6 +23,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 
 	"consilium.dev/internal/attest"
@@ -34,6 +34,7 @@ import (
 	"consilium.dev/internal/skew"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/transport"
+	"consilium.dev/internal/tunnel"
 )
 
 // patience is how long the coordinator may be silent, though it sends a heartbeat every 15 s, before it counts as absent.
@@ -53,8 +54,7 @@ type Options struct {
 	Manifest    *manifest.Manifest                                          // the anchor; newer ones that were adopted lie in Objects
 	Coordinator string                                                      // its name in the manifest
 	Address     string                                                      // host:port of the coordinator
-	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, by way of Proxy
-	Proxy       *url.URL                                                    // HTTP proxy, http://[user:password@]host[:port]; nil: as the environment says
+	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, straight there
 	Identity    crypto.Signer
 	Attester    attest.Attester
 	Verifiers   func(*manifest.Manifest) ([]attest.Verifier, error) // for the evidence that a manifest admits
@@ -89,8 +89,9 @@ type Participant struct {
 	desk   *desk
 	// standing is what the member's own administrator wants
 	standing *standing
-	known    map[string]bool // runs that this process saw open and this member takes part in; owned by the session's worker
-	class    atomic.Uint32   // attest.Class of the last refusal by either side
+	known    map[string]bool              // runs that this process saw open and this member takes part in; owned by the session's worker
+	class    atomic.Uint32                // attest.Class of the last refusal by either side
+	way      atomic.Pointer[tunnel.Error] // why this session's proxy does not lead to the coordinator; nil if it does
 }
 
 // New checks the options. It reads and writes nothing.
@@ -100,11 +101,11 @@ func New(o Options) (*Participant, error) {
 		return nil, errors.New("participant: an option is missing")
 	case o.Verifiers == nil:
 		return nil, errors.New("participant: no verifiers")
-	case o.Address == "" || o.Coordinator == "":
+	case o.Coordinator == "":
 		return nil, errors.New("participant: no coordinator to dial")
 	}
 	if _, port, err := net.SplitHostPort(o.Address); err != nil || port == "" {
-		return nil, fmt.Errorf("participant: coordinator's address %q: want host:port", o.Address)
+		return nil, fmt.Errorf("participant: the coordinator's address %q: want host:port", o.Address)
 	}
 	if _, ok := o.Manifest.Key(attest.Participant, o.Name); !ok {
 		return nil, fmt.Errorf("participant: the manifest has no member %q", o.Name)
@@ -210,6 +211,7 @@ func (p *Participant) stay(ctx, work context.Context) error {
 	wait.InitialInterval, wait.MaxInterval = firstWait, longestWait
 	for {
 		p.class.Store(0)
+		p.way.Store(nil)
 		began := p.o.Now()
 		err := p.follow(work)
 		var broken *diskError
@@ -233,7 +235,11 @@ func (p *Participant) stay(ctx, work context.Context) error {
 		}
 		pause := wait.NextBackOff()
 		var clock *skewError
-		if attest.Class(p.class.Load()) == attest.ClassManifest || errors.As(err, &clock) || errors.Is(err, dialect.ErrForeign) {
+		way := p.way.Load()
+		if way != nil {
+			err = way // gRPC hands on its text alone, in its own words
+		}
+		if attest.Class(p.class.Load()) == attest.ClassManifest || errors.As(err, &clock) || errors.Is(err, dialect.ErrForeign) || way != nil && way.Denied() {
 			pause = refusedWait + rand.N(refusedWait)
 		}
 		p.log.Warn("no coordinator", zap.String("reason", plain(err)), zap.Duration("next_try", pause.Round(time.Millisecond)))
@@ -304,17 +310,17 @@ func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	dial := p.o.Dial
-	if dial == nil {
-		dial = transport.Dialer{Proxy: p.o.Proxy}.Dial
-	}
-	// The dialler gets the address as it is configured: a name is looked up again for each connection.
-	options := append(p.o.Speech.Caller(), grpc.WithContextDialer(dial),
+	// The dialler gets the address as it is configured: a name is looked up again for each connection. Whoever made the
+	// options has looked at the environment.
+	options := append(p.o.Speech.Caller(), grpc.WithContextDialer(p.reach), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	)
+	if p.o.Dial != nil {
+		options = append(options, grpc.WithConnectParams(slowly))
+	}
 	conn, err := grpc.NewClient("passthrough:///"+p.o.Address, options...)
 	if err != nil {
 		creds.Close() //nolint:errcheck // it forgets, and always can
@@ -326,8 +332,27 @@ func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
 	}, nil
 }
 
+// slowly is how a coordinator is dialled to whom a proxy may have to find its way first.
+var slowly = grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: tunnel.Patience + 20*time.Second}
+
+// reach dials as the options say, and remembers what a proxy has against it.
+func (p *Participant) reach(ctx context.Context, address string) (net.Conn, error) {
+	if p.o.Dial == nil {
+		return new(net.Dialer).DialContext(ctx, "tcp", address)
+	}
+	conn, err := p.o.Dial(ctx, address)
+	var way *tunnel.Error
+	errors.As(err, &way)
+	p.way.Store(way)
+	return conn, err
+}
+
 // refused logs why a handshake failed and remembers it for the next wait.
 func (p *Participant) refused(r transport.Refusal) {
+	if way := (*tunnel.Error)(nil); errors.As(r.Err, &way) { // the proxy has hung up, and nobody has refused anybody
+		p.way.Store(way)
+		return
+	}
 	if !r.Sent { // else it may let us in at once
 		p.class.Store(uint32(r.Class))
 	}
