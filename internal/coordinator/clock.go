@@ -48,11 +48,11 @@ func (c *clocks) meet(m entry.Member, theirs time.Time) (ahead time.Duration, ok
 	return ahead, !skew.Far(ahead, c.limit)
 }
 
-// judge returns a [*skew.Error] while the members' clocks say that ours is wrong.
-func (c *clocks) judge() error {
+// judge returns a [*skew.Error] where the members' clocks say that now, which ours said just now, is wrong.
+func (c *clocks) judge(now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now, steady := c.now(), c.steady()
+	steady := c.steady()
 	var all []skew.Reading
 	for m, r := range c.of {
 		since := steady - r.at
@@ -79,20 +79,21 @@ func (c *clocks) behind(newest time.Time) error {
 // admitted, by the time that their median says: only so can their clocks be read again, and no fact gets a time that nobody else
 // has seen.
 func (l *loop) moment(in round.Input) (time.Time, error) {
-	err := l.clocks.judge()
+	now := l.now() // once: between two readings the clock may jump
+	err := l.clocks.judge(now)
 	var wrong *skew.Error
 	if !errors.As(err, &wrong) {
-		return l.time(0), err
+		return l.time(now), err
 	}
 	if _, admit := in.(round.Admit); !admit {
 		return time.Time{}, err
 	}
-	return l.time(wrong.Ahead), nil
+	return l.time(now.Add(wrong.Ahead)), nil
 }
 
-// timely reports whether facts may be written now. It says once when that changes.
-func (l *loop) timely() bool {
-	err := l.clocks.judge()
+// timely reports whether facts may be written at now, which the clock said just now. It says once when that changes.
+func (l *loop) timely(now time.Time) bool {
+	err := l.clocks.judge(now)
 	switch {
 	case err != nil && !l.untimely:
 		l.log.Error("the members' clocks contradict ours; nothing is written until they agree", zap.Error(err))

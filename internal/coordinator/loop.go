@@ -17,6 +17,7 @@ import (
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
+	"consilium.dev/internal/skew"
 	"consilium.dev/internal/trainer"
 	"consilium.dev/internal/transport"
 )
@@ -210,6 +211,7 @@ func (l *loop) run(ctx context.Context) error {
 type refused struct{ err error }
 
 func (r *refused) Error() string { return r.err.Error() }
+func (r *refused) Unwrap() error { return r.err }
 
 // handle carries out one message. Only a *refused leaves the loop as it was; any other error ends it.
 func (l *loop) handle(ctx context.Context, m message) error {
@@ -260,9 +262,9 @@ func (l *loop) take(ctx context.Context, in round.Input) error {
 	return l.write(ctx, now, facts)
 }
 
-// time is the clock's, set right by so much, but never behind the newest fact: the host's clock is not trusted to go forward.
-func (l *loop) time(by time.Duration) time.Time {
-	now := l.now().Add(by).UTC().Truncate(time.Microsecond)
+// time is what a clock said, but never behind the newest fact: the host's clock is not trusted to go forward.
+func (l *loop) time(now time.Time) time.Time {
+	now = now.UTC().Truncate(time.Microsecond)
 	if newest := l.state.Newest(); now.Before(newest) {
 		return newest
 	}
@@ -360,7 +362,8 @@ func specOf(d trainer.Description, f entry.RoundOpened) aggregate.Spec {
 
 // settle lets time pass until nothing follows from it any more, then sees to it that what should be going on is going on.
 func (l *loop) settle(ctx context.Context) error {
-	if !l.timely() {
+	read := l.now()
+	if !l.timely(read) {
 		l.wake.Reset(time.Second)
 		return nil
 	}
@@ -372,7 +375,7 @@ func (l *loop) settle(ctx context.Context) error {
 		}
 	}
 	for {
-		now := l.time(0)
+		now := l.time(read)
 		facts, err := l.state.Decide(now, round.Tick{Held: l.hold.digest, Seen: l.presence.sighting, Released: l.released})
 		if err != nil {
 			return fmt.Errorf("letting time pass: %w", err)
@@ -384,7 +387,7 @@ func (l *loop) settle(ctx context.Context) error {
 			return err
 		}
 	}
-	now := l.time(0)
+	now := l.time(l.now())
 	l.wake.Stop()
 	actions := l.state.Todo(round.View{Now: now, Held: l.hold.digest, Seen: l.presence.sighting, Released: l.released})
 	for _, a := range actions {
@@ -435,21 +438,20 @@ func (l *loop) rest(ctx context.Context) {
 }
 
 // finish takes the outcome of a combination. A combination that failed ends the coordinator: its storage failed it, and
-// the next boot asks for the same work again.
+// the next boot asks for the same work again. One that comes while the clock is contradicted waits for a right one.
 func (l *loop) finish(ctx context.Context, c combined) error {
-	if !l.timely() {
-		l.parked = append(l.parked, c)
-		l.stale = true
-		return nil
-	}
-	l.running--
 	l.stale = true // whoever waits for it looks again
 	if c.err != nil {
+		l.running--
 		return fmt.Errorf("combining round %d of run %s: %w", c.in.Round, c.in.Run, orRestore(c.err))
 	}
 	err := l.take(ctx, c.in)
-	var refusal *refused
-	if errors.As(err, &refusal) { // the run was cancelled meanwhile
+	if _, wrong := errors.AsType[*skew.Error](err); wrong {
+		l.parked = append(l.parked, c)
+		return nil
+	}
+	l.running--
+	if refusal, ok := errors.AsType[*refused](err); ok { // the run was cancelled meanwhile
 		l.log.Info("combination not needed any more", zap.String("run", c.in.Run), zap.Int("round", c.in.Round), zap.Error(refusal.err))
 		return nil
 	}

@@ -192,7 +192,7 @@ func (l *loop) cosigned(ctx context.Context, b *ballot, c witness.Cosignature) e
 		return fmt.Errorf("keeping the witnesses' cosignatures: %w", err)
 	}
 	q.released.Store(r)
-	now := l.time(0)
+	now := l.time(l.now())
 	for at, line := range q.withheld {
 		if line < r.size {
 			delete(q.withheld, at)

@@ -96,7 +96,7 @@ func (r *runs) allowed(ctx context.Context, f entry.RunCreated) error {
 		f.Initial, f.Model = &entry.Blob{}, entry.Digest{1}
 	}
 	return r.loop.send(ctx, message{first: func() error {
-		_, err := r.loop.state.Decide(r.loop.time(0), round.Create{Fact: f, Limits: r.limits()})
+		_, err := r.loop.state.Decide(r.loop.time(r.loop.now()), round.Create{Fact: f, Limits: r.limits()})
 		return err
 	}})
 }
