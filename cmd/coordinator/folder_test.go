@@ -207,6 +207,12 @@ func (f *federation) coordinator(as string) *process {
 	f.t.Helper()
 	p := launch(f.t, "coordinator ("+as+")", self(f.t, as, f.path("council", "coordinator.yaml")))
 	p.log.line(f.t, "serving")
+	f.reach(p)
+	return p
+}
+
+// reach makes a coordinator that serves the newest.
+func (f *federation) reach(p *process) {
 	for line := range strings.Lines(p.says()) {
 		if _, rest, found := strings.Cut(line, `"address":"`); found {
 			f.mu.Lock()
@@ -214,7 +220,6 @@ func (f *federation) coordinator(as string) *process {
 			f.mu.Unlock()
 		}
 	}
-	return p
 }
 
 // where returns where the newest coordinator listens.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -105,11 +106,15 @@ type process struct {
 	err  error // after done
 }
 
-// launch starts a program that ends with the test at the latest.
+// launch starts a program that ends with the test at the latest. Who is the command's Stderr already hears what it says too.
 func launch(t *testing.T, name string, cmd *exec.Cmd) *process {
 	t.Helper()
 	p := &process{t: t, name: name, cmd: cmd, log: newBook(), done: make(chan struct{})}
-	cmd.Stderr = p.log
+	if also := cmd.Stderr; also != nil {
+		cmd.Stderr = io.MultiWriter(p.log, also)
+	} else {
+		cmd.Stderr = p.log
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

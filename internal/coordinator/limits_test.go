@@ -137,3 +137,30 @@ func TestTurnedAway(t *testing.T) {
 		}
 	})
 }
+
+// TestNewsIsForWhomItConcerns has two members follow of whom one is asked something. The other hears nothing before its heartbeat:
+// in a federation of a thousand, each fact would else be a thousand messages.
+func TestNewsIsForWhomItConcerns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCourt(t)
+		follow := func(p *peer) pb.Rounds_FollowClient {
+			s, err := p.Follow(t.Context(), &pb.FollowRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Recv(); err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		asked, other := follow(c.budapest), follow(c.longbeach)
+		began := time.Now()
+		c.open()
+		if w, err := asked.Recv(); err != nil || time.Since(began) != 0 {
+			t.Errorf("who is asked heard %v, %v after %v", w, err, time.Since(began))
+		}
+		if w, err := other.Recv(); err != nil || time.Since(began) != 15*time.Second || len(w.Invitations) != 0 {
+			t.Errorf("who is not asked heard %v, %v after %v, want its heartbeat after 15s", w, err, time.Since(began))
+		}
+	})
+}

@@ -3,6 +3,8 @@ package coordinator
 import (
 	"math"
 
+	"google.golang.org/protobuf/proto"
+
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/round"
 	pb "consilium.dev/proto/consilium/v1"
@@ -10,8 +12,15 @@ import (
 
 // news is what is wanted of each member at one moment. Nothing is told once: who missed it reads the newest.
 type news struct {
-	of      map[entry.Member]*pb.Wanted
+	of      map[entry.Member]*wish
 	changed chan struct{} // closed when there is newer news
+}
+
+// wish is what is wanted of one member, and the same one in all news until that changes: of a thousand members who follow, one fact
+// wakes those whom it is about.
+type wish struct {
+	*pb.Wanted
+	changed chan struct{} // closed when something else is wanted
 }
 
 // maxPlans is the most bytes of plans in what is wanted of one member: gRPC's messages stay below 4 MiB. What does not fit is
@@ -20,12 +29,12 @@ const maxPlans = 3 << 20
 
 // publish makes the actions the newest news. Called by the loop.
 func (l *loop) publish(actions []round.Action) {
-	next := &news{of: map[entry.Member]*pb.Wanted{}, changed: make(chan struct{})}
+	wanted := map[entry.Member]*pb.Wanted{}
 	of := func(m entry.Member) *pb.Wanted {
-		w := next.of[m]
+		w := wanted[m]
 		if w == nil {
 			w = &pb.Wanted{Version: l.version}
-			next.of[m] = w
+			wanted[m] = w
 		}
 		return w
 	}
@@ -66,8 +75,25 @@ func (l *loop) publish(actions []round.Action) {
 			}
 		}
 	}
-	if last := l.wanted.Swap(next); last != nil {
-		close(last.changed)
+	l.announce(wanted)
+}
+
+// announce makes these the newest news and wakes whom they are news to.
+func (l *loop) announce(wanted map[entry.Member]*pb.Wanted) {
+	last, next := l.wanted.Load(), &news{of: map[entry.Member]*wish{}, changed: make(chan struct{})}
+	for m, w := range wanted {
+		if old := last.of[m]; old != nil && proto.Equal(old.Wanted, w) {
+			next.of[m] = old
+			continue
+		}
+		next.of[m] = &wish{w, make(chan struct{})}
+	}
+	l.wanted.Store(next)
+	close(last.changed)
+	for m, old := range last.of {
+		if next.of[m] != old {
+			close(old.changed)
+		}
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"consilium.dev/internal/entry"
@@ -49,21 +48,20 @@ func (r *rounds) Follow(q *pb.FollowRequest, stream grpc.ServerStreamingServer[p
 	defer r.presence.leave(m)
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
-	var last *pb.Wanted
+	var last *wish
 	for {
-		n := r.loop.wanted.Load()
-		w := n.of[m]
+		w := r.loop.wanted.Load().of[m]
 		if w == nil {
 			return status.Error(codes.PermissionDenied, "not a member of this federation")
 		}
-		if last == nil || !proto.Equal(w, last) {
-			if err := stream.Send(stamped(w, r.loop.clocks.now())); err != nil {
+		if w != last {
+			if err := stream.Send(stamped(w.Wanted, r.loop.clocks.now())); err != nil {
 				return err
 			}
 			last = w
 		}
 		select {
-		case <-n.changed:
+		case <-w.changed:
 		case <-beat.C:
 			last = nil
 		case <-r.loop.ending:

@@ -24,6 +24,9 @@ import (
 // watchEvery is how often a watched run is looked at for what no fact tells: who is connected.
 const watchEvery = 5 * time.Second
 
+// watchPace is the least time between two looks at a watched run: in a round of a thousand members each update is news.
+const watchPace = 200 * time.Millisecond
+
 // maxReason is the most bytes of a reason that a person gives, for the log.
 const maxReason = 200
 
@@ -188,6 +191,14 @@ func (r *runs) Watch(q *pb.ShowRequest, stream grpc.ServerStreamingServer[pb.Sho
 		}
 		select {
 		case <-n.changed:
+			rest := time.NewTimer(watchPace)
+			select {
+			case <-rest.C:
+			case <-r.loop.ending: // what is newest is shown, and then why no more comes
+			case <-r.loop.done:
+			case <-stream.Context().Done():
+			}
+			rest.Stop()
 		case <-look.C:
 		case <-r.loop.ending:
 			return status.Error(codes.Unavailable, errStopping.Error())

@@ -130,8 +130,12 @@ func (v *viewer) waiting(r round.Run, lacking *lack) string {
 	if n := len(r.Rounds); n > 0 && r.Rounds[n-1].State == "open" {
 		last := r.Rounds[n-1]
 		what, of = fmt.Sprintf("update of round %d", last.Round), len(last.Selected)
+		sent := map[entry.Member]bool{}
+		for _, a := range last.Accepted {
+			sent[a.Member] = true
+		}
 		for _, s := range last.Selected {
-			if !slices.ContainsFunc(last.Accepted, func(a entry.UpdateAccepted) bool { return a.Member == s.Member }) {
+			if !sent[s.Member] {
 				missing = append(missing, s.Member)
 			}
 		}
@@ -157,12 +161,16 @@ func (v *viewer) waiting(r round.Run, lacking *lack) string {
 // evaluating returns whose figures of the newest model are still missing.
 func (v *viewer) evaluating(r round.Run) (what string, of int, missing []entry.Member) {
 	last := r.Rounds[len(r.Rounds)-1]
+	reported := map[entry.Member]bool{}
+	for _, e := range last.Evaluated {
+		reported[e.Member] = true
+	}
 	for _, m := range r.Members {
 		if m.State != "consented" {
 			continue
 		}
 		of++
-		if !slices.ContainsFunc(last.Evaluated, func(e entry.Evaluated) bool { return e.Member == m.Member }) {
+		if !reported[m.Member] {
 			missing = append(missing, m.Member)
 		}
 	}

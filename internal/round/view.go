@@ -117,7 +117,10 @@ const maxEndings = 16
 func (s *State) Endings(m entry.Member, released Released) []Ending {
 	var out []Ending
 	for _, r := range slices.Backward(s.runs) {
-		if p := r.member(m); r.ended != "" && p != nil && p.State == consented && len(out) < maxEndings {
+		if len(out) == maxEndings {
+			break
+		}
+		if p := r.member(m); r.ended != "" && p != nil && p.State == consented {
 			out = append(out, Ending{r.fact.Run, r.ended, r.reason, r.newest(released)})
 		}
 	}

@@ -153,6 +153,9 @@ func (x *exchange) attest(ctx context.Context) ([]byte, error) {
 		Nonce:      x.theirs.nonce, SPKI: x.own.spki, Seed: seed,
 	}
 	e, err := cfg.Attester.Attest(ctx, b)
+	if err != nil && ctx.Err() != nil {
+		return nil, attest.Refuse(attest.ClassRate, "our own attester was too slow for this handshake: %w", err)
+	}
 	if err != nil {
 		return nil, attest.Refuse(attest.ClassPlat, "our own attester: %w", err)
 	}

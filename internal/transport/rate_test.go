@@ -204,6 +204,55 @@ func TestOneQuoteAtATime(t *testing.T) {
 	})
 }
 
+// TestSlowEvidence has 150 members dial at once a listener whose machine takes 200 ms for a quote, one at a time: 30 s for all, and
+// a handshake has 20. Who is not served in time dials again, and all come in; hardly a quote is made for nothing.
+func TestSlowEvidence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const members, each = 150, 200 * time.Millisecond
+		e := newEnds(attest.Participant, "north")
+		slow, p := &machine{t: attest.SEVSNP, slow: each}, withoutDevices()
+		e.server.Attester, e.server.Policy = slow, p
+		for i := range members {
+			p.know(attest.Participant, fmt.Sprintf("member-%d", i))
+		}
+		server := makeServer(t, e.server)
+		from, late := time.Now(), atomic.Int64{}
+		var all sync.WaitGroup
+		for i := range members {
+			all.Go(func() {
+				var w witness
+				cfg := config(attest.Participant, fmt.Sprintf("member-%d", i), &w)
+				cfg.Policy = p
+				client := makeClient(t, cfg)
+				for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+					a, b := net.Pipe()
+					s, c := shake(server, client, a, b)
+					s.close()
+					c.close()
+					if s.err == nil && c.err == nil {
+						return
+					}
+					if class := classOf(s.err); class != attest.ClassRate {
+						t.Errorf("member %d was refused %v", i, s.err)
+					}
+					late.Add(1)
+					time.Sleep(wait)
+				}
+			})
+		}
+		all.Wait()
+		if took := time.Since(from); slow.most != 1 || took > 40*time.Second {
+			t.Errorf("%d quotes at a time, all were in after %v, want 40s at most: 30s of quotes", slow.most, took)
+		}
+		if late.Load() == 0 || slow.made > members+5 {
+			t.Errorf("%d members were late, %d quotes were made for %d members", late.Load(), slow.made, members)
+		}
+		if server.Held() != 0 {
+			t.Errorf("held %d", server.Held())
+		}
+	})
+}
+
 // TestQuoteTooSlow ends a handshake whose own machine does not answer in time, and whoever waits in line for it.
 func TestQuoteTooSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
