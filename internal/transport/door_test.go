@@ -122,10 +122,10 @@ func TestDoorKeepsRoomForMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEnds(attest.Participant, "north")
 		server, client := makeServer(t, e.server), makeClient(t, e.client)
-		p := newPorch(transport.Room{Connections: 6, PerAddress: 2})
+		p := newPorch(transport.Room{Connections: 8, PerAddress: 2})
 		defer p.street.Close()
 		var members []outcome
-		for i := range 4 {
+		for i := range 6 {
 			near, in := p.come(t, "192.0.2.1")
 			if !in {
 				t.Fatalf("member's connection %d was turned away, though the others from there are proven", i+1)
@@ -138,21 +138,28 @@ func TestDoorKeepsRoomForMembers(t *testing.T) {
 		}
 		for i := range 2 {
 			if _, in := p.come(t, fmt.Sprintf("192.0.2.%d", 10+i)); !in {
-				t.Errorf("stranger %d was turned away, with room for 6 and 4 there", i+1)
+				t.Errorf("stranger %d was turned away, with room for 8 and 6 there", i+1)
 			}
 		}
 		if _, in := p.come(t, "192.0.2.20"); in || p.turned[transport.ErrFull] != 1 {
-			t.Errorf("a seventh was let in, with room for 6: turned away %v", p.turned)
+			t.Errorf("a ninth was let in, with room for 8: turned away %v", p.turned)
 		}
 		members[0].close()
+		members[0].close() // a second time makes no more room
 		if _, in := p.come(t, "192.0.2.21"); !in {
 			t.Error("nobody is let in though a member has left")
+		}
+		if _, in := p.come(t, "192.0.2.22"); in || p.turned[transport.ErrFull] != 2 {
+			t.Errorf("one that closed twice made room for two: turned away %v", p.turned)
 		}
 		for _, m := range members {
 			m.close()
 		}
-		if _, in := p.come(t, "192.0.2.22"); in || p.turned[transport.ErrFull] != 2 {
-			t.Errorf("a fourth stranger was let in, with room for 6: turned away %v", p.turned)
+		if _, in := p.come(t, "192.0.2.23"); !in {
+			t.Error("a fourth stranger was turned away, with room for 8")
+		}
+		if _, in := p.come(t, "192.0.2.24"); in || p.turned[transport.ErrFull] != 3 {
+			t.Errorf("a fifth stranger was let in, with room for 8: turned away %v", p.turned)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -339,6 +340,55 @@ func TestStrangerIsCheap(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestStrangersMemory has 64 strangers send all of a hello of 4 KiB but its last byte, and counts what their handshakes keep: what
+// crypto/tls has for a connection, and the hello. Both ends of each line are in this process.
+func TestStrangersMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const strangers, most = 64, 64 << 10
+		e := newEnds(attest.Participant, "north")
+		server := makeServer(t, e.server)
+		stranger := newRogue(t, e, clientSide)
+		stranger.chain = mint{identity: seeded("stranger")}.make(t)
+		before := inUse()
+		lines := make([]net.Conn, 0, strangers)
+		var all sync.WaitGroup
+		for range strangers {
+			near, far := net.Pipe()
+			all.Go(func() {
+				if _, _, err := server.ServerHandshake(far); err == nil {
+					t.Error("a stranger was admitted")
+				}
+			})
+			one := *stranger
+			one.handshake(near)
+			hello := transport.Frame(1, make([]byte, 4<<10))
+			if _, err := one.conn.Write(hello[:len(hello)-1]); err != nil {
+				t.Fatal(err)
+			}
+			lines = append(lines, near)
+		}
+		synctest.Wait()
+		if each := (inUse() - before) / strangers; each > most {
+			t.Errorf("a stranger costs %d bytes of memory, want %d at most", each, most)
+		} else {
+			t.Logf("a stranger costs %d bytes of memory", each)
+		}
+		for _, l := range lines {
+			_ = l.Close()
+		}
+		all.Wait()
+	})
+}
+
+// inUse returns the bytes of the heap and of stacks that are in use.
+func inUse() int64 {
+	runtime.GC()
+	runtime.GC() // what pools keep for one collection more
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
 }
 
 // TestLongTLS has a stranger whose TLS handshake does not end: a certificate of 200 KiB, which crypto/tls would take. No more of
