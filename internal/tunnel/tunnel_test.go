@@ -409,3 +409,36 @@ func FuzzAnswer(f *testing.F) {
 		secretless(t, err)
 	})
 }
+
+// lateConn answers when its caller has just gone away and the deadline that ends it has been set.
+type lateConn struct {
+	net.Conn
+	leave   context.CancelFunc
+	expired chan struct{}
+	answer  io.Reader
+}
+
+func (c *lateConn) Write(p []byte) (int, error) { return len(p), nil }
+func (c *lateConn) Close() error                { return nil }
+
+func (c *lateConn) SetDeadline(time.Time) error {
+	close(c.expired)
+	return nil
+}
+
+func (c *lateConn) Read(p []byte) (int, error) {
+	c.leave()
+	<-c.expired
+	return c.answer.Read(p)
+}
+
+// TestLate: a connection whose deadline has passed meanwhile is never handed out as a good one.
+func TestLate(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	c := &lateConn{leave: cancel, expired: make(chan struct{}), answer: strings.NewReader("HTTP/1.1 200 OK\r\n\r\n")}
+	through := open(t, tunnel.Options{URL: "http://proxy.invalid:3128"})
+	through.DialBy(func(context.Context, string, string) (net.Conn, error) { return c, nil })
+	if got, err := through.Dial(ctx, target); got != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("Dial = %v, %v, want that its caller has gone away", got, err)
+	}
+}
