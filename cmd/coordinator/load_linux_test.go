@@ -46,7 +46,7 @@ type crowd struct {
 }
 
 // eachConnection is the most memory that a connection of a member may take in the coordinator, whatever its member does.
-const eachConnection = 512 << 10
+const eachConnection = 768 << 10
 
 // TestLoad has many participants take part in one run: real ones, with evidence, consents and training, in this process, and
 // the coordinator in a process of its own. Some send slowly, and a lead is connected and never reads. The memory that
