@@ -71,12 +71,14 @@ type crashes struct {
 	survived int
 }
 
-// manifest returns the changes of the manifest: in the larger run both members are witnesses, and both decide.
+// manifest returns the changes of the manifest: in the larger run one member is a witness. Of several, those that have cosigned the
+// first head when the coordinator is killed may be fewer than a quorum; then the others, who keep nothing, do not count, and the log
+// does not open again.
 func (c *crashes) manifest() []string {
 	if c.brief {
 		return nil
 	}
-	return []string{`{none: true, reason: "a test"}`, "{quorum: 2, members: [budapest, cleveland]}"}
+	return []string{`{none: true, reason: "a test"}`, "{quorum: 1, members: [budapest]}"}
 }
 
 // members returns whose participants run.

@@ -157,8 +157,7 @@ func (w *world) operate() {
 }
 
 // clear lets the weather turn good for good: one coordinator, on the newest copy that a quorum of witnesses can go on with. It
-// reports whether there is one: two forks that each have some of the witnesses on their side cannot be told which is right, and
-// that is how it shall be.
+// reports whether there is one: the package's page says when there is none.
 func (w *world) clear() bool {
 	w.calm, w.cut = true, nil
 	for _, c := range slices.Clone(w.councils) {
