@@ -52,8 +52,16 @@ type answer struct {
 // Listen makes the socket at path. One that an earlier process left is replaced: the caller holds the lock of the folder that
 // tells who runs.
 func Listen(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch there, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		return nil, fmt.Errorf("control socket: %w", err)
+	case there.Mode().Type() != fs.ModeSocket:
+		return nil, fmt.Errorf("control socket %s: something else is there: name another path in the configuration (control)", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("control socket: %w", err)
+		}
 	}
 	lis, err := net.Listen("unix", path)
 	if errors.Is(err, syscall.EINVAL) {

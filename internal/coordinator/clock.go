@@ -3,6 +3,8 @@ package coordinator
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +67,13 @@ func (c *clocks) judge(now time.Time) error {
 	return skew.Judge(all, c.limit)
 }
 
+// only forgets the clocks of those who are no members any more.
+func (c *clocks) only(members []entry.Member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.of, func(m entry.Member, _ reading) bool { return !slices.Contains(members, m) })
+}
+
 // behind returns an error if the clock is far behind the log's newest fact: then no time would pass until it has caught up.
 func (c *clocks) behind(newest time.Time) error {
 	if late := newest.Sub(c.now()); late > c.limit {
@@ -76,8 +85,9 @@ func (c *clocks) behind(newest time.Time) error {
 }
 
 // moment returns the time at which in happens. While the members' clocks contradict ours nothing happens but that members are
-// admitted, by the time that their median says: only so can their clocks be read again, and no fact gets a time that nobody else
-// has seen.
+// admitted, since only so can their clocks be read again, and that a newer manifest is adopted, or members who lie could hold off
+// the one that expels them. Where ours is ahead this gets the time that their median says. Where ours is behind it keeps ours:
+// the log's time never goes back, so two members who lie could push it years ahead for good.
 func (l *loop) moment(in round.Input) (time.Time, error) {
 	now := l.now() // once: between two readings the clock may jump
 	err := l.clocks.judge(now)
@@ -85,10 +95,11 @@ func (l *loop) moment(in round.Input) (time.Time, error) {
 	if !errors.As(err, &wrong) {
 		return l.time(now), err
 	}
-	if _, admit := in.(round.Admit); !admit {
-		return time.Time{}, err
+	switch in.(type) {
+	case round.Admit, round.Adopt:
+		return l.time(now.Add(min(wrong.Ahead, 0))), nil
 	}
-	return l.time(now.Add(wrong.Ahead)), nil
+	return time.Time{}, err
 }
 
 // timely reports whether facts may be written at now, which the clock said just now. It says once when that changes.

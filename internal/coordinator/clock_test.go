@@ -8,10 +8,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"consilium.dev/internal/attest"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/participant"
+	pb "consilium.dev/proto/consilium/v1"
 )
 
 // times returns the times of all facts in the coordinator's log.
@@ -158,5 +160,60 @@ func TestIdleJump(t *testing.T) {
 		if wait := time.Duration(line["next_try"].(float64) * float64(time.Second)); wait < 2*time.Minute {
 			t.Errorf("the member comes again after %s, though only people can set clocks", wait)
 		}
+	})
+}
+
+// says has a member want to follow with a clock that says so, and returns what the coordinator answers.
+func (w *world) says(name string, clock time.Time) error {
+	w.t.Helper()
+	stream, err := w.connect(attest.Participant, name).Follow(w.t.Context(), &pb.FollowRequest{Clock: clock.UnixMicro()})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	return err
+}
+
+// TestLyingClocks: members whose clocks lie by years, and are the first to be heard, give no fact their time.
+func TestLyingClocks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		council := w.serve()
+		for _, name := range []string{"budapest", "cleveland"} {
+			if err := w.says(name, time.Now().AddDate(20, 0, 0)); err == nil {
+				t.Errorf("%s is followed with a clock that is 20 years ahead", name)
+			}
+		}
+		if err := w.says("longbeach", time.Now()); err != nil {
+			t.Errorf("longbeach, whose clock is right: %v", err)
+		}
+		council.stop()
+		for i, at := range w.times() {
+			if at.After(time.Now().Add(time.Minute)) {
+				t.Errorf("fact %d is of %s, and it is %s", i, at, time.Now())
+			}
+		}
+	})
+}
+
+// TestLiarsExpelled: members whose clocks lie do not hold off the manifest without one of them, whose clock then counts no more.
+func TestLiarsExpelled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.serve()
+		for _, name := range []string{"budapest", "cleveland"} {
+			if err := w.says(name, time.Now().Add(3*time.Minute)); err == nil {
+				t.Errorf("%s is followed with a clock that is 3 minutes ahead", name)
+			}
+		}
+		if err := w.says("longbeach", time.Now()); err != nil {
+			t.Errorf("longbeach, whose clock is right: %v", err)
+		}
+		two := w.realm.next(t, w.manifest, without("budapest")...)
+		if _, err := pb.NewFederationClient(w.person("cara").conn).Publish(t.Context(), &pb.PublishRequest{Envelope: two.Envelope()}); err != nil {
+			t.Error(err)
+		}
+		w.books["council"].await(t, "the members' clocks agree with ours again")
 	})
 }

@@ -243,6 +243,7 @@ func (e *epochs) turn(ctx context.Context, chain *manifest.Chain, spared [64]byt
 		after: func() error {
 			e.chain.Store(chain)
 			e.loop.epoch, e.loop.members = m.Epoch(), membersOf(m)
+			e.loop.clocks.only(e.loop.members)
 			e.creds.Turn(creds)
 			e.part(before, spared)
 			return nil

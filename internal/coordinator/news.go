@@ -40,8 +40,11 @@ func (l *loop) publish(actions []round.Action) {
 	}
 	size := map[entry.Member]int{}
 	fits := func(m entry.Member, plan []byte) bool {
+		if size[m]+len(plan) > maxPlans {
+			return false
+		}
 		size[m] += len(plan)
-		return size[m] <= maxPlans
+		return true
 	}
 	for _, m := range l.members {
 		w := of(m)

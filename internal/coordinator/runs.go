@@ -99,7 +99,11 @@ func (r *runs) allowed(ctx context.Context, f entry.RunCreated) error {
 		f.Initial, f.Model = &entry.Blob{}, entry.Digest{1}
 	}
 	return r.loop.send(ctx, message{first: func() error {
-		_, err := r.loop.state.Decide(r.loop.time(r.loop.now()), round.Create{Fact: f, Limits: r.limits()})
+		now := r.loop.now()
+		if err := r.loop.clocks.judge(now); err != nil {
+			return err
+		}
+		_, err := r.loop.state.Decide(r.loop.time(now), round.Create{Fact: f, Limits: r.limits()})
 		return err
 	}})
 }

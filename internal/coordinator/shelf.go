@@ -46,6 +46,11 @@ func (s *shelf) put(key upload, p *prefix) bool {
 	if p.at == 0 || s.line > 0 || s.closed {
 		return false
 	}
+	for i := len(s.kept) - 1; i >= 0; i-- { // an older upload of the same may have been cut only now
+		if s.kept[i].key == key {
+			s.remove(i).release()
+		}
+	}
 	k := &shelved{prefix: p, key: key}
 	k.timer = time.AfterFunc(s.lease, func() {
 		s.drop(func(x *shelved) bool { return x == k })

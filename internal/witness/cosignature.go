@@ -72,10 +72,13 @@ func checkLine(line string, text []byte, verifier string) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
+	if len(line) > maxLine {
+		return time.Time{}, fmt.Errorf("not a cosignature by %s", name)
+	}
 	coded, ok := strings.CutPrefix(line, "\u2014 "+name+" ")
 	coded, newline := strings.CutSuffix(coded, "\n")
 	raw, err := base64.StdEncoding.Strict().DecodeString(coded)
-	if !ok || !newline || len(line) > maxLine || err != nil || strings.ContainsAny(coded, "\r\n") || len(raw) != 4+8+ed25519.SignatureSize ||
+	if !ok || !newline || err != nil || strings.ContainsAny(coded, "\r\n") || len(raw) != 4+8+ed25519.SignatureSize ||
 		binary.BigEndian.Uint32(raw) != keyHash(name, public) {
 		return time.Time{}, fmt.Errorf("not a cosignature by %s", name)
 	}
@@ -88,10 +91,13 @@ func checkLine(line string, text []byte, verifier string) (time.Time, error) {
 
 // parseVerifier reads a verifier key. There is one spelling of it.
 func parseVerifier(verifier string) (string, ed25519.PublicKey, error) {
+	if len(verifier) > maxLine {
+		return "", nil, errors.New("not the verifier key of a witness")
+	}
 	name, rest, _ := strings.Cut(verifier, "+")
 	_, coded, _ := strings.Cut(rest, "+")
 	raw, err := base64.StdEncoding.Strict().DecodeString(coded)
-	if err != nil || len(raw) != 1+ed25519.PublicKeySize || raw[0] != cosigning || len(verifier) > maxLine {
+	if err != nil || len(raw) != 1+ed25519.PublicKeySize || raw[0] != cosigning {
 		return "", nil, errors.New("not the verifier key of a witness")
 	}
 	public := ed25519.PublicKey(raw[1:])
@@ -132,10 +138,16 @@ func (e Endorsement) ValidAt(at time.Time) error {
 	return nil
 }
 
+// maxEndorsement is the most bytes of an endorsement's text.
+const maxEndorsement = 1024
+
 // parseEndorsement reads a text that Endorsement.Text wrote.
 func parseEndorsement(text string) (Endorsement, error) {
+	if len(text) > maxEndorsement { // first: what a stranger's text splits into takes many times its length
+		return Endorsement{}, errors.New("not an endorsement of a witness's key")
+	}
 	lines := strings.Split(text, "\n")
-	if len(lines) != 7 || len(text) > 1024 {
+	if len(lines) != 7 {
 		return Endorsement{}, errors.New("not an endorsement of a witness's key")
 	}
 	from, err := time.Parse(time.RFC3339, lines[4])
