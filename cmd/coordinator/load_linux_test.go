@@ -69,12 +69,9 @@ func TestLoad(t *testing.T) {
 	run := f.start(f.plan())
 	council.await("round closed", c.rounds)
 	full := council.outside()
-	f.must(func() error {
-		lead := f.lead()
-		defer lead.Close()
-		_, err := lead.Cancel(t.Context(), run, "loaded")
-		return err
-	}())
+	lead := f.lead()
+	_, _ = lead.Cancel(t.Context(), run, "loaded") // the run may have ended by itself; whether it has, the log says
+	_ = lead.Close()
 	council.await("run ended", 1)
 	if got, most := full.peak, empty.peak+c.uploads+int64(c.members)*eachConnection+32<<20; got > most {
 		t.Errorf("the coordinator took %d bytes at most, want no more than %d", got, most)
