@@ -117,7 +117,7 @@ func TestWitnessesAudited(t *testing.T) {
 		council := w.serve()
 		all := w.joinAll()
 		w.books["council"].await(t, "log opened by its witnesses")
-		synctest.Wait() // until all four keep something: one that keeps nothing would not count at the next start
+		synctest.Wait() // until all four keep something
 		all["longbeach"].stop()
 		all["switzerland"].stop()
 		run := w.start(plan(t, bare))

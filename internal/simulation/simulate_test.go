@@ -20,10 +20,8 @@
 //	no lie          who is told that an update was accepted can rely on it
 //	an end          a run that keeps its quorum and good weather is completed, every other one ends
 //
-// Several forks may each have some of the witnesses on their side, with no quorum left for any; then the federation stops. It also
-// stops where fewer than a quorum have cosigned the first heads of a log when its coordinator is killed: a witness that keeps nothing
-// does not count beside one that keeps something, so the log does not open again. Neither is asked for an end; the report says how
-// many federations stopped so.
+// Several forks may each have some of the witnesses on their side, with no quorum left for any; then the federation stops. It is
+// not asked for an end; the report says how many federations stopped so.
 //
 // make simulate SEEDS=100000 runs that many; the same seed is the same federation.
 package simulation_test

@@ -207,13 +207,11 @@ func (w *world) fits(d *disk) bool {
 	if len(w.witnesses) == 0 {
 		return true
 	}
-	fit, some := 0, false
+	fit := 0
 	for _, name := range w.witnesses {
-		head := w.member(name).head
-		some = some || head.Size > 0
-		if d.log.begins(head) && head.Size > 0 {
+		if d.log.begins(w.member(name).head) {
 			fit++
 		}
 	}
-	return d.log.begins(d.cosigned) && (fit >= w.quorum || !some)
+	return d.log.begins(d.cosigned) && fit >= w.quorum
 }

@@ -111,14 +111,14 @@ func (t *Tally) Contradict(name string, why error) error {
 	return nil
 }
 
-// counted returns the witnesses that stand for this log's being the newest: those that have shown a head which it begins with.
-// One that keeps nothing knows nothing; it counts only where nobody who has shown itself keeps anything, so that a log can
-// begin.
+// counted returns the witnesses that stand for this log's being the newest: those that have shown what they keep, and the log
+// begins with it. One that keeps nothing counts too. It cannot help an older copy: of the q that have cosigned what was released
+// at least 2q - n are among any q that count, and what they keep the older copy does not begin with. If it did not count, a
+// coordinator that was killed when fewer than q had cosigned a new log's first head could never go on.
 func (t *Tally) counted() []Standing {
-	some := slices.ContainsFunc(t.all, func(s Standing) bool { return s.Seen > 0 || s.Conflict != nil })
 	var out []Standing
 	for _, s := range t.all {
-		if s.Shown && s.Conflict == nil && (s.Seen > 0 || !some) {
+		if s.Shown && s.Conflict == nil {
 			out = append(out, s)
 		}
 	}
