@@ -37,7 +37,7 @@ var floors = [][]string{
 		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file", "internal/blob/kms/call", "internal/skew", "internal/witness",
 	},
 	3: {
-		"internal/blob/kms/vault", "internal/blob/kms/aws", "internal/blob/kms/gcp", "internal/blob/kms/azure",
+		"internal/blob/kms/vault", "internal/blob/kms/aws", "internal/blob/kms/gcp", "internal/blob/kms/azure", "internal/blob/kms/kmstest",
 		"internal/transport", "internal/keyring", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/control", "internal/identity", "internal/dialect",
 		"internal/attest/simulated", "internal/tunnel", "internal/tunnel/tunneltest",
 	},
@@ -54,7 +54,7 @@ var innocent = []string{
 }
 
 // forTests are the rooms that only tests may import.
-var forTests = []string{"internal/store/storetest", "internal/tunnel/tunneltest"}
+var forTests = []string{"internal/store/storetest", "internal/tunnel/tunneltest", "internal/blob/kms/kmstest"}
 
 // wireFrom is the lowest floor that may know the wire's types.
 const wireFrom = 4

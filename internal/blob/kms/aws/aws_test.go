@@ -26,6 +26,7 @@ import (
 	"consilium.dev/internal/attest/platform"
 	"consilium.dev/internal/attest/simulated"
 	"consilium.dev/internal/blob/kms/aws"
+	"consilium.dev/internal/blob/kms/kmstest"
 )
 
 const (
@@ -47,17 +48,7 @@ type kms struct {
 
 func newKMS(t *testing.T) *kms {
 	t.Helper()
-	key := make([]byte, 32)
-	rand.Read(key)
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &kms{t: t, key: a}
+	return &kms{t: t, key: kmstest.AEAD(t)}
 }
 
 type question struct {
@@ -251,9 +242,9 @@ func envelopeFor(t testing.TB, to *rsa.PublicKey, plain []byte, ber bool) []byte
 	return tlv(0x30, ber, oid(0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x03), tlv(0xa0, ber, data))
 }
 
-func open(t *testing.T, s *kms, uri string, a aws.Attester) (*gate, *aws.Key) {
+func open(t *testing.T, s *kms, uri string, a aws.Attester) (*kmstest.Gate, *aws.Key) {
 	t.Helper()
-	g, address := serve(t, s)
+	g, address := kmstest.Serve(t, s)
 	t.Setenv("AWS_ACCESS_KEY_ID", id)
 	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
 	t.Setenv("AWS_SECRET_ACCESS_KEY_FILE", "")
@@ -285,7 +276,7 @@ func TestSignature(t *testing.T) {
 func TestKey(t *testing.T) {
 	s := newKMS(t)
 	g, key := open(t, s, arn, nil)
-	testFaults(t, g, key, &key.Caller, secret)
+	kmstest.Faults(t, g, key, &key.Caller, "that is not its own", secret)
 	sealed, err := key.EncryptWithContext(t.Context(), []byte("x"), []byte("one"))
 	if err != nil {
 		t.Fatal(err)

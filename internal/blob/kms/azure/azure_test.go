@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"consilium.dev/internal/blob/kms/azure"
+	"consilium.dev/internal/blob/kms/kmstest"
 )
 
 const (
@@ -117,12 +118,12 @@ func (v *vault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]string{"kid": kid, "value": base64.RawURLEncoding.EncodeToString(out)})
 }
 
-func open(t *testing.T, v *vault) (*gate, *azure.Key) {
+func open(t *testing.T, v *vault) (*kmstest.Gate, *azure.Key) {
 	t.Helper()
 	for _, name := range []string{"AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_CLIENT_SECRET_FILE"} {
 		t.Setenv(name, "")
 	}
-	g, address := serve(t, v)
+	g, address := kmstest.Serve(t, v)
 	v.address = address
 	key, err := azure.Open(address + "/keys/consilium")
 	if err != nil {
@@ -135,7 +136,7 @@ func open(t *testing.T, v *vault) (*gate, *azure.Key) {
 func TestKey(t *testing.T) {
 	v := newVault(t)
 	g, key := open(t, v)
-	testFaults(t, g, key, &key.Caller, token)
+	kmstest.Faults(t, g, key, &key.Caller, "that is not its own", token)
 	sealed, err := key.EncryptWithContext(t.Context(), []byte("x"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -157,9 +158,9 @@ func TestKey(t *testing.T) {
 	}
 	// What is stored decides nothing about where a token goes.
 	for _, bad := range []string{"", "x", "../../secrets/a\nx", strings.Repeat("g", 32) + "\nx", "https://elsewhere/keys/consilium/" + strings.Repeat("a1", 16) + "\nx"} {
-		g.set("")
-		if _, err := key.DecryptWithContext(t.Context(), []byte(bad), nil); err == nil || g.calls > 0 {
-			t.Errorf("%q: %v after %d requests, want none", bad, err, g.calls)
+		g.Reset()
+		if _, err := key.DecryptWithContext(t.Context(), []byte(bad), nil); err == nil || g.Calls() > 0 {
+			t.Errorf("%q: %v after %d requests, want none", bad, err, g.Calls())
 		}
 	}
 	v.kid = "https://elsewhere/keys/consilium/../x"

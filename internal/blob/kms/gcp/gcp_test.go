@@ -3,7 +3,6 @@ package gcp_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/rsa"
@@ -23,6 +22,7 @@ import (
 	"time"
 
 	"consilium.dev/internal/blob/kms/gcp"
+	"consilium.dev/internal/blob/kms/kmstest"
 )
 
 const (
@@ -40,17 +40,7 @@ type cloud struct {
 
 func newCloud(t *testing.T, account *rsa.PublicKey) *cloud {
 	t.Helper()
-	key := make([]byte, 32)
-	rand.Read(key)
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &cloud{key: a, account: account}
+	return &cloud{key: kmstest.AEAD(t), account: account}
 }
 
 func sum(b []byte) string {
@@ -161,10 +151,10 @@ func (s *cloud) claim(r *http.Request) error {
 }
 
 // open returns the key behind a cloud, with a machine's account.
-func open(t *testing.T, s *cloud) (*gate, *gcp.Key) {
+func open(t *testing.T, s *cloud) (*kmstest.Gate, *gcp.Key) {
 	t.Helper()
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
-	g, address := serve(t, s)
+	g, address := kmstest.Serve(t, s)
 	s.address = address
 	key, err := gcp.Open(name)
 	if err != nil {
@@ -177,7 +167,7 @@ func open(t *testing.T, s *cloud) (*gate, *gcp.Key) {
 func TestKey(t *testing.T) {
 	s := newCloud(t, nil)
 	g, key := open(t, s)
-	testFaults(t, g, key, &key.Caller, token)
+	kmstest.Faults(t, g, key, &key.Caller, "its checksum", token)
 	sealed, err := key.EncryptWithContext(t.Context(), []byte("x"), []byte("one"))
 	if err != nil {
 		t.Fatal(err)

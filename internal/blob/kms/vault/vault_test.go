@@ -2,9 +2,7 @@ package vault_test
 
 import (
 	"bytes"
-	"crypto/aes"
 	"crypto/cipher"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -13,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"consilium.dev/internal/blob/kms/kmstest"
 	"consilium.dev/internal/blob/kms/vault"
 )
 
@@ -23,17 +22,7 @@ type transit struct{ key cipher.AEAD }
 
 func newTransit(t *testing.T) *transit {
 	t.Helper()
-	key := make([]byte, 32)
-	rand.Read(key)
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &transit{a}
+	return &transit{kmstest.AEAD(t)}
 }
 
 func (s *transit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -84,12 +73,12 @@ func (s *transit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func TestKey(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", token)
 	t.Setenv("VAULT_NAMESPACE", "hospital")
-	g, address := serve(t, newTransit(t))
+	g, address := kmstest.Serve(t, newTransit(t))
 	key, err := vault.Open(address + "/team/transit/consilium")
 	if err != nil {
 		t.Fatal(err)
 	}
-	testFaults(t, g, key, &key.Caller, token)
+	kmstest.Faults(t, g, key, &key.Caller, "that is not its own", token)
 	sealed, err := key.EncryptWithContext(t.Context(), []byte("x"), []byte("one"))
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +86,7 @@ func TestKey(t *testing.T) {
 	if _, err := key.DecryptWithContext(t.Context(), sealed, []byte("two")); err == nil {
 		t.Error("opens with other associated data")
 	}
-	_, other := serve(t, newTransit(t))
+	_, other := kmstest.Serve(t, newTransit(t))
 	wrong, err := vault.Open(other + "/team/transit/consilium")
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +107,7 @@ func TestKey(t *testing.T) {
 func TestToken(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", "")
 	t.Setenv("VAULT_NAMESPACE", "hospital")
-	_, address := serve(t, newTransit(t))
+	_, address := kmstest.Serve(t, newTransit(t))
 	key, err := vault.Open(address + "/team/transit/consilium")
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,12 @@
-package gcp_test
+// Package kmstest is what the tests of all key services share: a server that fails in every way, and what a key has to make of
+// that. It is imported by tests only.
+package kmstest
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
 	"errors"
 	"io"
 	"net/http"
@@ -17,8 +22,24 @@ import (
 	"consilium.dev/internal/store"
 )
 
-// gate stands before a service and makes it fail.
-type gate struct {
+// AEAD returns the key that a fake service keeps: AES-256-GCM with nonces of its own, under a new key.
+func AEAD(t *testing.T) cipher.AEAD {
+	t.Helper()
+	key := make([]byte, 32)
+	rand.Read(key) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// Gate stands before a service and makes it fail. It is safe for concurrent use.
+type Gate struct {
 	inner http.Handler
 
 	mu    sync.Mutex // guards what follows
@@ -26,13 +47,24 @@ type gate struct {
 	calls int
 }
 
-func (g *gate) set(mode string) {
+// Calls returns how many requests have come since Reset.
+func (g *Gate) Calls() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.calls
+}
+
+// Reset has the service answer again, and counts requests from none.
+func (g *Gate) Reset() { g.set("") }
+
+func (g *Gate) set(mode string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mode, g.calls = mode, 0
 }
 
-func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP answers as the service does, or fails.
+func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	g.calls++
 	mode, n := g.mode, g.calls
@@ -43,17 +75,17 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case mode == "broken once" && n == 1, mode == "away":
 		w.WriteHeader(http.StatusServiceUnavailable)
 	case mode == "garbage":
-		_, _ = w.Write([]byte("<html>a proxy's page</html>"))
+		w.Write([]byte("<html>a proxy's page</html>")) //nolint:errcheck // the caller may be gone
 	case mode == "nothing":
-		_, _ = w.Write([]byte("{}"))
+		w.Write([]byte("{}")) //nolint:errcheck // likewise
 	case mode == "huge":
-		_, _ = w.Write(bytes.Repeat([]byte(" "), 70<<10))
+		w.Write(bytes.Repeat([]byte(" "), 70<<10)) //nolint:errcheck // likewise
 	case mode == "denied":
 		w.WriteHeader(http.StatusForbidden)
 	case mode == "redirected":
 		http.Redirect(w, r, "https://elsewhere.example/", http.StatusFound)
 	case mode == "silent":
-		_, _ = io.Copy(io.Discard, r.Body) // only then is it noticed that the caller has hung up
+		io.Copy(io.Discard, r.Body) //nolint:errcheck // only then is it noticed that the caller has hung up
 		<-r.Context().Done()
 	case mode == "cut":
 		panic(http.ErrAbortHandler)
@@ -62,18 +94,19 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve starts a service behind a gate.
-func serve(t *testing.T, inner http.Handler) (*gate, string) {
+// Serve starts a service behind a gate, which ends with the test, and returns its address.
+func Serve(t *testing.T, inner http.Handler) (*Gate, string) {
 	t.Helper()
-	g := &gate{inner: inner}
+	g := &Gate{inner: inner}
 	s := httptest.NewUnstartedServer(g)
 	s.Start()
 	t.Cleanup(s.Close)
 	return g, s.URL
 }
 
-// testFaults asks a key through a service that fails in every way. Nothing secret may get into an error.
-func testFaults(t *testing.T, g *gate, key tink.AEADWithContext, caller *call.Caller, secrets ...string) {
+// Faults asks a key through a service that fails in every way, with caller, the key's own, patient or hasty as each way needs.
+// nothing is what the error says of an answer without content. Neither a secret nor plaintext may get into an error.
+func Faults(t *testing.T, g *Gate, key tink.AEADWithContext, caller *call.Caller, nothing string, secrets ...string) {
 	t.Helper()
 	patient, hasty := *caller, *caller
 	patient.Try, patient.All = 30*time.Second, time.Minute
@@ -95,7 +128,7 @@ func testFaults(t *testing.T, g *gate, key tink.AEADWithContext, caller *call.Ca
 		{"silent", store.ErrUnavailable, "does not answer"},
 		{"cut", store.ErrUnavailable, "does not answer"},
 		{"garbage", nil, "that is not its own"},
-		{"nothing", nil, "its checksum"},
+		{"nothing", nil, nothing},
 		{"huge", nil, "more than 65536 bytes"},
 		{"denied", nil, "403 Forbidden"},
 		{"redirected", nil, "302 Found"},
@@ -124,7 +157,7 @@ func testFaults(t *testing.T, g *gate, key tink.AEADWithContext, caller *call.Ca
 			}
 		}
 	}
-	g.set("")
+	g.Reset()
 	*caller = patient
 	if text, err := key.DecryptWithContext(t.Context(), sealed, nil); err != nil || !bytes.Equal(text, plain) {
 		t.Errorf("afterwards: %q, %v", text, err)
