@@ -1,7 +1,6 @@
 package coordinator_test
 
 import (
-	"context"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,36 +10,9 @@ import (
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
-	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/participant"
 	pb "consilium.dev/proto/consilium/v1"
 )
-
-// times returns the times of all facts in the coordinator's log.
-func (w *world) times() []time.Time {
-	w.t.Helper()
-	d, ctx := w.disks["council"], context.Background()
-	key, err := ledger.OpenKey(ctx, d, d.kek, "consilium.dev/four-hospitals")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	l, err := ledger.Open(ctx, ledger.Config{Objects: d, Head: d, Sealer: d.kek, Key: key})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	var all []time.Time
-	for text, err := range l.Entries(ctx, 0) {
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		e, err := entry.Decode(text)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		all = append(all, e.At)
-	}
-	return all
-}
 
 // TestClockJumps: a coordinator whose clock jumps in the midst of a run, by hours in either direction, writes nothing with a
 // time that its members have not seen, says who contradicts it, and goes on when the clock is right again, to the same model.
@@ -77,9 +49,9 @@ func TestClockJumps(t *testing.T) {
 					t.Errorf("model %s, want %s", got, want)
 				}
 				council.stop()
-				for i, at := range w.times() {
-					if at.After(time.Now().Add(time.Minute)) {
-						t.Errorf("fact %d is of %s, and it is %s", i, at, time.Now())
+				for i, l := range w.lines() {
+					if l.At.After(time.Now().Add(time.Minute)) {
+						t.Errorf("fact %d is of %s, and it is %s", i, l.At, time.Now())
 					}
 				}
 			})
@@ -188,9 +160,9 @@ func TestLyingClocks(t *testing.T) {
 			t.Errorf("longbeach, whose clock is right: %v", err)
 		}
 		council.stop()
-		for i, at := range w.times() {
-			if at.After(time.Now().Add(time.Minute)) {
-				t.Errorf("fact %d is of %s, and it is %s", i, at, time.Now())
+		for i, l := range w.lines() {
+			if l.At.After(time.Now().Add(time.Minute)) {
+				t.Errorf("fact %d is of %s, and it is %s", i, l.At, time.Now())
 			}
 		}
 	})

@@ -330,8 +330,8 @@ func (w *world) model(id entry.Digest) *model.Model {
 	return m
 }
 
-// facts reads the coordinator's log as an auditor who has its key would. The coordinator must be idle or away.
-func (w *world) facts() []entry.Fact {
+// lines reads the coordinator's log as an auditor who has its key would. The coordinator must be idle or away.
+func (w *world) lines() []entry.Line {
 	w.t.Helper()
 	d, ctx := w.disks["council"], context.Background()
 	key, err := ledger.OpenKey(ctx, d, d.kek, "consilium.dev/four-hospitals")
@@ -342,7 +342,7 @@ func (w *world) facts() []entry.Fact {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	var all []entry.Fact
+	var all []entry.Line
 	for text, err := range l.Entries(ctx, 0) {
 		if err != nil {
 			w.t.Fatal(err)
@@ -351,7 +351,17 @@ func (w *world) facts() []entry.Fact {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		all = append(all, e.Fact)
+		all = append(all, e)
+	}
+	return all
+}
+
+// facts returns what the lines of the coordinator's log say.
+func (w *world) facts() []entry.Fact {
+	w.t.Helper()
+	var all []entry.Fact
+	for _, l := range w.lines() {
+		all = append(all, l.Fact)
 	}
 	return all
 }
