@@ -83,21 +83,14 @@ func (e *epochs) adopt(_ uint64, envelopes [][]byte) error {
 func (e *epochs) after(epoch uint64) [][]byte {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var all [][]byte
-	for _, m := range e.chain.After(epoch) {
-		all = append(all, m.Envelope())
-	}
-	return all
+	return e.chain.Envelopes(epoch)
 }
 
 // past returns the policy of an epoch that is over.
 func (e *epochs) past(epoch uint64) attest.Policy {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if m := e.chain.At(epoch); m != nil {
-		return m
-	}
-	return nil
+	return e.chain.Policy(epoch)
 }
 
 // keep writes what was adopted into files. Where it cannot, the next command adopts it again, so that is said and no failure.

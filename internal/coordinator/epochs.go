@@ -79,19 +79,12 @@ func (e *epochs) newer(_ uint64, envelopes [][]byte) error {
 
 // after returns what a peer is behind us by.
 func (e *epochs) after(epoch uint64) [][]byte {
-	var all [][]byte
-	for _, m := range e.chain.Load().After(epoch) {
-		all = append(all, m.Envelope())
-	}
-	return all
+	return e.chain.Load().Envelopes(epoch)
 }
 
 // past returns the policy of an epoch that is over.
 func (e *epochs) past(epoch uint64) attest.Policy {
-	if m := e.chain.Load().At(epoch); m != nil {
-		return m
-	}
-	return nil
+	return e.chain.Load().Policy(epoch)
 }
 
 // objectOf names the object in which a signed manifest rests.

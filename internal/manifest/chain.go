@@ -1,5 +1,7 @@
 package manifest
 
+import "consilium.dev/internal/attest"
+
 // Chain is a manifest and those that followed it, epoch after epoch, as a program that outlives them knows them. It is
 // immutable and safe for concurrent use: [Chain.Extend] makes another one.
 type Chain struct{ all []*Manifest } // of one federation, epochs ascending without a gap, never empty
@@ -26,6 +28,23 @@ func (c *Chain) After(epoch uint64) []*Manifest {
 		return nil
 	}
 	return append([]*Manifest(nil), c.all[epoch+1-first:]...)
+}
+
+// Envelopes returns the signed manifests that After returns: what a peer of that epoch is behind by.
+func (c *Chain) Envelopes(epoch uint64) [][]byte {
+	var all [][]byte
+	for _, m := range c.After(epoch) {
+		all = append(all, m.Envelope())
+	}
+	return all
+}
+
+// Policy returns the policy of an epoch, nil for one that the chain does not hold.
+func (c *Chain) Policy(epoch uint64) attest.Policy {
+	if m := c.At(epoch); m != nil {
+		return m
+	}
+	return nil // and not a policy that holds a nil manifest
 }
 
 // Extend returns a chain with the signed manifests at its end, oldest first: each must be a [Manifest.Successor] of the one

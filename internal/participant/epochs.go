@@ -190,19 +190,12 @@ func (e *epochs) answered() bool {
 func (e *epochs) after(epoch uint64) [][]byte {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var all [][]byte
-	for _, m := range e.chain.After(epoch) {
-		all = append(all, m.Envelope())
-	}
-	return all
+	return e.chain.Envelopes(epoch)
 }
 
 // past returns the policy of an epoch that is over.
 func (e *epochs) past(epoch uint64) attest.Policy {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if m := e.chain.At(epoch); m != nil {
-		return m
-	}
-	return nil
+	return e.chain.Policy(epoch)
 }
