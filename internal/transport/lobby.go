@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"consilium.dev/internal/attest"
 	"golang.org/x/time/rate"
@@ -140,7 +141,9 @@ func (l *lobby) depart(from netip.Prefix, s *source) {
 	}
 }
 
-// take takes a place of each, in that order, and returns what gives them back; or why ctx ended before.
+// take takes a place of each, in that order, and returns what gives them back; or why ctx ended before. A place that comes free at
+// the instant of ctx's end is left to the next, by the clock: ctx's own timer may fire a moment later, and one who took the place
+// by then would ask the machine for what nobody waits for any more.
 func take(ctx context.Context, places ...chan struct{}) (func(), error) {
 	for i, p := range places {
 		select {
@@ -149,6 +152,14 @@ func take(ctx context.Context, places ...chan struct{}) (func(), error) {
 			giveBack(places[:i])
 			return nil, context.Cause(ctx)
 		}
+	}
+	err := context.Cause(ctx)
+	if end, ok := ctx.Deadline(); err == nil && ok && !time.Now().Before(end) {
+		err = context.DeadlineExceeded
+	}
+	if err != nil {
+		giveBack(places)
+		return nil, err
 	}
 	return func() { giveBack(places) }, nil
 }
