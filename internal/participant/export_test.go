@@ -55,6 +55,11 @@ func (p *Participant) Over(ctx context.Context, conn grpc.ClientConnInterface) e
 	return p.over(ctx, conn)
 }
 
+// Stay follows, one session after another as they are given to it, until ctx ends.
+func (p *Participant) Stay(ctx context.Context, session func(context.Context) error) error {
+	return p.stay(ctx, ctx, session)
+}
+
 // Standing is what a member's administrator wants.
 type Standing struct{ s *standing }
 

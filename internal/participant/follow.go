@@ -84,6 +84,9 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 			if err := p.agree(w.Clock); err != nil {
 				return err
 			}
+			if first {
+				p.spoke = p.o.Now()
+			}
 			s.alive()
 			s.hear(w)
 		}

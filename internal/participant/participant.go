@@ -48,6 +48,13 @@ const (
 	refusedWait = 2 * time.Minute
 )
 
+// A coordinator that was heard is there: it was killed, or its link broke. Where it had stayed for the time of steady the waits begin
+// anew, else none is longer than spokenWait. One that speaks and hangs up for ever is so asked every few seconds, and no more often.
+const (
+	steady     = time.Second
+	spokenWait = 4 * time.Second
+)
+
 // Options is all that a participant needs. Everything but Dial, Now, Version and Grace is required.
 type Options struct {
 	Name        string                                                      // of the member, in the manifest
@@ -90,6 +97,7 @@ type Participant struct {
 	// standing is what the member's own administrator wants
 	standing *standing
 	known    map[string]bool              // runs that this process saw open and this member takes part in; owned by the session's worker
+	spoke    time.Time                    // when the coordinator was first heard over this session; zero: not yet. Owned by its receiver while there is one
 	class    atomic.Uint32                // attest.Class of the last refusal by either side
 	way      atomic.Pointer[tunnel.Error] // why this session's proxy does not lead to the coordinator; nil if it does
 }
@@ -190,7 +198,7 @@ func (p *Participant) Run(ctx context.Context) error {
 			return control.Serve(listen, p.o.Control, func(q control.Question) (any, error) { return p.told(listen, q) })
 		})
 	}
-	err := p.stay(ctx, work)
+	err := p.stay(ctx, work, p.follow)
 	hush()
 	return errors.Join(err, p.finish(work), administrator.Wait())
 }
@@ -206,14 +214,14 @@ func (p *Participant) goesOn() bool {
 }
 
 // stay follows the coordinator, session after session, until ctx ends; the last one may go on until work ends.
-func (p *Participant) stay(ctx, work context.Context) error {
+func (p *Participant) stay(ctx, work context.Context, session func(context.Context) error) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = firstWait, longestWait
 	for {
 		p.class.Store(0)
 		p.way.Store(nil)
-		began := p.o.Now()
-		err := p.follow(work)
+		p.spoke = time.Time{}
+		err := session(work)
 		var broken *diskError
 		switch {
 		case errors.As(err, &broken):
@@ -230,10 +238,14 @@ func (p *Participant) stay(ctx, work context.Context) error {
 			wait.Reset()
 			continue
 		}
-		if p.o.Now().Sub(began) > longestWait {
+		spoken := !p.spoke.IsZero()
+		if spoken && p.o.Now().Sub(p.spoke) >= steady {
 			wait.Reset()
 		}
 		pause := wait.NextBackOff()
+		if spoken {
+			pause = min(pause, spokenWait/2+rand.N(spokenWait/2))
+		}
 		var clock *skewError
 		way := p.way.Load()
 		if way != nil {
