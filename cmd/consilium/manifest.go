@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,32 +21,114 @@ import (
 // maxManifestFile is the most bytes that a manifest may have in any of its forms.
 const maxManifestFile = 1 << 20
 
+// signing is which of a manifest's members have signed, and how many must. "Missing" are those who have not, not all of whom must.
+type signing struct {
+	Threshold int      `json:"threshold"`
+	Members   []string `json:"members"`
+	Signers   []string `json:"signers"` // whose governance keys' signatures are on it
+	Missing   []string `json:"missing"`
+}
+
+func signingOf(m *manifest.Manifest, signers []string) signing {
+	s := signing{Threshold: m.Threshold(), Members: m.Members(), Signers: append([]string{}, signers...), Missing: []string{}}
+	for _, name := range s.Members {
+		if !slices.Contains(s.Signers, name) {
+			s.Missing = append(s.Missing, name)
+		}
+	}
+	return s
+}
+
+// lacks returns how many more members must sign.
+func (s signing) lacks() int { return max(0, s.Threshold-len(s.Signers)) }
+
+// String says who has signed, how many must, and who still can.
+func (s signing) String() string {
+	who, more := "nobody", ""
+	if len(s.Signers) > 0 {
+		who = strings.Join(s.Signers, ", ")
+	}
+	if n := s.lacks(); n > 0 {
+		more = fmt.Sprintf(", %d more of %s", n, strings.Join(s.Missing, ", "))
+	}
+	return fmt.Sprintf("signed by %s; %d of %d members must sign%s", who, s.Threshold, len(s.Members), more)
+}
+
 // manifestFacts is what every manifest command says of a manifest in JSON.
 type manifestFacts struct {
 	File       string       `json:"file"`
 	Digest     entry.Digest `json:"digest"` // the anchor
 	Federation string       `json:"federation"`
 	Epoch      uint64       `json:"epoch"`
-	Threshold  int          `json:"threshold"`
-	Members    []string     `json:"members"`
-	Signers    []string     `json:"signers"` // whose governance keys' signatures are on it
-	Verified   bool         `json:"verified"`
+	signing
+	Verified bool      `json:"verified"`
+	Replaces *replaced `json:"replaces,omitempty"` // where the manifest that it replaces was named
+}
+
+// replaced is which members of the manifest before have signed, by the governance keys that they have in it.
+type replaced struct {
+	File   string       `json:"file"`
+	Digest entry.Digest `json:"digest"`
+	Epoch  uint64       `json:"epoch"`
+	signing
 }
 
 func factsOf(file string, m *manifest.Manifest, verified bool) manifestFacts {
 	return manifestFacts{
-		File: file, Digest: m.Digest(), Federation: m.Federation(), Epoch: m.Epoch(), Threshold: m.Threshold(),
-		Members: m.Members(), Signers: append([]string{}, m.Signers()...), Verified: verified,
+		File: file, Digest: m.Digest(), Federation: m.Federation(), Epoch: m.Epoch(), signing: signingOf(m, m.Signers()), Verified: verified,
 	}
 }
 
-// signatures says who has signed, and how many must.
-func (f manifestFacts) signatures() string {
-	who := "nobody"
-	if len(f.Signers) > 0 {
-		who = strings.Join(f.Signers, ", ")
+// under adds who has signed for the manifest that m replaces.
+func (f manifestFacts) under(old *former, signed []byte) (manifestFacts, error) {
+	if old == nil {
+		return f, nil
 	}
-	return fmt.Sprintf("signed by %s; %d of %d members must sign", who, f.Threshold, len(f.Members))
+	var signers []string
+	if isEnvelope(signed) {
+		var err error
+		if signers, err = old.Signed(signed); err != nil {
+			return f, err
+		}
+	}
+	f.Replaces = &replaced{old.file, old.Digest(), old.Epoch(), signingOf(old.Manifest, signers)}
+	return f, nil
+}
+
+// signatures says who has signed, and how many must, for either epoch.
+func (f manifestFacts) signatures() string {
+	if f.Replaces == nil {
+		return f.signing.String()
+	}
+	return fmt.Sprintf("%s; for epoch %d, which it replaces, %s", f.signing, f.Replaces.Epoch, f.Replaces.signing)
+}
+
+// former is the manifest that another one replaces. Its file proves itself, by the digest that the other one names.
+type former struct {
+	*manifest.Manifest
+	file string
+}
+
+const replacesHelp = "file of the manifest that this one replaces, whose members must agree too"
+
+// openFormer opens the manifest that next replaces; no file is none.
+func openFormer(file string, next *manifest.Manifest) (*former, error) {
+	if file == "" {
+		return nil, nil //nolint:nilnil // nothing was named
+	}
+	b, err := readManifestFile(file)
+	if err != nil {
+		return nil, err
+	}
+	old, err := manifest.OpenUnverified(b)
+	if err != nil {
+		return nil, refusedError("name the manifest that holds now, signed or as it was built", "%s: %w", file, err)
+	}
+	if old.Digest() != next.Previous() {
+		return nil, refusedError("the manifest's prev is the digest of the one that it replaces: consilium manifest show "+file,
+			"the manifest follows %s, and %s is %s", entry.Digest(next.Previous()), file, entry.Digest(old.Digest()))
+	}
+	return &former{old, file}, nil
 }
 
 // manifestCommand returns the commands with which members agree on a manifest. Only publish needs a connection.
@@ -88,8 +171,8 @@ func manifestBuild(a *app) *cobra.Command {
 			facts := factsOf(out, m, false)
 			return a.emit("manifest.build", facts, func(w *page) {
 				w.printf("%s\n", facts.Digest)
-				a.say("wrote %s; %d of %d members must sign it: consilium manifest sign %s --key governance.key",
-					out, facts.Threshold, len(facts.Members), out)
+				a.say("wrote %s; %d of %d members must sign it: consilium manifest sign %s --key governance.key%s",
+					out, facts.Threshold, len(facts.Members), out, facts.replaces())
 			})
 		},
 	}
@@ -98,12 +181,15 @@ func manifestBuild(a *app) *cobra.Command {
 }
 
 func manifestSign(a *app) *cobra.Command {
-	var out, keyFile string
+	var out, keyFile, replaces string
 	cmd := &cobra.Command{
 		Use:   "sign MANIFEST.json|ENVELOPE",
 		Short: "Add a member's governance signature",
 		Long: "Sign adds the signature of one member's governance key. The first member signs what build wrote and gets an\n" +
-			"envelope; the others sign that envelope, which is added to in place. Read it first: consilium manifest show.",
+			"envelope; the others sign that envelope, which is added to in place. Read it first: consilium manifest show.\n" +
+			"A manifest that replaces another one needs the signatures that the other one asks for, by its keys, and those that it\n" +
+			"asks for itself. A key that is in both signs once. Where a governance key is replaced, or a member leaves, name the\n" +
+			"manifest that holds now with --replaces: its keys sign then too, and Sign says whose signatures it still lacks.",
 		Args: oneArgument("file"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			given, err := readManifestFile(args[0])
@@ -117,44 +203,80 @@ func manifestSign(a *app) *cobra.Command {
 			if err != nil {
 				return refusedError("it is the file that consilium init governance made", "opening the governance key: %w", err)
 			}
-			var signed []byte
+			next, err := manifest.OpenUnverified(given)
+			if err != nil {
+				return refusedError("sign what consilium manifest build or sign wrote", "%s: %w", args[0], err)
+			}
+			old, err := openFormer(replaces, next)
+			if err != nil {
+				return err
+			}
+			envelope, payload := []byte(nil), given
 			if isEnvelope(given) {
-				signed, err = manifest.Sign(given, nil, key)
+				envelope, payload = given, nil
+			}
+			var signed []byte
+			if old != nil {
+				signed, err = old.SignSuccessor(envelope, payload, key)
 			} else {
-				signed, err = manifest.Sign(nil, given, key)
+				signed, err = manifest.Sign(envelope, payload, key)
 			}
 			if err != nil {
-				return refusedError("see who has signed: consilium manifest show "+args[0], "%s: %w", args[0], err)
+				return refusedError(signHint(args[0], next, old), "%s: %w", args[0], err)
 			}
 			target, err := envelopeFile(args[0], out, isEnvelope(given))
 			if err != nil {
 				return err
 			}
-			return a.writeSigned(target, signed)
+			return a.writeSigned(target, signed, old)
 		},
 	}
+	cmd.Flags().StringVar(&replaces, "replaces", "", replacesHelp)
 	cmd.Flags().StringVar(&keyFile, "key", "", "file of the governance key (PEM, PKCS #8, readable by you only)")
 	cmd.Flags().StringVar(&out, "out", "", "file to write (default: manifest.dsse.json beside MANIFEST.json, or the ENVELOPE itself)")
 	return cmd
 }
 
-func (a *app) writeSigned(target string, signed []byte) error {
+// signHint says what may help whoever could not sign.
+func signHint(file string, next *manifest.Manifest, old *former) string {
+	if old == nil && next.Epoch() > 1 {
+		return fmt.Sprintf("a key of epoch %d that is not in epoch %d signs with --replaces and the manifest of epoch %d", next.Epoch()-1, next.Epoch(), next.Epoch()-1)
+	}
+	return "see who has signed: consilium manifest show " + file
+}
+
+func (a *app) writeSigned(target string, signed []byte, old *former) error {
 	m, err := manifest.OpenUnverified(signed)
+	if err != nil {
+		return fmt.Errorf("reading the signed manifest again: %w", err)
+	}
+	facts, err := factsOf(target, m, false).under(old, signed)
 	if err != nil {
 		return fmt.Errorf("reading the signed manifest again: %w", err)
 	}
 	if err := replaceFile(target, signed); err != nil {
 		return err
 	}
-	facts := factsOf(target, m, false)
 	return a.emit("manifest.sign", facts, func(w *page) {
 		w.printf("%s is %s\n", target, facts.signatures())
-		if len(facts.Signers) < facts.Threshold {
-			a.say("next, another member: consilium manifest sign %s --key governance.key", target)
-		} else {
-			a.say("next: consilium manifest verify %s --anchor %s", target, facts.Digest)
+		switch with := facts.replaces(); {
+		case facts.lacks() > 0 || facts.Replaces != nil && facts.Replaces.lacks() > 0:
+			a.say("next, another member: consilium manifest sign %s --key governance.key%s", target, with)
+		default:
+			a.say("next: consilium manifest verify %s --anchor %s%s", target, facts.Digest, with)
 		}
 	})
+}
+
+// replaces returns the flag that names the manifest before, in a command that is typed next.
+func (f manifestFacts) replaces() string {
+	switch {
+	case f.Replaces != nil:
+		return " --replaces " + f.Replaces.File
+	case f.Epoch > 1:
+		return fmt.Sprintf(" --replaces MANIFEST-OF-EPOCH-%d", f.Epoch-1)
+	}
+	return ""
 }
 
 // envelopeFile chooses where the envelope goes. A fresh envelope never replaces one that others have signed.
@@ -179,11 +301,13 @@ func envelopeFile(given, out string, added bool) (string, error) {
 }
 
 func manifestVerify(a *app) *cobra.Command {
-	var anchor, member string
+	var anchor, member, replaces string
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Check a signed manifest as the programs do when they load it",
-		Args:  oneArgument("file"),
+		Long: "Verify checks a signed manifest as the programs do when they load it. With --replaces it checks as well what a program\n" +
+			"that runs under the manifest before checks before it follows: that the members of that one have signed, by their keys.",
+		Args: oneArgument("file"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			var digest entry.Digest
 			if err := digest.UnmarshalText([]byte(anchor)); err != nil {
@@ -197,13 +321,26 @@ func manifestVerify(a *app) *cobra.Command {
 			if err != nil {
 				return refusedError("see what it holds: consilium manifest show "+args[0], "%s: %w", args[0], err)
 			}
-			facts := factsOf(args[0], m, true)
+			old, err := openFormer(replaces, m)
+			if err != nil {
+				return err
+			}
+			if old != nil {
+				if _, err := old.Successor(b); err != nil {
+					return refusedError("see whose signatures it lacks: consilium manifest show "+args[0]+" --replaces "+replaces, "%s: %w", args[0], err)
+				}
+			}
+			facts, err := factsOf(args[0], m, true).under(old, b)
+			if err != nil {
+				return err
+			}
 			return a.emit("manifest.verify", facts, func(w *page) {
 				w.printf("%s is epoch %d of %s, %s\n", args[0], facts.Epoch, facts.Federation, facts.signatures())
 			})
 		},
 	}
 	cmd.Flags().StringVar(&anchor, "anchor", "", "digest that the manifest must have, 64 hex digits")
+	cmd.Flags().StringVar(&replaces, "replaces", "", replacesHelp)
 	cmd.Flags().StringVar(&member, "member", "", "member whose own governance key must be among the signers")
 	return cmd
 }

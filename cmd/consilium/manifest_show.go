@@ -16,14 +16,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 )
 
 func manifestShow(a *app) *cobra.Command {
-	return &cobra.Command{
+	var replaces string
+	cmd := &cobra.Command{
 		Use:   "show FILE",
 		Short: "Show a manifest, signed or not, without judging it",
-		Args:  oneArgument("file"),
+		Long: "Show prints what a member should read before signing, and who has signed. With --replaces it says too which signatures\n" +
+			"of the members of the manifest before are there, by the keys that they have in it, and which are missing.",
+		Args: oneArgument("file"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			b, err := readManifestFile(args[0])
 			if err != nil {
@@ -33,19 +37,35 @@ func manifestShow(a *app) *cobra.Command {
 			if err != nil {
 				return refusedError("show what consilium manifest build or sign wrote", "%s: %w", args[0], err)
 			}
+			old, err := openFormer(replaces, m)
+			if err != nil {
+				return err
+			}
+			facts, err := factsOf(args[0], m, false).under(old, b)
+			if err != nil {
+				return refusedError("show what consilium manifest build or sign wrote", "%s: %w", args[0], err)
+			}
 			data := struct {
 				manifestFacts
 				Manifest json.RawMessage `json:"manifest"`
-			}{factsOf(args[0], m, false), m.Payload()}
-			return a.emit("manifest.show", data, func(w *page) { showManifest(w, data.manifestFacts, m) })
+			}{facts, m.Payload()}
+			return a.emit("manifest.show", data, func(w *page) { showManifest(w, facts, m) })
 		},
 	}
+	cmd.Flags().StringVar(&replaces, "replaces", "", replacesHelp)
+	return cmd
 }
 
 // showManifest prints what a member should read before signing.
 func showManifest(w *page, f manifestFacts, m *manifest.Manifest) {
-	w.printf("federation  %s, epoch %d\ndigest      %s\nsignatures  %s; NOT VERIFIED\nwitnesses   %s\n",
-		f.Federation, f.Epoch, f.Digest, f.signatures(), m.Witnesses())
+	w.printf("federation  %s, epoch %d\ndigest      %s\nsignatures  %s; NOT VERIFIED\n", f.Federation, f.Epoch, f.Digest, f.signing)
+	switch {
+	case f.Replaces != nil:
+		w.printf("replaces    epoch %d, %s: %s\n", f.Replaces.Epoch, f.Replaces.Digest, f.Replaces.signing)
+	case f.Epoch > 1:
+		w.printf("replaces    epoch %d, %s; whose members' signatures it has: name that manifest with --replaces\n", f.Epoch-1, entry.Digest(m.Previous()))
+	}
+	w.printf("witnesses   %s\n", m.Witnesses())
 	limits, readers := m.Limits(), m.Readers()
 	w.printf("runs        strategies %s; trainers %s; %d participants at least; max_abs %s, %d rounds and %d records at most\n",
 		strings.Join(limits.Strategies, ", "), strings.Join(limits.Trainers, ", "), limits.LeastParticipants,

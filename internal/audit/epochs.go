@@ -74,7 +74,7 @@ func (a *auditor) manifests(anchor [32]byte) error {
 		}
 	}
 	for i, file := range files {
-		a.signatures(file, texts[i], a.chain.At(shown[i].Epoch()).Signers())
+		a.signatures(file, texts[i], a.chain.At(shown[i].Epoch()), i > 0)
 	}
 	return nil
 }

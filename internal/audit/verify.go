@@ -216,20 +216,29 @@ func (a *auditor) under(m *manifest.Manifest) (err error) {
 }
 
 // signatures finds signatures under a manifest that are of no member, or of another than they say. The manifest stands without
-// them; who reads the names in the file is not to be misled by them.
-func (a *auditor) signatures(file string, envelope []byte, signers []string) {
+// them; who reads the names in the file is not to be misled by them. Signatures by keys of the epoch before stand behind the members';
+// they are judged where the copy holds the manifest that has these keys.
+func (a *auditor) signatures(file string, envelope []byte, m *manifest.Manifest, judged bool) {
+	signers := m.Signers()
 	var e struct {
 		Signatures []struct {
 			KeyID string `json:"keyid"`
 		} `json:"signatures"`
 	}
 	err := json.Unmarshal(envelope, &e)
+	want := signers
+	for _, former := range m.FormerSigners() {
+		want = append(want, manifest.FormerKey(former, m.Epoch()-1))
+	}
 	var names []string
 	for _, s := range e.Signatures {
+		if !judged && strings.HasSuffix(s.KeyID, manifest.FormerKey("", m.Epoch()-1)) {
+			continue
+		}
 		names = append(names, s.KeyID)
 	}
-	if err != nil || !slices.Equal(names, signers) {
-		a.find(-1, "%s shows signatures that are not the signers' own: signed have %s", file, strings.Join(signers, ", "))
+	if err != nil || !slices.Equal(names, want) {
+		a.find(-1, "%s shows signatures that are not the signers' own: signed have %s", file, strings.Join(want, ", "))
 	}
 }
 

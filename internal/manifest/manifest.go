@@ -55,7 +55,7 @@ const (
 // the caller.
 type Manifest struct {
 	envelope, payload []byte
-	signers           []string
+	signers, former   []string
 
 	federation   string
 	epoch        uint64
@@ -190,6 +190,10 @@ func (m *Manifest) Threshold() int { return m.threshold }
 
 // Signers returns the members whose governance key signed this manifest, ascending.
 func (m *Manifest) Signers() []string { return slices.Clone(m.signers) }
+
+// FormerSigners returns the members of the manifest before this one who signed it with a governance key that this one does not give
+// to a member any more, ascending. It is known of a manifest that [Manifest.Successor] opened only.
+func (m *Manifest) FormerSigners() []string { return slices.Clone(m.former) }
 
 // Members returns the members' names, ascending.
 func (m *Manifest) Members() []string {

@@ -66,51 +66,83 @@ func openEnvelope(b []byte) (*envelope, error) {
 	return e, nil
 }
 
-// signed returns which of m's members signed the envelope, as a signature by each, and how many signatures are by none.
-func (m *Manifest) signed(e *envelope) (by map[string][]byte, strange int, err error) {
-	by = map[string][]byte{}
+// owners returns, signature by signature, which of m's members signed; empty for one that is of none of them.
+func (m *Manifest) owners(e *envelope) ([]string, error) {
+	owners := make([]string, len(e.signatures))
 	message, next := e.pae(), 0
 	trials := 0
-	for _, sig := range e.signatures {
-		found := false
+	for n, sig := range e.signatures {
 		for i := range m.members {
 			one := m.members[(next+i)%len(m.members)]
 			if trials++; trials > maxTrials {
-				return nil, 0, errors.New("too many signatures that fit no key")
+				return nil, errors.New("too many signatures that fit no key")
 			}
-			if found = ed25519.Verify(one.Governance, message, sig); found {
-				by[one.Name] = sig
+			if ed25519.Verify(one.Governance, message, sig) {
+				owners[n] = one.Name
 				next += i + 1
 				break
 			}
 		}
-		if !found {
-			strange++
-		}
 	}
-	return by, strange, nil
+	return owners, nil
 }
 
-// enough refuses an envelope that fewer than m's threshold of members signed, and returns those who did, ascending.
+// Signed returns the members of m whose governance keys signed an envelope, ascending, whichever manifest the envelope holds: what
+// a successor still lacks of the manifest that it replaces is found by asking that one. Signatures by other keys are passed over.
+func (m *Manifest) Signed(signed []byte) ([]string, error) {
+	e, err := openEnvelope(signed)
+	if err != nil {
+		return nil, refused(err)
+	}
+	owners, err := m.owners(e)
+	if err != nil {
+		return nil, refused(err)
+	}
+	return names(owners), nil
+}
+
+// names returns the names among owners, once each, ascending.
+func names(owners []string) []string {
+	var all []string
+	for _, name := range owners {
+		if name != "" {
+			all = append(all, name)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// enough refuses an envelope that fewer than m's threshold of members signed, and returns the signatures' owners.
 func (m *Manifest) enough(e *envelope) ([]string, error) {
-	by, strange, err := m.signed(e)
+	owners, err := m.owners(e)
 	if err != nil {
 		return nil, err
 	}
-	names := sortedNames(by)
-	if len(names) >= m.threshold {
-		return names, nil
+	signers := names(owners)
+	if len(signers) >= m.threshold {
+		return owners, nil
 	}
 	who, more := "nobody", ""
-	if len(names) > 0 {
-		who = strings.Join(names, ", ")
+	if len(signers) > 0 {
+		who = strings.Join(signers, ", ")
 	}
-	if strange > 0 {
+	if strange := count(owners, ""); strange > 0 {
 		more = fmt.Sprintf("; %d signatures are of no member's governance key (identity keys and people's keys do not count)",
 			strange)
 	}
 	return nil, fmt.Errorf("epoch %d needs the signatures of %d of its %d members, it has %d: %s%s",
-		m.epoch, m.threshold, len(m.members), len(names), who, more)
+		m.epoch, m.threshold, len(m.members), len(signers), who, more)
+}
+
+func count(owners []string, name string) int {
+	n := 0
+	for _, one := range owners {
+		if one == name {
+			n++
+		}
+	}
+	return n
 }
 
 // Sign adds one member's signature to a manifest and returns the envelope. The envelope given may be nil for the first
@@ -118,6 +150,17 @@ func (m *Manifest) enough(e *envelope) ([]string, error) {
 // governance key of a member that has not signed yet. Signatures stand in the order of members' names, so the envelope
 // does not tell who signed first.
 func Sign(envelopeOrNil, payload []byte, key crypto.Signer) ([]byte, error) {
+	return addSignature(nil, envelopeOrNil, payload, key)
+}
+
+// SignSuccessor does what [Sign] does for a manifest that replaces m, and takes the governance keys of m's members as well: a member
+// whose key is another one in the next epoch signs with both, and one that leaves signs with the key that it had. Signatures that
+// count for m only stand behind the others.
+func (m *Manifest) SignSuccessor(envelopeOrNil, payload []byte, key crypto.Signer) ([]byte, error) {
+	return addSignature(m, envelopeOrNil, payload, key)
+}
+
+func addSignature(before *Manifest, envelopeOrNil, payload []byte, key crypto.Signer) ([]byte, error) {
 	e := &envelope{payload: payload}
 	if envelopeOrNil != nil {
 		given, err := openEnvelope(envelopeOrNil)
@@ -133,25 +176,70 @@ func Sign(envelopeOrNil, payload []byte, key crypto.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	by, strange, err := m.signed(e)
+	if before != nil {
+		if err := before.precedes(m); err != nil {
+			return nil, err
+		}
+	}
+	by, former, err := signedUnder(before, m, e)
 	if err != nil {
 		return nil, err
 	}
-	if strange > 0 {
-		return nil, fmt.Errorf("%d signatures of the envelope are of no member's governance key: begin with the manifest anew",
-			strange)
-	}
 	name, err := m.governor(key)
+	if err != nil && before != nil {
+		if was, e := before.governor(key); e == nil {
+			name, err, by = was, nil, former
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
 	if by[name] != nil {
-		return nil, fmt.Errorf("%s has signed already", name)
+		return nil, fmt.Errorf("%s has signed already with this key", name)
 	}
 	if by[name], err = sign(e.pae(), key); err != nil {
 		return nil, err
 	}
-	return seal(e.payload, by), nil
+	by, former, err = signedUnder(before, m, &envelope{e.payload, append(e.signatures, by[name])})
+	if err != nil {
+		return nil, err // with one more, no program would read it
+	}
+	return seal(e.payload, by, former, m.epoch-1), nil
+}
+
+// signedUnder returns the signatures under a manifest, by its members' names, and those that only the manifest before it knows the
+// keys of. There may be no others.
+func signedUnder(before, m *Manifest, e *envelope) (by, former map[string][]byte, err error) {
+	owners, err := m.owners(e)
+	if err != nil {
+		return nil, nil, err
+	}
+	was := make([]string, len(owners))
+	if before != nil {
+		if was, err = before.owners(e); err != nil {
+			return nil, nil, err
+		}
+	}
+	by, former = map[string][]byte{}, map[string][]byte{}
+	strange := 0
+	for i, sig := range e.signatures {
+		switch {
+		case owners[i] != "":
+			by[owners[i]] = sig
+		case was[i] != "":
+			former[was[i]] = sig
+		default:
+			strange++
+		}
+	}
+	switch {
+	case strange == 0:
+		return by, former, nil
+	case before == nil && m.epoch > 1:
+		return nil, nil, fmt.Errorf("%d signatures of the envelope are of no member's governance key: name the manifest of epoch %d, whose keys they may be of, "+
+			"or begin with the manifest anew", strange, m.epoch-1)
+	}
+	return nil, nil, fmt.Errorf("%d signatures of the envelope are of no member's governance key: begin with the manifest anew", strange)
 }
 
 // governor returns the member whose governance key this is.
@@ -168,7 +256,7 @@ func (m *Manifest) governor(key crypto.Signer) (string, error) {
 			return "", fmt.Errorf("this is %s's identity key: manifests are signed with the governance key", one.Name)
 		}
 	}
-	return "", errors.New("this is no member's governance key")
+	return "", fmt.Errorf("this is no member's governance key in epoch %d", m.epoch)
 }
 
 func sign(message []byte, key crypto.Signer) ([]byte, error) {
@@ -183,8 +271,15 @@ func sign(message []byte, key crypto.Signer) ([]byte, error) {
 	return sig, nil
 }
 
-// seal writes an envelope with a signature by each of the members named. Their names are the key ids, for people.
-func seal(payload []byte, by map[string][]byte) []byte {
+// FormerKey returns the key id under which a signature stands that counts for the manifest of an epoch only, and not for the one that
+// it is under.
+func FormerKey(member string, epoch uint64) string {
+	return fmt.Sprintf("%s of epoch %d", member, epoch)
+}
+
+// seal writes an envelope with a signature by each of the members named, and behind them those of the epoch before only. Their names
+// are the key ids, for people.
+func seal(payload []byte, by, former map[string][]byte, epoch uint64) []byte {
 	type signature struct {
 		KeyID string `json:"keyid"`
 		Sig   string `json:"sig"`
@@ -196,6 +291,9 @@ func seal(payload []byte, by map[string][]byte) []byte {
 	}{PayloadType: payloadType, Payload: base64.StdEncoding.EncodeToString(payload)}
 	for _, name := range sortedNames(by) {
 		out.Signatures = append(out.Signatures, signature{name, base64.StdEncoding.EncodeToString(by[name])})
+	}
+	for _, name := range sortedNames(former) {
+		out.Signatures = append(out.Signatures, signature{FormerKey(name, epoch), base64.StdEncoding.EncodeToString(former[name])})
 	}
 	b, err := json.MarshalIndent(out, "", " ")
 	if err != nil {
@@ -218,9 +316,11 @@ func Load(signed []byte, a Anchor) (*Manifest, error) {
 	if err != nil {
 		return nil, refused(err)
 	}
-	if m.signers, err = m.enough(e); err != nil {
+	owners, err := m.enough(e)
+	if err != nil {
 		return nil, refused(err)
 	}
+	m.signers = names(owners)
 	if a.Member != "" && !slices.Contains(m.signers, a.Member) {
 		return nil, refused(fmt.Errorf("%s's own governance key has not signed this manifest", a.Member))
 	}
@@ -247,11 +347,11 @@ func OpenUnverified(signed []byte) (*Manifest, error) {
 	if err != nil {
 		return nil, refused(err)
 	}
-	by, _, err := m.signed(e)
+	owners, err := m.owners(e)
 	if err != nil {
 		return nil, refused(err)
 	}
-	m.signers = sortedNames(by)
+	m.signers = names(owners)
 	return m, nil
 }
 
@@ -263,27 +363,41 @@ func (m *Manifest) Successor(signed []byte) (*Manifest, error) {
 		return nil, refused(err)
 	}
 	// Strangers' bytes are parsed only after those whom we know have signed them.
-	if _, err := m.enough(e); err != nil {
+	was, err := m.enough(e)
+	if err != nil {
 		return nil, refused(fmt.Errorf("a successor of %w", err))
 	}
 	next, err := load(signed, e)
 	if err != nil {
 		return nil, refused(err)
 	}
-	switch {
-	case next.federation != m.federation:
-		err = fmt.Errorf("the successor is of the federation %s, not of %s", next.federation, m.federation)
-	case next.epoch != m.epoch+1:
-		err = fmt.Errorf("the successor is of epoch %d, want %d", next.epoch, m.epoch+1)
-	case next.prev != m.Digest():
-		err = fmt.Errorf("the successor follows %x, not %x", next.prev, m.Digest())
-	default:
-		next.signers, err = next.enough(e)
+	if err := m.precedes(next); err != nil {
+		return nil, refused(err)
 	}
+	owners, err := next.enough(e)
 	if err != nil {
 		return nil, refused(err)
 	}
+	for i, owner := range owners {
+		if owner != "" {
+			was[i] = "" // it counts for both
+		}
+	}
+	next.signers, next.former = names(owners), names(was)
 	return next, nil
+}
+
+// precedes refuses a manifest that does not say that it replaces m. It judges no signature.
+func (m *Manifest) precedes(next *Manifest) error {
+	switch {
+	case next.federation != m.federation:
+		return fmt.Errorf("the successor is of the federation %s, not of %s", next.federation, m.federation)
+	case next.epoch != m.epoch+1:
+		return fmt.Errorf("the successor is of epoch %d, want %d", next.epoch, m.epoch+1)
+	case next.prev != m.Digest():
+		return fmt.Errorf("the successor follows %x, not %x", next.prev, m.Digest())
+	}
+	return nil
 }
 
 // load parses an envelope's payload without judging its signatures.

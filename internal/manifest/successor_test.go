@@ -111,3 +111,68 @@ func flipped(digits string) string {
 	}
 	return digits[:len(digits)-1] + last
 }
+
+// Where all must agree, whoever gets a new key signs with both, and whoever leaves with the one that it had.
+func TestSignSuccessor(t *testing.T) {
+	all := append([]string{"governance switzerland"}, three...)
+	payload := build(t, edited(t, read(t, "manifest.yaml"), "threshold: 3", "threshold: 4"))
+	one, err := manifest.Load(envelopeBy(payload, all...), manifest.Anchor{Digest: manifest.Digest(payload)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := following(t, one, public(t, "governance longbeach"), public(t, "new longbeach"),
+		"  - {name: switzerland", "#  - {name: switzerland")
+	next := build(t, text)
+	var envelope []byte
+	with := func(keys ...string) {
+		t.Helper()
+		for _, name := range keys {
+			if envelope, err = one.SignSuccessor(envelope, next, key(name)); err != nil {
+				t.Fatalf("signing with %s: %v", name, err)
+			}
+		}
+	}
+	with("governance longbeach", "governance cleveland", "new longbeach", "governance budapest")
+	if got, err := one.Signed(envelope); err != nil || strings.Join(got, " ") != "budapest cleveland longbeach" {
+		t.Errorf("Signed = %v, %v", got, err)
+	}
+	m, err := one.Successor(envelope)
+	wantManifest(t, m, err, "needs the signatures of 4 of its 4 members, it has 3")
+	for name, test := range map[string]struct {
+		key  string
+		want string
+	}{
+		"twice, with the new key": {"new longbeach", "longbeach has signed already with this key"},
+		"twice, with the old key": {"governance longbeach", "longbeach has signed already with this key"},
+		"a person's key":          {"person lead", "no member's governance key in epoch 2"},
+		"an identity key":         {"identity budapest", "this is budapest's identity key"},
+	} {
+		if _, err := one.SignSuccessor(envelope, nil, key(test.key)); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+	if _, err := manifest.Sign(envelope, nil, key("governance cleveland")); err == nil || !strings.Contains(err.Error(), "name the manifest of epoch 1") {
+		t.Errorf("signing without the manifest before: %v", err)
+	}
+	if _, err := one.SignSuccessor(nil, one.Payload(), key("governance cleveland")); err == nil || !strings.Contains(err.Error(), "is of epoch 1, want 2") {
+		t.Errorf("signing what replaces nothing: %v", err)
+	}
+	with("governance switzerland")
+	two, err := one.Successor(envelope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(two.Signers(), " ") + " | " + strings.Join(two.FormerSigners(), " "); got != "budapest cleveland longbeach | longbeach switzerland" {
+		t.Errorf("signers and former signers are %s", got)
+	}
+	if !strings.Contains(string(envelope), `"`+manifest.FormerKey("switzerland", 1)+`"`) {
+		t.Errorf("the envelope names no signature of the epoch before:\n%s", envelope)
+	}
+	// In whichever order they sign, the envelope is the same.
+	first := envelope
+	envelope = nil
+	with("governance switzerland", "governance budapest", "new longbeach", "governance cleveland", "governance longbeach")
+	if string(envelope) != string(first) {
+		t.Errorf("the envelope tells who signed first:\n%s\n%s", first, envelope)
+	}
+}
