@@ -20,9 +20,10 @@ var folders = map[string]string{"sevsnp": "sevsnp", "nitro": "nitro", "manifest"
 type refusalCase struct {
 	classes  []string
 	packages []string
+	what     string
 }
 
-var caseNumber = regexp.MustCompile(`^([AD][0-9]+) `)
+var caseNumber = regexp.MustCompile(`^([A-I][0-9]+) `)
 
 func cases(t *testing.T) map[string]refusalCase {
 	t.Helper()
@@ -39,7 +40,7 @@ func cases(t *testing.T) map[string]refusalCase {
 		if len(words) < 5 || !caseNumber.MatchString(line) || all[words[0]].packages != nil {
 			t.Fatalf("not a case, or twice: %s", line)
 		}
-		c := refusalCase{packages: []string{}}
+		c := refusalCase{packages: []string{}, what: strings.Join(words[3:], " ")}
 		if words[1] != "-" {
 			c.classes = strings.Split(words[1], ",")
 		}
@@ -58,7 +59,7 @@ func TestCases(t *testing.T) {
 	for _, span := range []struct {
 		letter      string
 		first, last int
-	}{{"A", 1, 48}, {"D", 92, 109}} {
+	}{{"A", 1, 48}, {"D", 92, 109}, {"I", 167, 168}} {
 		for n := span.first; n <= span.last; n++ {
 			if number := span.letter + strconv.Itoa(n); all[number].packages == nil {
 				t.Errorf("the list has no case %s", number)
@@ -80,7 +81,15 @@ func TestCases(t *testing.T) {
 			tested[found.number] = append(tested[found.number], name)
 		}
 	}
+	tests := 0
+	for _, by := range tested {
+		tests += len(by)
+	}
+	t.Logf("%d cases, %d of them with %d tests", len(all), len(tested), tests)
 	for number, c := range all {
+		if len(c.packages) == 0 {
+			t.Logf("without a test: %s, %s", number, c.what)
+		}
 		for _, name := range c.packages {
 			if !slices.Contains(tested[number], name) {
 				t.Errorf("no test of %s has the case %s", name, number)

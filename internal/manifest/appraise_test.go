@@ -231,11 +231,11 @@ var nitroRefusals = []refusal{
 	{"two parts in the claims", attest.ClassParse, func(c *attest.Claims) { c.SNP = snp().SNP }, "without their one part"},
 }
 
-func TestAppraiseRefuses(t *testing.T) {
+func claimsRefused(t *testing.T) {
 	m := hardware(t)
 	for kind, good := range map[string]func() attest.Claims{"sev-snp": snp, "nitro": nitro} {
 		for _, r := range map[string][]refusal{"sev-snp": snpRefusals, "nitro": nitroRefusals}[kind] {
-			t.Run(kind+"/"+r.name, func(t *testing.T) {
+			t.Run(numbered(r.name), func(t *testing.T) {
 				c := good()
 				r.spoil(&c)
 				a, err := m.Appraise(north, []attest.Claims{c}, now)
@@ -279,8 +279,8 @@ func TestNoMixAcrossSets(t *testing.T) {
 	wantClass(t, a, err, attest.ClassMeas, "snp-new")
 }
 
-// TestAppraisePeers: who the peer is, and what kinds of evidence it shows, come before what the evidence says.
-func TestAppraisePeers(t *testing.T) {
+// Who the peer is, and what kinds of evidence it shows, come before what the evidence says.
+func peersRefused(t *testing.T) {
 	m := hardware(t)
 	sig := attest.Claims{Type: attest.Signature}
 	for _, test := range []struct {
@@ -303,7 +303,7 @@ func TestAppraisePeers(t *testing.T) {
 		{"a type that the office does not take", council, []attest.Claims{nitro()}, attest.ClassPlat, "[nitro]"},
 		{"a type without a name", north, []attest.Claims{{Type: 99}}, attest.ClassPlat, "type(99)"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		t.Run(numbered(test.name), func(t *testing.T) {
 			a, err := m.Appraise(test.peer, test.claims, now)
 			wantClass(t, a, err, test.class, test.want)
 		})

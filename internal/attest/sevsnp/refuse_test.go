@@ -8,8 +8,11 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/binary"
+	"fmt"
 	"math/big"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,10 +28,12 @@ type refusal struct {
 	spoil func(*scene)
 }
 
-func TestRefusals(t *testing.T) {
-	for _, list := range [][]refusal{formRefusals, bindingRefusals, chainRefusals, signatureRefusals, tableRefusals(), listRefusals()} {
+func TestRefuses(t *testing.T) {
+	for _, list := range [][]refusal{
+		formRefusals, bindingRefusals, chainRefusals, turinRefusals, signatureRefusals, tableRefusals(), listRefusals(),
+	} {
 		for _, r := range list {
-			t.Run(r.name, func(t *testing.T) {
+			t.Run(numbered(r.name), func(t *testing.T) {
 				s := newScene()
 				r.spoil(s)
 				claims, err := s.verify(t)
@@ -39,6 +44,15 @@ func TestRefusals(t *testing.T) {
 			})
 		}
 	}
+}
+
+// numbered returns the name of a subtest, NUMBER/WHAT, of a case "A5 what".
+func numbered(name string) string {
+	number, what, found := strings.Cut(name, " ")
+	if n, err := strconv.Atoi(number[1:]); err == nil && found {
+		return fmt.Sprintf("%03d/%s", n, what)
+	}
+	return "other/" + name
 }
 
 // set returns a spoiler that writes bytes into the report before it is signed.
@@ -53,10 +67,10 @@ var formRefusals = []refusal{
 	{"A5 reserved bit 17 of the policy is zero", attest.ClassParse, set(0x0A, 0)},
 	{"A6 policy bit 26", attest.ClassParse, set(0x0B, 1<<2)},
 	{"A6 policy bit 63", attest.ClassParse, set(0x0F, 1<<7)},
-	{"A20 Turin, as a whole", attest.ClassPlat, set(0x188, 0x1A, 0x02)},
 	{"A25 unknown CPU", attest.ClassPlat, set(0x188, 0x17, 0x31)},
 	{"A25 unknown model behind Genoa's first", attest.ClassPlat, set(0x189, 0x20)},
 	{"A25 unknown model behind Genoa's last", attest.ClassPlat, set(0x189, 0xB0)},
+	{"A25 unknown model behind Turin's last", attest.ClassPlat, set(0x188, 0x1A, 0x12)},
 	{"A29 SIGNING_KEY 7, none", attest.ClassSig, set(0x48, 7<<2)},
 	{"A29 SIGNING_KEY 2, reserved", attest.ClassSig, set(0x48, 2<<2)},
 	{"A36 SIGNATURE_ALGO 0", attest.ClassSig, set(0x34, 0)},
@@ -163,6 +177,13 @@ var chainRefusals = []refusal{
 	{"A35 extension twice", attest.ClassChain, func(s *scene) { s.oids = append(s.oids, extension(oid(3, 1), 9)) }},
 	{"A35 no product name", attest.ClassChain, func(s *scene) { s.without(oid(2)) }},
 	{"A35 no hardware id", attest.ClassChain, func(s *scene) { s.without(oid(4)) }},
+	{"A35 a product name without its type", attest.ClassChain, func(s *scene) { s.with(pkix.Extension{Id: oid(2), Value: []byte("Genoa")}) }},
+	{"A35 an SPL of 256", attest.ClassChain, func(s *scene) { s.with(extension(oid(3, 1), 256+9)) }},
+	{"A35 bytes behind an SPL", attest.ClassChain, func(s *scene) { s.with(pkix.Extension{Id: oid(3, 1), Value: []byte{2, 1, 9, 0}}) }},
+	{"A35 no structure version", attest.ClassChain, func(s *scene) { s.without(oid(1)) }},
+	{"A35 an extension that is not AMD's", attest.ClassChain, func(s *scene) {
+		s.with(pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Value: []byte{0x30, 0}}) // basic constraints
+	}},
 	{"A35 no bootloader SPL", attest.ClassChain, func(s *scene) { s.without(oid(3, 1)) }},
 	{"A35 unknown extension of AMD's", attest.ClassChain, func(s *scene) { s.with(extension(oid(9), 1)) }},
 	{"A35 unknown critical extension", attest.ClassChain, func(s *scene) {
@@ -188,6 +209,51 @@ var chainRefusals = []refusal{
 	{"VCEK of 8193 bytes", attest.ClassChain, func(s *scene) {
 		s.more = attest.Collateral{{Kind: attest.KindCertificate, Bytes: make([]byte, 8193)}}
 	}},
+}
+
+// onTurin returns a spoiler of a scene that is a Turin's.
+func onTurin(spoil func(*scene)) func(*scene) {
+	return func(s *scene) { s.turin(); spoil(s) }
+}
+
+var turinRefusals = []refusal{
+	{"A18 Turin: VCEK of another FMC", attest.ClassChain, onTurin(func(s *scene) { s.with(extension(oid(3, 9), 4)) })},
+	{"A18 Turin: VCEK of another bootloader", attest.ClassChain, onTurin(func(s *scene) { s.with(extension(oid(3, 1), 8)) })},
+	{"A18 Turin: VCEK of another SNP firmware", attest.ClassChain, onTurin(func(s *scene) { s.with(extension(oid(3, 3), 22)) })},
+	{"A18 Turin: VCEK with a reserved component", attest.ClassChain, onTurin(func(s *scene) { s.with(extension(oid(3, 6), 1)) })},
+	{"A18 Turin: a TCB in Milan's order", attest.ClassChain, onTurin(func(s *scene) {
+		s.without(oid(3, 9))
+		s.with(extension(oid(3, 1), 3)) // what Milan has where Turin has its FMC
+		s.with(extension(oid(3, 9), 0))
+	})},
+	{"A19 Turin: VCEK of another chip", attest.ClassChain, onTurin(set(0x1A0+7, 0))},
+	{"A20 Turin: CHIP_ID goes on behind the hardware id", attest.ClassChain, onTurin(set(0x1A0+63, 1))},
+	{"A20 Turin: CHIP_ID goes on with the next byte", attest.ClassChain, onTurin(set(0x1A0+8, 1))},
+	{"A20 Turin: hardware id of 64 bytes", attest.ClassChain, onTurin(func(s *scene) {
+		s.with(pkix.Extension{Id: oid(4), Value: bytes.Repeat([]byte{0xc5}, 64)})
+	})},
+	{"A20 Genoa: hardware id of 8 bytes", attest.ClassChain, func(s *scene) {
+		s.with(pkix.Extension{Id: oid(4), Value: bytes.Repeat([]byte{0xc5}, 8)})
+	}},
+	{"A21 Turin: a certificate without its FMC", attest.ClassChain, onTurin(func(s *scene) { s.without(oid(3, 9)) })},
+	{"A21 Genoa: a certificate with an FMC", attest.ClassChain, func(s *scene) { s.with(extension(oid(3, 9), 0)) }},
+	{"A24 Turin report and VCEK, by Genoa's ASK", attest.ClassChain, onTurin(func(s *scene) {
+		s.issuer, s.by = pkis()["genoa"].ask, pkis()["genoa"].askKey
+	})},
+	{"A25 Turin report, Genoa VCEK", attest.ClassChain, func(s *scene) {
+		genoa := slices.Clone(s.oids)
+		s.turin()
+		s.issuer, s.by, s.oids = pkis()["genoa"].ask, pkis()["genoa"].askKey, genoa
+	}},
+	{"A25 Genoa report, Turin VCEK", attest.ClassChain, onTurin(func(s *scene) {
+		s.report[0x188], s.report[0x189] = 0x19, 0x11
+		for _, at := range tcbs {
+			clear(s.report[at:][:8])
+			setTCB(s.report[at:], 9, 0, 23, 72)
+		}
+	})},
+	{"A42 Turin: reserved component of CURRENT_TCB", attest.ClassParse, onTurin(set(0x38+4, 1))},
+	{"A42 Turin: reserved component of LAUNCH_TCB", attest.ClassParse, onTurin(set(0x1F0+6, 1))},
 }
 
 // as leaves bytes as they are.
@@ -359,7 +425,7 @@ func TestOptions(t *testing.T) {
 		}
 		return certificate(c, parent, &key.PublicKey, by)
 	}
-	turin := authority("ARK-Turin", stranger.arkKey, nil, stranger.arkKey)
+	naples := authority("ARK-Naples", stranger.arkKey, nil, stranger.arkKey)
 	cross := authority("ARK-Genoa", stranger.arkKey, milan.ark, milan.arkKey)
 	for _, o := range []struct {
 		name  string
@@ -374,7 +440,7 @@ func TestOptions(t *testing.T) {
 		{"root that is not self-signed", map[string][]*x509.Certificate{"a": {
 			cross, authority("SEV-Genoa", stranger.askKey, cross, stranger.arkKey),
 		}}},
-		{"Turin", map[string][]*x509.Certificate{"a": {turin, authority("SEV-Turin", stranger.askKey, turin, stranger.arkKey)}}},
+		{"another line", map[string][]*x509.Certificate{"a": {naples, authority("SEV-Naples", stranger.askKey, naples, stranger.arkKey)}}},
 		{"root without a product line", map[string][]*x509.Certificate{"a": {genoa.ask, genoa.ask}}},
 		{"one root, two names, each with an intermediate of its own", map[string][]*x509.Certificate{
 			"a": {genoa.ark, genoa.ask}, "b": {genoa.ark, authority("SEV-Genoa", stranger.askKey, genoa.ark, genoa.arkKey)},

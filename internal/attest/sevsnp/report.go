@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/google/go-sev-guest/abi"
-	"github.com/google/go-sev-guest/kds"
 	"github.com/google/go-sev-guest/proto/sevsnp"
 
 	"consilium.dev/internal/attest"
@@ -43,7 +42,9 @@ type report struct {
 	raw    []byte
 	signer abi.ReportSigner // VCEK or VLEK
 	keys   abi.SignerInfo
-	line   string // by CPUID; "" in version 2, which has none
+	line   string // by CPUID, or, in version 2, which has none, by the certificate
+
+	current, reported, committed, launch attest.TCB // in the form of the line
 }
 
 // parse reads a report strictly, up to its product line. The algorithm and the kind of key come first, because the library
@@ -81,31 +82,46 @@ func (r *report) strict() *attest.Error {
 		return attest.Refuse(attest.ClassParse, "reserved bytes %#x to %#x are not zero in version %d",
 			offsetMitLaunch, endMitCurrent, r.Version)
 	}
-	if r.Version >= abi.ReportVersion3 {
-		family, model := r.raw[offsetFamily], r.raw[offsetFamily+1]
-		switch r.line = lineOf(family, model); r.line {
-		case milan, genoa:
-		case turin:
-			return attest.Refuse(attest.ClassPlat, "product line Turin is not supported: its certificates and its TCB have "+
-				"another form than the SEV-SNP library reads")
-		default:
-			return attest.Refuse(attest.ClassPlat, "unknown product line: CPU family %#x, model %#x", family, model)
-		}
+	if r.Version < abi.ReportVersion3 {
+		return nil // which line's form the TCBs have, its certificate will say
 	}
-	for _, tcb := range []struct {
-		name string
-		kds.TCBVersion
+	family, model := r.raw[offsetFamily], r.raw[offsetFamily+1]
+	if r.line = lineOf(family, model); r.line == "" {
+		return attest.Refuse(attest.ClassPlat, "CPU family %#x, model %#x: no product line with SEV-SNP has it", family, model)
+	}
+	return r.readTCBs()
+}
+
+// readTCBs reads the report's four TCBs in the form of its product line.
+func (r *report) readTCBs() *attest.Error {
+	for _, of := range []struct {
+		name    string
+		version uint64
+		dst     *attest.TCB
 	}{
-		{"CURRENT_TCB", kds.TCBVersion(r.CurrentTcb)},
-		{"REPORTED_TCB", kds.TCBVersion(r.ReportedTcb)},
-		{"COMMITTED_TCB", kds.TCBVersion(r.CommittedTcb)},
-		{"LAUNCH_TCB", kds.TCBVersion(r.LaunchTcb)},
+		{"CURRENT_TCB", r.CurrentTcb, &r.current},
+		{"REPORTED_TCB", r.ReportedTcb, &r.reported},
+		{"COMMITTED_TCB", r.CommittedTcb, &r.committed},
+		{"LAUNCH_TCB", r.LaunchTcb, &r.launch},
 	} {
-		if p := kds.DecomposeTCBVersion(tcb.TCBVersion); p.Spl4|p.Spl5|p.Spl6|p.Spl7 != 0 {
-			return attest.Refuse(attest.ClassParse, "%s is %#016x: reserved components are not zero", tcb.name, uint64(tcb.TCBVersion))
+		var reserved uint64
+		if *of.dst, reserved = tcb(r.line, of.version); reserved != 0 {
+			return attest.Refuse(attest.ClassParse, "%s is %#016x: reserved components are not zero", of.name, of.version)
 		}
 	}
 	return nil
+}
+
+// tcb reads a TCB_VERSION (AMD 56860, tables "TCB_VERSION"), and returns what of it is reserved. Its bytes, from the lowest:
+//
+//	Milan, Genoa   bootloader, TEE, 4 reserved, SNP, microcode
+//	Turin          FMC, bootloader, TEE, SNP, 3 reserved, microcode
+func tcb(line string, version uint64) (t attest.TCB, reserved uint64) {
+	part := func(n int) uint8 { return uint8(version >> (8 * n)) }
+	if line == turin {
+		return attest.TCB{FMC: part(0), Bootloader: part(1), TEE: part(2), SNP: part(3), Microcode: part(7)}, version & 0x00ffffff_00000000
+	}
+	return attest.TCB{Bootloader: part(0), TEE: part(1), SNP: part(6), Microcode: part(7)}, version & 0x0000ffff_ffff0000
 }
 
 // The product lines, as AMD's key distribution service spells them.
@@ -114,6 +130,8 @@ const (
 	genoa = "Genoa"
 	turin = "Turin"
 )
+
+var lines = []string{milan, genoa, turin}
 
 // lineOf returns the product line of a CPU's family and model (CPUID leaf 1), or "". Bergamo and Siena (models a0 to af)
 // have Genoa's keys.
@@ -129,24 +147,11 @@ func lineOf(family, model byte) string {
 	return ""
 }
 
-// productLine returns the report's product line: by CPUID where the report has it, and then its certificate must say the
-// same; else by the certificate.
-func (r *report) productLine(leaf *leaf) (string, *attest.Error) {
-	named, _, _ := strings.Cut(leaf.ProductName, "-") // "Milan-B0": line and stepping
-	if r.line != "" && r.line != named {
-		return "", attest.Refuse(attest.ClassChain, "the report is of a %s, its %s of a %q", r.line, r.signer, leaf.ProductName)
-	}
-	if named != milan && named != genoa {
-		return "", attest.Refuse(attest.ClassPlat, "product %q: want one of the lines Milan and Genoa", leaf.ProductName)
-	}
-	return named, nil
-}
-
 // claims returns what the report says, in the house's words.
-func (r *report) claims(line string) *attest.SNP {
+func (r *report) claims() *attest.SNP {
 	s := &attest.SNP{
 		Version:          r.Version,
-		ProductLine:      line,
+		ProductLine:      r.line,
 		VMPL:             r.Vmpl,
 		GuestSVN:         r.GuestSvn,
 		ABIMajor:         uint8(r.Policy >> 8),
@@ -161,10 +166,10 @@ func (r *report) claims(line string) *attest.SNP {
 		CiphertextHiding: r.Policy&policyCiphertextHiding != 0,
 		Platform:         platform(r.PlatformInfo),
 		AuthorKeyEnabled: r.keys.AuthorKeyEn,
-		Current:          tcb(r.CurrentTcb),
-		Reported:         tcb(r.ReportedTcb),
-		Committed:        tcb(r.CommittedTcb),
-		Launch:           tcb(r.LaunchTcb),
+		Current:          r.current,
+		Reported:         r.reported,
+		Committed:        r.committed,
+		Launch:           r.launch,
 		ChipMasked:       r.keys.MaskChipKey || zeros(r.ChipId),
 		SigningKey:       strings.ToLower(r.signer.String()),
 	}
@@ -187,12 +192,6 @@ func platform(info uint64) attest.SNPPlatform {
 		SMT: bit(0), TSME: bit(1), ECC: bit(2), RAPLDisabled: bit(3), CiphertextHiding: bit(4), AliasCheckComplete: bit(5),
 		TIO: bit(7), Unknown: info & unnamedPlatformBits,
 	}
-}
-
-// tcb reads a TCB_VERSION of Milan's and Genoa's form.
-func tcb(version uint64) attest.TCB {
-	p := kds.DecomposeTCBVersion(kds.TCBVersion(version))
-	return attest.TCB{Bootloader: p.BlSpl, TEE: p.TeeSpl, SNP: p.SnpSpl, Microcode: p.UcodeSpl}
 }
 
 func zeros(b []byte) bool {

@@ -21,7 +21,7 @@ type revocation struct {
 //
 // AMD publishes one list for each product line, signed by the root. It does not list chips' certificates (a TCB floor shuts
 // out broken firmware), but a leaf that a list named would be refused, too.
-func (i *issuer) revocation(l *leaf, theirs, ours *collateral, now time.Time) (revocation, *attest.Error) {
+func (i *issuer) revocation(leaf *x509.Certificate, theirs, ours *collateral, now time.Time) (revocation, *attest.Error) {
 	var held []*x509.RevocationList
 	for _, list := range ours.lists {
 		if bytes.Equal(list.RawIssuer, i.ark.RawSubject) {
@@ -34,7 +34,7 @@ func (i *issuer) revocation(l *leaf, theirs, ours *collateral, now time.Time) (r
 			return r, err
 		}
 		for _, revoked := range list.RevokedCertificateEntries {
-			for _, cert := range []*x509.Certificate{i.ark, i.ca, l.Certificate} {
+			for _, cert := range []*x509.Certificate{i.ark, i.ca, leaf} {
 				if revoked.SerialNumber.Cmp(cert.SerialNumber) == 0 {
 					return r, attest.Refuse(attest.ClassRevoked, "%s, serial number %d, was revoked at %s", cert.Subject.CommonName,
 						cert.SerialNumber, revoked.RevocationTime.Format(time.RFC3339))

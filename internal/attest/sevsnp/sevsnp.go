@@ -14,12 +14,11 @@
 //   - PARSE: length, version, every reserved byte and bit, the guest policy's unknown bits. Unknown bits of PLATFORM_INFO are
 //     reported in the claims instead, for the policy to refuse, since firmware adds such bits within a version.
 //   - SIG: another signature algorithm than ECDSA P-384 with SHA-384; a report that says no key signed it.
-//   - PLAT: a product line other than Milan and Genoa. Turin is refused by name: the parser that this package builds on reads
-//     neither Turin's certificates nor its order of TCB components.
-//   - CHAIN, TIME: exactly one certificate of the right kind, of AMD's form, signed by the product line's intermediate, signed
-//     by its root; all three valid at the instant given.
-//   - CHAIN: the certificate's TCB version equals REPORTED_TCB, and its hardware id equals CHIP_ID (which a host may mask with
-//     zeros; the claims then say so).
+//   - PLAT: a product line other than Milan, Genoa (with Bergamo and Siena) and Turin.
+//   - CHAIN, TIME: exactly one certificate of the right kind, of the form that AMD gives to its product line's, signed by the
+//     line's intermediate, signed by its root; all three valid at the instant given.
+//   - CHAIN: the report's CPU is of the certificate's product line, the certificate's TCB equals REPORTED_TCB, component by
+//     component, and its hardware id equals CHIP_ID (which a host may mask with zeros; the claims then say so).
 //   - REVOKED: no revocation list at hand names one of the certificates, and each list at hand is the root's, current, and
 //     not older than the one that is held here.
 //   - SIG: the report's signature.
@@ -48,7 +47,7 @@ import (
 type Options struct {
 	// SimulatedRoots are the certificates of simulated platforms, under the names that claims will carry: first a self-signed
 	// root named ARK-LINE, then the intermediates that it signed, SEV-LINE for chips and SEV-VLEK-LINE for cloud providers,
-	// where LINE is Milan or Genoa.
+	// where LINE is Milan, Genoa or Turin.
 	SimulatedRoots map[string][]*x509.Certificate
 }
 
@@ -110,27 +109,23 @@ func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c a
 	if err != nil {
 		return none, err
 	}
-	leaf, err := endorsement(r, theirs, ours)
+	cert, err := certificateOf(r, theirs, ours)
 	if err != nil {
 		return none, err
 	}
-	line, err := r.productLine(leaf)
-	if err != nil {
-		return none, err
-	}
-	by, err := v.issuerOf(leaf, line, now)
+	leaf, err := v.Endorse(cert, now)
 	if err != nil {
 		return none, err
 	}
 	if err := leaf.describes(r); err != nil {
 		return none, err
 	}
-	revocation, err := by.revocation(leaf, theirs, ours, now)
+	revocation, err := leaf.by.revocation(cert, theirs, ours, now)
 	if err != nil {
 		return none, err
 	}
 	// The raw bytes, as received: the library's protobuf form drops what it does not know.
-	if err := verify.SnpReportSignature(r.raw, leaf.Certificate); err != nil {
+	if err := verify.SnpReportSignature(r.raw, cert); err != nil {
 		return none, attest.Refuse(attest.ClassSig, "the report's signature by the %s: %v", r.signer, err)
 	}
 	if subtle.ConstantTimeCompare(r.ReportData, b.ReportData[:]) != 1 {
@@ -138,10 +133,10 @@ func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c a
 	}
 	return attest.Claims{
 		Type:              attest.SEVSNP,
-		Simulated:         by.simulated,
+		Simulated:         leaf.Simulated,
 		Signed:            sha256.Sum256(r.raw[:signedBytes]),
 		RevocationChecked: revocation.checked,
 		CollateralFrom:    revocation.from,
-		SNP:               r.claims(line),
+		SNP:               r.claims(),
 	}, nil
 }

@@ -1,6 +1,7 @@
 package sevsnp_test
 
 import (
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -89,16 +90,16 @@ func judgeVector(t *testing.T, dir string) {
 	if err := json.Unmarshal(load(t, dir, "vector.json"), &v); err != nil {
 		t.Fatal(err)
 	}
+	if v.Kind == "certificate" {
+		judgeCertificate(t, dir, &v)
+		return
+	}
 	e := evidenceIn(t, dir, &v)
 	var b attest.Binding
 	if n, err := hex.Decode(b.ReportData[:], []byte(v.Fields.ReportData)); err != nil || n != 64 {
 		t.Fatalf("report_data of %d bytes: %v", n, err)
 	}
 	claims, err := newVerifier(t, nil).Verify(t.Context(), e, b, v.AtTime, nil)
-	if strings.HasPrefix(v.Fields.Product, "Turin") {
-		wantClass(t, err, attest.ClassPlat)
-		t.Skip("Turin is not supported yet; it was refused with the class PLAT, as it must be until then")
-	}
 	if v.Expect == "reject" {
 		judgeRefusal(t, filepath.Base(dir), &v, err)
 		return
@@ -114,6 +115,30 @@ func judgeVector(t *testing.T, dir string) {
 		altered.ReportData[bit/8] ^= 1 << (bit % 8)
 		_, err := newVerifier(t, nil).Verify(t.Context(), e, altered, v.AtTime, nil)
 		wantClass(t, err, attest.ClassBind)
+	}
+}
+
+// judgeCertificate judges a certificate of which no report was published, by what Verify asks of a report's.
+func judgeCertificate(t *testing.T, dir string, v *vector) {
+	der := load(t, dir, "vcek.der")
+	judge := func(der []byte) (*sevsnp.Endorsement, *attest.Error) {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, attest.Refuse(attest.ClassChain, "%v", err)
+		}
+		return newVerifier(t, nil).Endorse(cert, v.AtTime)
+	}
+	e, err := judge(der)
+	if err != nil {
+		t.Fatalf("Endorse: %v, want %s", err, v.Why)
+	}
+	if e.ProductLine != v.Fields.Product || e.SigningKey != "vcek" || e.Simulated != "" {
+		t.Errorf("Endorse = %+v, want a VCEK of a %s", e, v.Fields.Product)
+	}
+	t.Logf("a %s's VCEK: hardware id %x, TCB %+v", e.ProductLine, e.HardwareID, e.TCB)
+	der[len(der)-1] ^= 1 // of the signature
+	if _, err := judge(der); err == nil || err.Class != attest.ClassChain {
+		t.Errorf("Endorse of the certificate with another signature = %v, want the class CHAIN", err)
 	}
 }
 
@@ -137,9 +162,6 @@ func judgeRefusal(t *testing.T, name string, v *vector, err error) {
 func evidenceIn(t *testing.T, dir string, v *vector) attest.Evidence {
 	t.Helper()
 	e := attest.Evidence{Type: attest.SEVSNP}
-	if v.Kind != "" {
-		t.Skipf("a %s without a report: %s", v.Kind, v.Why)
-	}
 	if v.Platform == "azure-vtpm" {
 		if v.Fields.HCLType != "SNP" || v.Fields.Hardware == nil {
 			t.Skipf("an Azure report around %s: not supported yet", v.Fields.HCLType)
