@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"consilium.dev/internal/attest"
 	"google.golang.org/grpc/credentials"
 )
 
@@ -32,7 +31,7 @@ type Credentials struct {
 
 	mu     sync.Mutex // guards what follows
 	live   map[*conn]struct{}
-	guests map[attest.Peer]*guest
+	guests map[caller]*guest
 }
 
 // Server returns the credentials of a listener.
@@ -59,7 +58,7 @@ func newCredentials(cfg Config, client bool) (*Credentials, error) {
 	c := &Credentials{
 		cfg: cfg, client: client, instance: cfg.Instance, identity: identity,
 		lobby: newLobby(cfg.Limits), quotes: make(chan struct{}, 1),
-		live: map[*conn]struct{}{}, guests: map[attest.Peer]*guest{},
+		live: map[*conn]struct{}{}, guests: map[caller]*guest{},
 	}
 	c.life, c.cancel = context.WithCancel(context.Background())
 	if _, err := c.currentLeaf(); err != nil {

@@ -36,8 +36,8 @@ func (x *exchange) differOver(ctx context.Context, helloS []byte) error {
 			err = x.newer()
 		}
 	}
-	if err == nil && x.endorsed {
-		err = x.enroll(ctx) // it may have us send, or check, a mebibyte
+	if err == nil {
+		err = x.enroll(ctx) // it may have us send, or check, a mebibyte; also where only an older epoch knows its key
 	}
 	if err != nil {
 		return err

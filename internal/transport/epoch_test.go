@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"bytes"
+	"crypto"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/manifest"
@@ -364,4 +366,41 @@ func TestChainFits(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A key of an epoch that is over may ask for the chain as often as a name may dial, and whoever has the name now is not counted
+// with it.
+func TestPaceOfAnOldKey(t *testing.T) {
+	r := aRealm(t)
+	all := r.history(t, 2, "<participant/north>", spki(t, seeded("participant/north, anew")))
+	synctest.Test(t, func(t *testing.T) {
+		e := r.realEnds(t, all[0], attest.Participant, "north")
+		(&keeper{known: all}).use(&e.server)
+		server := makeServer(t, e.server)
+		dial := func(known int, as crypto.Signer) (s, c outcome) {
+			(&keeper{known: all[:known:known]}).use(&e.client)
+			e.client.Identity = as
+			a, b := net.Pipe()
+			s, c = shake(server, makeClient(t, e.client), a, b)
+			s.close()
+			c.close()
+			return s, c
+		}
+		old, anew := seeded("participant/north"), seeded("participant/north, anew")
+		for i := range 32 {
+			if s, _ := dial(1, old); classOf(s.err) != attest.ClassManifest {
+				t.Fatalf("dial %d with the old key: %v", i, s.err)
+			}
+		}
+		if s, c := dial(1, old); classOf(s.err) != attest.ClassRate || classOf(c.err) != attest.ClassRate {
+			t.Errorf("one dial more: server: %v, client: %v, want RATE", s.err, c.err)
+		}
+		if s, c := dial(2, anew); s.err != nil || c.err != nil {
+			t.Errorf("with the key that holds now: server: %v, client: %v", s.err, c.err)
+		}
+		time.Sleep(500 * time.Millisecond)
+		if s, _ := dial(1, old); classOf(s.err) != attest.ClassManifest || server.Held() != 0 {
+			t.Errorf("half a second later: %v, held %d", s.err, server.Held())
+		}
+	})
 }

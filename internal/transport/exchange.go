@@ -146,7 +146,7 @@ func (x *exchange) endorse() error {
 // lobby: whoever dials, and however often, the handshakes that go on at a time are bounded. The peer now has the time of
 // the whole exchange.
 func (x *exchange) enroll(ctx context.Context) (err error) {
-	if x.guest, err = x.c.admit(x.who()); err != nil {
+	if x.guest, err = x.c.admit(x.caller()); err != nil {
 		return err
 	}
 	x.admitted = true
@@ -171,6 +171,9 @@ func (x *exchange) until(ctx context.Context, end time.Time) error {
 	_ = x.raw.SetDeadline(end) // fails on a line that was cut, as what is read or written next will
 	return ctx.Err()
 }
+
+// caller is the peer once it has proven its name, under our own manifest or one of before.
+func (x *exchange) caller() caller { return caller{x.who(), !x.endorsed} }
 
 // who is the peer as its leaf says, proven or not.
 func (x *exchange) who() attest.Peer {
@@ -209,7 +212,7 @@ func (x *exchange) leaveLobby() {
 func (x *exchange) leave() {
 	x.leaveLobby()
 	if x.admitted {
-		x.c.dismiss(x.who())
+		x.c.dismiss(x.caller())
 		x.admitted = false
 	}
 }

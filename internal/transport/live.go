@@ -43,8 +43,15 @@ func (k *conn) Close() error {
 	return k.raw.Close()
 }
 
+// caller is whose sessions are counted together. Whoever has proven a name by a key of an epoch that is over is counted apart from
+// whoever has that name now: an old key that was stolen keeps nobody out.
+type caller struct {
+	attest.Peer
+	past bool
+}
+
 // admit counts one more session of a peer that has proven its name, or refuses it before it costs a quote.
-func (c *Credentials) admit(p attest.Peer) (*guest, error) {
+func (c *Credentials) admit(p caller) (*guest, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g := c.guests[p]
@@ -63,7 +70,7 @@ func (c *Credentials) admit(p attest.Peer) (*guest, error) {
 }
 
 // dismiss takes back what admit counted.
-func (c *Credentials) dismiss(p attest.Peer) {
+func (c *Credentials) dismiss(p caller) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if g := c.guests[p]; g != nil {
@@ -94,7 +101,7 @@ func (c *Credentials) forget(k *conn) {
 			timer.Stop()
 		}
 		if !c.client {
-			c.dismiss(attest.Peer{Office: k.peer.Office, Name: k.peer.Name})
+			c.dismiss(caller{Peer: attest.Peer{Office: k.peer.Office, Name: k.peer.Name}})
 		}
 	})
 }
