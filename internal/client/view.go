@@ -57,6 +57,7 @@ type Member struct {
 	Since     time.Time `json:"since,omitzero"`     // it is in that state
 	Activity  *Activity `json:"activity,omitempty"` // nil: it has not said what it does, or not lately
 	Twice     bool      `json:"twice,omitempty"`    // two programs speak under its name
+	Resent    int64     `json:"resent,omitempty"`   // bytes of models, of any run, that it was sent more than once, since links broke and since the coordinator started
 }
 
 // Activity is what a member's participant last said that it does. It was said less than a minute before [Run.Now].
@@ -159,7 +160,7 @@ func run(r *pb.ShowReply) (Run, error) {
 	for _, m := range r.Members {
 		out.Members = append(out.Members, Member{
 			Name: m.Member, State: m.State, Records: m.Records, Rule: m.Rule, Seen: instant(m.SeenUs), Connected: m.Connected,
-			Since: instant(m.SinceUs), Activity: activity(m.Activity), Twice: m.Twice,
+			Since: instant(m.SinceUs), Activity: activity(m.Activity), Twice: m.Twice, Resent: m.Resent,
 		})
 	}
 	for _, x := range r.Rounds {

@@ -364,7 +364,8 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	gate := &guard{manifest: m, now: now}
 	words := &voice{speech: c.o.Speech, log: c.o.Log}
 	doorman := &admitter{loop: l, blobs: c.blobs, manifest: m}
-	view := &viewer{presence: l.presence, now: now, simulated: self.Simulated}
+	fetched := &downloads{}
+	view := &viewer{presence: l.presence, downloads: fetched, now: now, simulated: self.Simulated}
 	if l.quorum == nil {
 		view.rollback = registry.NoProtection
 	}
@@ -384,7 +385,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 			Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionAge: time.Hour, MaxConnectionAgeGrace: 10 * time.Minute,
 		}),
 	)
-	models := &models{loop: l, manifest: m, blobs: c.blobs, view: view, log: c.o.Log}
+	models := &models{loop: l, manifest: m, blobs: c.blobs, view: view, downloads: fetched, log: c.o.Log}
 	pb.RegisterRoundsServer(server, &rounds{
 		loop: l, presence: l.presence, records: func() int64 { return m().Limits().Records() }, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
 	})

@@ -27,11 +27,12 @@ import (
 type models struct {
 	pb.UnimplementedModelsServer
 	pb.UnimplementedBlobsServer
-	loop     *loop
-	manifest func() *manifest.Manifest
-	blobs    *blob.Blobs
-	view     *viewer
-	log      *zap.Logger
+	loop      *loop
+	manifest  func() *manifest.Manifest
+	blobs     *blob.Blobs
+	view      *viewer
+	downloads *downloads
+	log       *zap.Logger
 }
 
 func (m *models) ListModels(ctx context.Context, _ *pb.ListModelsRequest) (*pb.ListModelsReply, error) {
@@ -110,14 +111,15 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 	if _, err := io.CopyN(io.Discard, r, q.Offset); err != nil {
 		return answer(m.log, err)
 	}
-	if err := sendChunks(stream, r, q.Offset); err != nil {
+	going := m.begin(caller(ctx), d, q.Offset, v.Blob.Size)
+	if err := sendChunks(stream, r, q.Offset, func(n int) { m.downloads.gave(going, n) }); err != nil {
 		return answer(m.log, err)
 	}
 	return nil
 }
 
-// sendChunks streams r, whose first byte is at the offset, in chunks.
-func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at int64) error {
+// sendChunks streams r, whose first byte is at the offset, in chunks, and tells gave how many bytes of it were in each.
+func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at int64, gave func(int)) error {
 	buf := make([]byte, codec.Piece)
 	for {
 		n, err := io.ReadFull(r, buf)
@@ -129,6 +131,7 @@ func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at int
 				return err
 			}
 			at += int64(n)
+			gave(n)
 		}
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -84,6 +84,12 @@ func TestBrokenLinks(t *testing.T) {
 		if uploads, downloads := w.books["council"].find("upload goes on"), w.books["budapest"].find("download goes on"); len(uploads) != 2 || len(downloads) != 1 {
 			t.Errorf("went on: uploads %v, downloads %v, want two and one", uploads, downloads)
 		}
+		if n := member(first, "budapest").Resent; n <= 0 || n > 1<<20 {
+			t.Errorf("budapest was sent %d bytes of models twice in one fault, want more than 0 and less than 1 MiB", n)
+		}
+		if n := member(first, "cleveland").Resent; n != 0 {
+			t.Errorf("cleveland was sent %d bytes of models twice, over a line without fault", n)
+		}
 		var resent int64
 		for _, r := range first.Rounds {
 			resent += r.Resent

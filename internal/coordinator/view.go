@@ -21,6 +21,7 @@ const maxView = 3 << 20
 // viewer words the state for people. It decides nothing.
 type viewer struct {
 	presence  *presence
+	downloads *downloads
 	now       func() time.Time
 	simulated string // private root of our own enclave
 	rollback  string
@@ -40,6 +41,7 @@ func (v *viewer) run(r round.Run, lacking *lack, figures bool) *pb.ShowReply {
 		at, connected := v.presence.last(m.Member)
 		view := &pb.MemberView{
 			Member: string(m.Member), State: m.State, Records: m.Records, Rule: m.Rule, Connected: connected, SinceUs: m.Since.UnixMicro(),
+			Resent: v.downloads.resent(m.Member),
 		}
 		if a, twice, ok := v.presence.doing(m.Member); ok {
 			view.Activity, view.Twice = activityView(a), twice

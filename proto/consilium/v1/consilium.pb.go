@@ -2749,6 +2749,7 @@ type MemberView struct {
 	SinceUs       int64                  `protobuf:"varint,7,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"` // it is in that state
 	Activity      *Activity              `protobuf:"bytes,8,opt,name=activity,proto3" json:"activity,omitempty"`               // absent where it has not said, or its lease has lapsed
 	Twice         bool                   `protobuf:"varint,9,opt,name=twice,proto3" json:"twice,omitempty"`                    // two programs speak under its name
+	Resent        int64                  `protobuf:"varint,10,opt,name=resent,proto3" json:"resent,omitempty"`                 // bytes of models, of whatever run, that it was sent more than once since links broke, in this boot
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2844,6 +2845,13 @@ func (x *MemberView) GetTwice() bool {
 		return x.Twice
 	}
 	return false
+}
+
+func (x *MemberView) GetResent() int64 {
+	if x != nil {
+		return x.Resent
+	}
+	return 0
 }
 
 // Activity is what a member's participant last said that it does.
@@ -4179,7 +4187,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\brollback\x18\b \x01(\tR\brollback\x12\x15\n" +
 	"\x06now_us\x18\t \x01(\x03R\x05nowUs\x12\x18\n" +
 	"\aomitted\x18\n" +
-	" \x01(\x05R\aomitted\"\x84\x02\n" +
+	" \x01(\x05R\aomitted\"\x9c\x02\n" +
 	"\n" +
 	"MemberView\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12\x14\n" +
@@ -4190,7 +4198,9 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\tconnected\x18\x06 \x01(\bR\tconnected\x12\x19\n" +
 	"\bsince_us\x18\a \x01(\x03R\asinceUs\x122\n" +
 	"\bactivity\x18\b \x01(\v2\x16.consilium.v1.ActivityR\bactivity\x12\x14\n" +
-	"\x05twice\x18\t \x01(\bR\x05twice\"\xaa\x01\n" +
+	"\x05twice\x18\t \x01(\bR\x05twice\x12\x16\n" +
+	"\x06resent\x18\n" +
+	" \x01(\x03R\x06resent\"\xaa\x01\n" +
 	"\bActivity\x12\x14\n" +
 	"\x05doing\x18\x01 \x01(\tR\x05doing\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\tR\x03run\x12\x14\n" +
