@@ -253,7 +253,7 @@ func (a *app) ask(ctx context.Context, call func(context.Context, *connection) e
 		return err
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errNoAnswer)
+	ctx, cancel := within(ctx, patience, errNoAnswer)
 	defer cancel()
 	return explain(ctx, c, c.following(ctx, a, call))
 }

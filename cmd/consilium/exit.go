@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -87,6 +88,17 @@ var (
 	errWaited   = errors.New("--timeout has passed")
 )
 
+// within gives ctx an end, and the end a cause. It is no deadline: gRPC tells that to the coordinator and counts it down at both ends,
+// whose timers may be a moment ahead of ctx's own, and then a call fails before ctx knows why.
+func within(ctx context.Context, d time.Duration, cause error) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	end := time.AfterFunc(d, func() { cancel(cause) })
+	return ctx, func() {
+		end.Stop()
+		cancel(nil)
+	}
+}
+
 // explain gives an error of the client its kind and a hint. ctx is what the call was given.
 func explain(ctx context.Context, c *connection, err error) error {
 	var known *fault
@@ -97,6 +109,8 @@ func explain(ctx context.Context, c *connection, err error) error {
 		return err
 	case errors.Is(cause, errWaited):
 		return newFault(kindWait, "the run goes on: watch it again, or with a longer --timeout", "%w", cause)
+	case errors.Is(cause, errNoAnswer) && errors.Is(err, context.Canceled):
+		return newFault(kindUnreachable, c.reachHint(), "%w", cause)
 	case errors.Is(cause, errNoAnswer):
 		return newFault(kindUnreachable, c.reachHint(), "%w: %w", err, cause)
 	case errors.Is(cause, context.Canceled):

@@ -178,7 +178,7 @@ func (a *app) export(ctx context.Context, which, out string, force bool) error {
 		return err
 	}
 	defer c.Close()
-	short, cancel := context.WithTimeoutCause(ctx, patience, errNoAnswer)
+	short, cancel := within(ctx, patience, errNoAnswer)
 	defer cancel()
 	var m client.Model
 	err = c.following(short, a, func(ctx context.Context, c *connection) (err error) {

@@ -45,7 +45,7 @@ func (a *app) watch(ctx context.Context, run string, timeout time.Duration) erro
 	defer func() { c.Close() }()
 	if timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errWaited)
+		ctx, cancel = within(ctx, timeout, errWaited)
 		defer cancel()
 	}
 	p := a.progress()

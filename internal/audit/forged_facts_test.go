@@ -83,10 +83,12 @@ func TestForgedBoots(t *testing.T) {
 			[]string{`1: .* its evidence is bound to another history`, `25: .* its evidence is bound to another history`},
 		},
 		{"evidence over another key", evidence(func(h *history, k *entry.Kept) {
-			spki := h.spki
-			h.spki = h.items[31].kept.SPKI
+			shared := h.forger // by all tests
+			other := *shared
+			other.spki = h.items[31].kept.SPKI
+			h.forger = &other
 			h.attest(h.m, k, [32]byte(k.Nonce), h.items[25].At, "council")
-			h.spki = spki
+			h.forger = shared
 		}), []string{`25: .* its evidence is not over the log's key, for this manifest`}},
 		{"evidence of a participant's program", evidence(func(h *history, k *entry.Kept) {
 			h.attest(h.m, k, [32]byte(k.Nonce), h.items[25].At, "cleveland")
