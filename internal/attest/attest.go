@@ -244,6 +244,7 @@ type SNP struct {
 	MemAES256XTS       bool
 	RAPLDisabled       bool // guest policy
 	CiphertextHiding   bool // guest policy
+	PageSwapDisabled   bool // guest policy
 
 	Platform SNPPlatform
 
@@ -258,9 +259,13 @@ type SNP struct {
 
 	Current, Reported, Committed, Launch TCB
 
+	// Mitigations that the firmware verified, one bit each, when the guest was launched and now; zero before version 5.
+	LaunchMitigations, CurrentMitigations uint64
+
 	ChipID     [64]byte
 	ChipMasked bool   // MASK_CHIP_KEY, or a chip id of zeros
 	SigningKey string // "vcek" or "vlek"
+	Provider   string // whose VLEK signed, as its certificate spells it; "" for a VCEK
 }
 
 // SNPPlatform is a report's PLATFORM_INFO.

@@ -16,7 +16,7 @@
 //
 // A [Manifest] is an [attest.Policy]. Its reference sets say field by field what evidence must show; a field that is not
 // judged says so with a reason, which every appraisal repeats. What a set cannot name is refused: unknown platform bits,
-// CXL memory, trusted I/O, reports signed by anything but a chip's own key. Evidence matches one set wholly or is refused.
+// CXL memory, trusted I/O. Evidence matches one set wholly or is refused.
 //
 // A manifest names three kinds of keys: governance keys sign manifests and nothing else; identity keys endorse the leaves
 // of participants and coordinators; a person's key speaks for that person. No key stands twice.

@@ -12,6 +12,7 @@ import (
 // TestRefuses has every refusal of this package under the number of its case in the list of what a great verifier must refuse.
 func TestRefuses(t *testing.T) {
 	claimsRefused(t)
+	optionalRefused(t)
 	peersRefused(t)
 	for _, of := range []struct {
 		name    string

@@ -39,11 +39,20 @@ type snpSet struct {
 	vmpl                         uint32
 	tcbMin                       attest.TCB
 
+	strict map[string]rule[bool] // bits of the guest policy that only make it stricter, under the names in strictBits
+
+	provisional bool   // firmware that is not committed will do, at the floor
+	mitigations uint64 // bits that both mitigation vectors must have
+
 	platform map[string]rule[bool] // PLATFORM_INFO, under the names in platformBits
 
 	hostData    rule[[]byte]
 	guestSVNMin uint32
 	idKeys      rule[[][]byte]
+	authorKeys  rule[[][]byte]
+	familyID    rule[[]byte]
+	imageID     rule[[]byte]
+	providers   []string // whose VLEK signs; empty: the chip's own key does
 	chipIDs     rule[[][]byte]
 	revocation  rule[time.Duration] // how old collateral may be
 }
@@ -99,7 +108,8 @@ func readSet(name string, c cursor) *set {
 
 func (s *set) readSNP(c cursor) {
 	f := c.fields("type", "simulated?", "product_lines", "measurements", "policy", "vmpl", "tcb_min", "platform_info",
-		"host_data", "guest_svn_min", "id_keys", "chip_ids", "revocation")
+		"host_data", "guest_svn_min", "id_keys", "chip_ids", "revocation",
+		"author_keys?", "family_id?", "image_id?", "vlek_providers?", "provisional?", "mitigations?")
 	s.simulated = f["simulated"].name()
 	n := &s.snp
 	n.productLines = each(f["product_lines"], func(c cursor) string { return c.choice("Milan", "Genoa", "Turin") })
@@ -111,14 +121,47 @@ func (s *set) readSNP(c cursor) {
 	n.hostData = ruled(s, f["host_data"], func(c cursor) []byte { return c.hex(32) })
 	n.guestSVNMin = uint32(f["guest_svn_min"].whole(0, math.MaxUint32))
 	n.idKeys = ruled(s, f["id_keys"], func(c cursor) [][]byte { return each(c, sized(48)) })
+	s.readOptional(f)
 	n.chipIDs = ruled(s, f["chip_ids"], func(c cursor) [][]byte { return each(c, chipID) })
 	n.revocation = ruled(s, f["revocation"], func(c cursor) time.Duration {
 		return c.fields("max_age")["max_age"].duration(maxCollateralAge)
 	})
 }
 
+// readOptional reads the fields that a set may leave out. What is absent is as strict as it was before the field was there:
+// ids of zeros and the chip's own key. Of author keys, uncommitted firmware and mitigations nothing more is asked then.
+func (s *set) readOptional(f map[string]cursor) {
+	n := &s.snp
+	id := func(c cursor) rule[[]byte] {
+		if c.v == nil {
+			return rule[[]byte]{want: make([]byte, 16)}
+		}
+		return ruled(s, c, sized(16))
+	}
+	n.familyID, n.imageID = id(f["family_id"]), id(f["image_id"])
+	n.authorKeys = rule[[][]byte]{any: f["author_keys"].v == nil}
+	if !n.authorKeys.any {
+		n.authorKeys = rule[[][]byte]{want: each(f["author_keys"], measurement)}
+	}
+	n.providers = each(f["vlek_providers"], func(c cursor) string { return c.words(maxReason) })
+	n.provisional = f["provisional"].v == nil || f["provisional"].truth()
+	for _, bit := range each(f["mitigations"], func(c cursor) uint64 { return c.whole(0, 63) }) {
+		n.mitigations |= 1 << bit
+	}
+}
+
 func (s *set) readPolicy(c cursor) {
-	f := c.fields("debug", "migrate_ma", "smt", "abi_min", "single_socket")
+	names := []string{"debug", "migrate_ma", "smt", "abi_min", "single_socket"}
+	for _, bit := range strictBits {
+		names = append(names, bit.name+"?")
+	}
+	f := c.fields(names...)
+	s.snp.strict = map[string]rule[bool]{}
+	for _, bit := range strictBits {
+		if f[bit.name].v != nil {
+			s.snp.strict[bit.name] = ruled(s, f[bit.name], cursor.truth)
+		}
+	}
 	f["debug"].mustBe(false, "a debug enclave hides nothing, no manifest can admit one")
 	s.snp.migrateMA = ruled(s, f["migrate_ma"], cursor.truth)
 	s.snp.smt = ruled(s, f["smt"], cursor.truth)

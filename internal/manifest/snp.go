@@ -11,8 +11,8 @@ import (
 // snpChecks judge a SEV-SNP report, in the order of the attested channel's specification: collateral, guest policy,
 // measurement, security versions, platform, instance.
 var snpChecks = []check{
-	snpRevocation, snpSigningKey, snpDebug, snpPolicy, snpABI, snpVMPL, snpMeasurement, snpHostData, snpIDKey,
-	snpGuestSVN, snpTCB, snpPlatform, snpProductLine, snpChip,
+	snpRevocation, snpSigningKey, snpDebug, snpPolicy, snpABI, snpVMPL, snpMeasurement, snpHostData, snpIDKey, snpIDs,
+	snpGuestSVN, snpTCB, snpMitigations, snpPlatform, snpProductLine, snpChip,
 }
 
 // platformBits are the bits of PLATFORM_INFO that a set names.
@@ -28,6 +28,18 @@ var platformBits = []struct {
 	{"alias_check_complete", func(p *attest.SNPPlatform) bool { return p.AliasCheckComplete }},
 }
 
+// strictBits are bits of the guest policy with which firmware launches the guest on fewer machines, and never on more. A set
+// need not name them.
+var strictBits = []struct {
+	name string
+	of   func(*attest.SNP) bool
+}{
+	{"mem_aes_256_xts", func(s *attest.SNP) bool { return s.MemAES256XTS }},
+	{"rapl_dis", func(s *attest.SNP) bool { return s.RAPLDisabled }},
+	{"ciphertext_hiding", func(s *attest.SNP) bool { return s.CiphertextHiding }},
+	{"page_swap_disable", func(s *attest.SNP) bool { return s.PageSwapDisabled }},
+}
+
 func snpRevocation(s *set, c *attest.Claims, now time.Time) *attest.Error {
 	if s.snp.revocation.any {
 		return nil
@@ -41,10 +53,15 @@ func snpRevocation(s *set, c *attest.Claims, now time.Time) *attest.Error {
 	return nil
 }
 
-// snpSigningKey refuses reports signed by a key that a cloud provider holds for many chips, which no set can name.
-func snpSigningKey(_ *set, c *attest.Claims, _ time.Time) *attest.Error {
-	if c.SNP.SigningKey != "vcek" {
+// snpSigningKey refuses reports signed by a key that a cloud provider holds for many chips, but where the set names the
+// provider; then it refuses all others.
+func snpSigningKey(s *set, c *attest.Claims, _ time.Time) *attest.Error {
+	switch {
+	case len(s.snp.providers) == 0 && c.SNP.SigningKey != "vcek":
 		return attest.Refuse(attest.ClassChain, "signed by a %q key, want the chip's own (vcek)", c.SNP.SigningKey)
+	case len(s.snp.providers) > 0 && (c.SNP.SigningKey != "vlek" || !slices.Contains(s.snp.providers, c.SNP.Provider)):
+		return attest.Refuse(attest.ClassChain, "signed by a %q key of %q, want the vlek of one of %q", c.SNP.SigningKey, c.SNP.Provider,
+			s.snp.providers)
 	}
 	return nil
 }
@@ -69,6 +86,12 @@ func snpPolicy(s *set, c *attest.Claims, _ time.Time) *attest.Error {
 	} {
 		if !bit.any && bit.got != bit.want {
 			return attest.Refuse(attest.ClassDebug, "policy.%s is %t, want %t", bit.name, bit.got, bit.want)
+		}
+	}
+	for _, bit := range strictBits {
+		want, named := s.snp.strict[bit.name]
+		if got := bit.of(c.SNP); named && !want.any && got != want.want {
+			return attest.Refuse(attest.ClassDebug, "policy.%s is %t, want %t", bit.name, got, want.want)
 		}
 	}
 	return nil
@@ -111,6 +134,20 @@ func snpIDKey(s *set, c *attest.Claims, _ time.Time) *attest.Error {
 	if c.SNP.AuthorKeyEnabled && c.SNP.AuthorKeyDigest == [48]byte{} {
 		return attest.Refuse(attest.ClassMeas, "an author key is enabled, but its digest is zero")
 	}
+	if want := s.snp.authorKeys; !want.any && (!c.SNP.AuthorKeyEnabled || !oneOf(want.want, c.SNP.AuthorKeyDigest[:])) {
+		return attest.Refuse(attest.ClassMeas, "the author key's digest %x (enabled %t) is not in author_keys", c.SNP.AuthorKeyDigest,
+			c.SNP.AuthorKeyEnabled)
+	}
+	return nil
+}
+
+func snpIDs(s *set, c *attest.Claims, _ time.Time) *attest.Error {
+	if want := s.snp.familyID; !want.any && !bytes.Equal(want.want, c.SNP.FamilyID[:]) {
+		return attest.Refuse(attest.ClassMeas, "family_id is %x, want %x", c.SNP.FamilyID, want.want)
+	}
+	if want := s.snp.imageID; !want.any && !bytes.Equal(want.want, c.SNP.ImageID[:]) {
+		return attest.Refuse(attest.ClassMeas, "image_id is %x, want %x", c.SNP.ImageID, want.want)
+	}
 	return nil
 }
 
@@ -132,6 +169,24 @@ func snpTCB(s *set, c *attest.Claims, _ time.Time) *attest.Error {
 	} {
 		if err := s.belowFloor(of.name, of.got, c.SNP.ProductLine); err != nil {
 			return err
+		}
+	}
+	if !s.snp.provisional && c.SNP.Current != c.SNP.Committed {
+		return attest.Refuse(attest.ClassTCB, "current TCB is %+v, committed %+v: firmware that can still be rolled back",
+			c.SNP.Current, c.SNP.Committed)
+	}
+	return nil
+}
+
+// snpMitigations asks for mitigations that the firmware verified. Each vector must have each bit: one that came after the
+// launch protected nothing before.
+func snpMitigations(s *set, c *attest.Claims, _ time.Time) *attest.Error {
+	for _, of := range []struct {
+		name string
+		got  uint64
+	}{{"launch", c.SNP.LaunchMitigations}, {"current", c.SNP.CurrentMitigations}} {
+		if missing := s.snp.mitigations &^ of.got; missing != 0 {
+			return attest.Refuse(attest.ClassTCB, "%s mitigations are %#x, which lacks %#x", of.name, of.got, missing)
 		}
 	}
 	return nil

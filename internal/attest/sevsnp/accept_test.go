@@ -43,7 +43,18 @@ func TestAccepted(t *testing.T) {
 			s.more = attest.Collateral{{Kind: attest.KindEventLog, Bytes: []byte("x")}, {Kind: 200}}
 		}, func(c attest.Claims) bool { return c.Simulated == "genoa" }},
 		{"debug", set(0x0A, 1<<1|1<<3), func(c attest.Claims) bool { return c.SNP.Debug }},
-		{"VLEK", func(s *scene) { s.vlek() }, func(c attest.Claims) bool { return c.SNP.SigningKey == "vlek" }},
+		{"VLEK", func(s *scene) { s.vlek() }, func(c attest.Claims) bool {
+			return c.SNP.SigningKey == "vlek" && c.SNP.Provider == "CN=cloud.example"
+		}},
+		{"every bit of the policy", set(0x0A, 0xf7, 0x03), func(c attest.Claims) bool {
+			s := c.SNP
+			return s.SMTAllowed && s.MigrateMA && !s.Debug && s.SingleSocket && s.CXLAllowed && s.MemAES256XTS && s.RAPLDisabled &&
+				s.CiphertextHiding && s.PageSwapDisabled
+		}},
+		{"A48 mitigation vectors", func(s *scene) {
+			set(0x1F8, 5)(s)
+			set(0x200+7, 0x80)(s)
+		}, func(c attest.Claims) bool { return c.SNP.LaunchMitigations == 5 && c.SNP.CurrentMitigations == 1<<63 }},
 		{"A7 VMPL 4", set(0x30, 4), func(c attest.Claims) bool { return c.SNP.VMPL == 4 }},
 		{"A22 MASK_CHIP_KEY", set(0x48, 2), func(c attest.Claims) bool { return c.SNP.ChipMasked }},
 		{"A22 chip id of zeros", set(0x1A0, make([]byte, 64)...), func(c attest.Claims) bool { return c.SNP.ChipMasked }},

@@ -2,7 +2,6 @@ package sevsnp
 
 import (
 	"encoding/binary"
-	"strings"
 
 	"github.com/google/go-sev-guest/abi"
 	"github.com/google/go-sev-guest/proto/sevsnp"
@@ -34,6 +33,7 @@ const (
 	policyMemAES256XTS     = 1 << 22
 	policyRAPLDisabled     = 1 << 23
 	policyCiphertextHiding = 1 << 24
+	policyPageSwapDisabled = 1 << 25
 )
 
 // A report is an ATTESTATION_REPORT that parsed strictly.
@@ -147,8 +147,8 @@ func lineOf(family, model byte) string {
 	return ""
 }
 
-// claims returns what the report says, in the house's words.
-func (r *report) claims() *attest.SNP {
+// claims returns what the report and its certificate say, in the house's words.
+func (r *report) claims(e *Endorsement) *attest.SNP {
 	s := &attest.SNP{
 		Version:          r.Version,
 		ProductLine:      r.line,
@@ -164,6 +164,7 @@ func (r *report) claims() *attest.SNP {
 		MemAES256XTS:     r.Policy&policyMemAES256XTS != 0,
 		RAPLDisabled:     r.Policy&policyRAPLDisabled != 0,
 		CiphertextHiding: r.Policy&policyCiphertextHiding != 0,
+		PageSwapDisabled: r.Policy&policyPageSwapDisabled != 0,
 		Platform:         platform(r.PlatformInfo),
 		AuthorKeyEnabled: r.keys.AuthorKeyEn,
 		Current:          r.current,
@@ -171,7 +172,11 @@ func (r *report) claims() *attest.SNP {
 		Committed:        r.committed,
 		Launch:           r.launch,
 		ChipMasked:       r.keys.MaskChipKey || zeros(r.ChipId),
-		SigningKey:       strings.ToLower(r.signer.String()),
+		SigningKey:       e.SigningKey,
+		Provider:         e.Provider,
+
+		LaunchMitigations:  r.LaunchMitVector,
+		CurrentMitigations: r.CurrentMitVector,
 	}
 	copy(s.FamilyID[:], r.FamilyId)
 	copy(s.ImageID[:], r.ImageId)

@@ -137,6 +137,6 @@ func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c a
 		Signed:            sha256.Sum256(r.raw[:signedBytes]),
 		RevocationChecked: revocation.checked,
 		CollateralFrom:    revocation.from,
-		SNP:               r.claims(),
+		SNP:               r.claims(leaf),
 	}, nil
 }

@@ -201,7 +201,7 @@ func said(c attest.Claims) fields {
 	}
 	p := s.Platform
 	policy := bits(s.SMTAllowed, true, s.MigrateMA, s.Debug, s.SingleSocket, s.CXLAllowed, s.MemAES256XTS, s.RAPLDisabled,
-		s.CiphertextHiding)<<16 | uint64(s.ABIMajor)<<8 | uint64(s.ABIMinor)
+		s.CiphertextHiding, s.PageSwapDisabled)<<16 | uint64(s.ABIMajor)<<8 | uint64(s.ABIMinor)
 	info := p.Unknown | bits(p.SMT, p.TSME, p.ECC, p.RAPLDisabled, p.CiphertextHiding, p.AliasCheckComplete, false, p.TIO)
 	return fields{
 		Product: s.ProductLine, Version: s.Version, VMPL: s.VMPL, GuestSVN: s.GuestSVN, Debug: s.Debug,
