@@ -33,13 +33,13 @@ var floors = [][]string{
 		"internal/model", "internal/dataset", "internal/codec", "internal/aggregate",
 	},
 	2: {
-		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro",
+		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro", "internal/attest/dcap", "internal/attest/dcap/dcaptest",
 		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file", "internal/blob/kms/call", "internal/skew", "internal/witness",
 	},
 	3: {
 		"internal/blob/kms/vault", "internal/blob/kms/aws", "internal/blob/kms/gcp", "internal/blob/kms/azure", "internal/blob/kms/kmstest",
 		"internal/transport", "internal/keyring", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/control", "internal/identity", "internal/dialect",
-		"internal/attest/simulated", "internal/tunnel", "internal/tunnel/tunneltest",
+		"internal/attest/simulated", "internal/attest/tdx", "internal/attest/sgx", "internal/tunnel", "internal/tunnel/tunneltest",
 	},
 	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/attest/platform"},
 	5: {"cmd/internal/setup", "cmd/internal/route"},
@@ -54,7 +54,7 @@ var innocent = []string{
 }
 
 // forTests are the rooms that only tests may import.
-var forTests = []string{"internal/store/storetest", "internal/tunnel/tunneltest", "internal/blob/kms/kmstest"}
+var forTests = []string{"internal/store/storetest", "internal/tunnel/tunneltest", "internal/blob/kms/kmstest", "internal/attest/dcap/dcaptest"}
 
 // wireFrom is the lowest floor that may know the wire's types.
 const wireFrom = 4

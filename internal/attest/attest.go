@@ -217,6 +217,8 @@ type Claims struct {
 
 	SNP   *SNP
 	Nitro *NitroDocument
+	TDX   *TrustDomain
+	SGX   *Enclave
 }
 
 // TCB is a SEV-SNP TCB version, component by component, since no order over the whole exists.
@@ -286,6 +288,71 @@ type NitroDocument struct {
 	Timestamp time.Time
 	PCRs      map[int][]byte // 48 bytes each
 	Debug     bool           // PCR0, PCR1 and PCR2 are all zero
+}
+
+// DCAP is what Intel's certificate and collateral say about the platform that made a quote.
+type DCAP struct {
+	FMSPC    [6]byte  // family, model, stepping, platform type and custom SKU
+	PPID     [16]byte // of the processor, or of the platform's first
+	Instance [16]byte // platform instance id; zero where the certificate has none
+	CA       string   // who certified the platform's key: "platform" (registered with Intel) or "processor" (made with one)
+	QESVN    uint16   // ISVSVN of the quoting enclave
+	TCB      IntelTCB
+}
+
+// IntelTCB is a platform's standing by Intel's TCB info and QE identity. All of it is zero where either was not at hand.
+type IntelTCB struct {
+	Checked    bool
+	Status     string    // of platform, TDX module and quoting enclave together, as Intel spells it: "UpToDate", "OutOfDate", ...
+	Platform   string    // of the platform's level alone
+	Module     string    // of the TDX module alone; "" for SGX, and for modules before 1.5, which are judged with the platform
+	QE         string    // of the quoting enclave alone
+	Advisories []string  // of the levels that were matched, sorted
+	Evaluation uint32    // tcbEvaluationDataNumber of both
+	Date       time.Time // tcbDate of the platform's level
+}
+
+// TrustDomain is what a TD quote says (Intel TDX DCAP Quoting Library API, "TD Quote Body"). Byte strings are as they lie in the quote.
+type TrustDomain struct {
+	Version        uint16 // of the quote: 4 or 5
+	TEETCBSVN      [16]byte
+	MRSEAM         [48]byte // measurement of the TDX module
+	MRSignerSEAM   [48]byte // its signer; zero for Intel's
+	SEAMAttributes [8]byte
+	TDAttributes   [8]byte
+	XFAM           [8]byte
+	MRTD           [48]byte // measurement of the domain at its start
+	MRConfigID     [48]byte
+	MROwner        [48]byte
+	MROwnerConfig  [48]byte
+	RTMR           [4][48]byte // what was measured since
+	ReportData     [64]byte
+	TD15           bool     // the quote has the fields of TDX 1.5; else the two below are zero
+	TEETCBSVN2     [16]byte // of the module that runs now, where it was replaced under the domain
+	MRServiceTD    [48]byte
+	EventLog       bool // an event log came along, and replays to all four RTMRs
+	Debug          bool // of TDAttributes
+
+	Platform DCAP
+}
+
+// Enclave is what a quote of an SGX enclave says (Intel SGX, REPORT body). Byte strings are as they lie in the quote.
+type Enclave struct {
+	CPUSVN       [16]byte
+	MiscSelect   [4]byte
+	Attributes   [16]byte // 8 bytes of flags, 8 of XFRM
+	MREnclave    [32]byte
+	MRSigner     [32]byte
+	ISVProdID    uint16
+	ISVSVN       uint16
+	ISVExtProdID [16]byte
+	ISVFamilyID  [16]byte
+	ConfigID     [64]byte
+	ConfigSVN    uint16
+	ReportData   [64]byte
+	Debug        bool // of Attributes
+
+	Platform DCAP
 }
 
 // Peer names whose claims are appraised. Both come from the manifest's entry for the peer's key, never from its words.

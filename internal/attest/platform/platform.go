@@ -7,6 +7,7 @@ package platform
 
 import (
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
@@ -18,7 +19,9 @@ import (
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/attest/nitro"
 	"consilium.dev/internal/attest/sevsnp"
+	"consilium.dev/internal/attest/sgx"
 	"consilium.dev/internal/attest/simulated"
+	"consilium.dev/internal/attest/tdx"
 	"consilium.dev/internal/keyfile"
 )
 
@@ -26,27 +29,34 @@ import (
 type Options struct {
 	// SimulatedRoots are the private roots of simulated platforms that a manifest names: under each name the DER certificates
 	// that simulated.Root.Certificates returns. RSA certificates are AMD's part, first the root, then the intermediates that
-	// it signed; the one on a curve is AWS's.
+	// it signed; one on P-384 is AWS's; one on P-256 is Intel's, of SGX and TDX alike.
 	SimulatedRoots map[string][][]byte
 }
 
 // Verifiers returns one verifier for each type of evidence that can be judged, ascending by type. It fails where a simulated
 // root does not parse, or is a manufacturer's.
 func Verifiers(o Options) ([]attest.Verifier, error) {
-	amd, aws := map[string][]*x509.Certificate{}, map[string][]*x509.Certificate{}
+	amd, aws, intel := map[string][]*x509.Certificate{}, map[string][]*x509.Certificate{}, map[string]*x509.Certificate{}
 	for _, name := range slices.Sorted(maps.Keys(o.SimulatedRoots)) {
 		for i, der := range o.SimulatedRoots[name] {
 			cert, err := x509.ParseCertificate(der)
 			if err != nil {
 				return nil, fmt.Errorf("simulated root %q: certificate %d: %w", name, i, err)
 			}
-			switch cert.PublicKey.(type) {
+			switch key := cert.PublicKey.(type) {
 			case *rsa.PublicKey:
 				amd[name] = append(amd[name], cert)
 			case *ecdsa.PublicKey:
-				aws[name] = append(aws[name], cert)
+				if key.Curve != elliptic.P256() {
+					aws[name] = append(aws[name], cert)
+					continue
+				}
+				if intel[name] != nil {
+					return nil, fmt.Errorf("simulated root %q: certificate %d is the second of Intel's part", name, i)
+				}
+				intel[name] = cert
 			default:
-				return nil, fmt.Errorf("simulated root %q: certificate %d has a key of the kind %s, want RSA (SEV-SNP) or ECDSA (Nitro)",
+				return nil, fmt.Errorf("simulated root %q: certificate %d has a key of the kind %s, want RSA (SEV-SNP), P-256 (SGX, TDX) or P-384 (Nitro)",
 					name, i, cert.PublicKeyAlgorithm)
 			}
 		}
@@ -55,11 +65,19 @@ func Verifiers(o Options) ([]attest.Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("roots of sev-snp: %w", err)
 	}
+	domains, err := tdx.NewVerifier(tdx.Options{SimulatedRoots: intel})
+	if err != nil {
+		return nil, fmt.Errorf("roots of tdx: %w", err)
+	}
+	enclaves, err := sgx.NewVerifier(sgx.Options{SimulatedRoots: intel})
+	if err != nil {
+		return nil, fmt.Errorf("roots of sgx: %w", err)
+	}
 	nsm, err := nitro.NewVerifier(nitro.Options{SimulatedRoots: aws})
 	if err != nil {
 		return nil, fmt.Errorf("roots of nitro: %w", err)
 	}
-	return []attest.Verifier{snp, nsm}, nil
+	return []attest.Verifier{snp, domains, enclaves, nsm}, nil
 }
 
 // Open returns the attester that uri names. now is the machine's clock. The schemes are:

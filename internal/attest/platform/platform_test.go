@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/hf/nitrite"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/dcap/dcaptest"
 	"consilium.dev/internal/attest/platform"
 	"consilium.dev/internal/attest/simulated"
 )
@@ -94,13 +96,29 @@ func verifier(t *testing.T, o platform.Options, typ attest.Type) attest.Verifier
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(all) != 2 || all[0].Type() != attest.SEVSNP || all[1].Type() != attest.Nitro {
-		t.Fatalf("Verifiers = %v, want SEV-SNP and Nitro", all)
+	var types []attest.Type
+	for _, v := range all {
+		types = append(types, v.Type())
 	}
-	if typ == attest.SEVSNP {
-		return all[0]
+	if want := []attest.Type{attest.SEVSNP, attest.TDX, attest.SGX, attest.Nitro}; !slices.Equal(types, want) {
+		t.Fatalf("Verifiers of %v, want %v", types, want)
 	}
-	return all[1]
+	return all[slices.Index(types, typ)]
+}
+
+// TestIntelRoot: a private root on P-256 is Intel's part of a simulated platform, for SGX and TDX alike.
+func TestIntelRoot(t *testing.T) {
+	roots := map[string][][]byte{"a": {dcaptest.Trusted().Root.Raw}}
+	for _, s := range []*dcaptest.Scene{dcaptest.NewTDX(), dcaptest.NewSGX()} {
+		e := s.Evidence()
+		claims, err := verifier(t, platform.Options{SimulatedRoots: roots}, s.Type).Verify(t.Context(), e, s.Binding, s.Now, nil)
+		if err != nil || claims.Simulated != "a" {
+			t.Errorf("%s: Verify = simulated %q, %v", s.Type, claims.Simulated, err)
+		}
+		if _, err := verifier(t, platform.Options{}, s.Type).Verify(t.Context(), e, s.Binding, s.Now, nil); err == nil {
+			t.Errorf("%s: evidence of a root that nobody named was taken", s.Type)
+		}
+	}
 }
 
 func TestOpenRefuses(t *testing.T) {
@@ -150,6 +168,9 @@ func TestVerifiersRefuses(t *testing.T) {
 		{"no name", map[string][][]byte{"": demo}, "want a name"},
 		{"AMD's own", map[string][][]byte{"a": amd(t)}, "is that of another root"},
 		{"AWS's own", map[string][][]byte{"a": {aws(t)}}, "is that of another root"},
+		{"two of Intel's part", map[string][][]byte{"a": {dcaptest.Trusted().Root.Raw, dcaptest.Stranger().Root.Raw}}, "the second of Intel's part"},
+		{"no authority in Intel's part", map[string][][]byte{"a": {dcaptest.Trusted().TCBSigning.Raw}}, "roots of tdx: "},
+		{"Intel's own", map[string][][]byte{"a": {intel(t)}}, "is that of another root"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			all, err := platform.Verifiers(platform.Options{SimulatedRoots: test.roots})
@@ -175,6 +196,17 @@ func onEd25519(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return der
+}
+
+// intel returns Intel's root.
+func intel(t *testing.T) []byte {
+	t.Helper()
+	text, err := os.ReadFile("../dcap/intel-sgx-root.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	return block.Bytes
 }
 
 // aws returns AWS's root.

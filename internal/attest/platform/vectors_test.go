@@ -10,7 +10,7 @@ import (
 )
 
 // judgedBelow are the platforms whose vectors a verifier's own package judges, in a test of this name.
-var judgedBelow = map[string]string{"sevsnp": "sevsnp", "azure-vtpm": "sevsnp", "nitro": "nitro"}
+var judgedBelow = map[string]string{"sevsnp": "sevsnp", "azure-vtpm": "sevsnp", "nitro": "nitro", "tdx": "tdx", "sgx": "sgx"}
 
 // TestVectors names, one by one, the vectors of platforms that nothing here can judge yet, so that no report of this test
 // reads as if they had been.

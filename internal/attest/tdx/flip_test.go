@@ -1,0 +1,14 @@
+package tdx_test
+
+import (
+	"testing"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/dcap/dcaptest"
+)
+
+// TestEveryBit: no single bit of a real quote can be another.
+func TestEveryBit(t *testing.T) {
+	t.Parallel()
+	dcaptest.EveryBit(t, newVerifier(t), dcaptest.Load(t, "testdata/vectors/tdx/v5-td15-gotdxguest", attest.TDX))
+}

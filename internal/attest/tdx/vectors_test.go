@@ -1,0 +1,155 @@
+package tdx_test
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/dcap/dcaptest"
+	"consilium.dev/internal/attest/tdx"
+)
+
+// refusals are the classes of samples whose fault is known by name; of others it is asked only that the fault is their own.
+var refusals = map[string]attest.Class{
+	"reject-cmc-invalid":   attest.ClassParse, // a length was altered
+	"v4-spr-e4-gotdxguest": attest.ClassParse, // text stands behind the quote; without it, see TestBelowEveryLevel
+	"v5-td15-trustee":      attest.ClassTCB,
+}
+
+func TestVectors(t *testing.T) {
+	folder := os.Getenv("CONSILIUM_VECTORS")
+	if folder == "" {
+		t.Skip("CONSILIUM_VECTORS names no folder of attestation evidence; TestRealEvidence judges what is committed")
+	}
+	judgeFolder(t, folder)
+}
+
+func TestRealEvidence(t *testing.T) { judgeFolder(t, "testdata/vectors") }
+
+// judgeFolder judges the TDX quotes in a folder of vectors.
+func judgeFolder(t *testing.T, folder string) {
+	if _, err := os.Stat(folder); err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob(filepath.Join(folder, "tdx", "*", "vector.json"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("vectors: %d, %v", len(paths), err)
+	}
+	for _, path := range paths {
+		dir := filepath.Dir(path)
+		t.Run("tdx/"+filepath.Base(dir), func(t *testing.T) { judgeVector(t, dir) })
+	}
+}
+
+func judgeVector(t *testing.T, dir string) {
+	v := dcaptest.Load(t, dir, attest.TDX)
+	verifier := newVerifier(t)
+	claims, err := verifier.Verify(t.Context(), v.Evidence, v.Binding, v.AtTime, nil)
+	if v.Expect == "reject" {
+		var refusal *attest.Error
+		if !errors.As(err, &refusal) || refusal.Class == attest.ClassTime || refusal.Class == attest.ClassBind {
+			t.Errorf("Verify: %v, want a refusal for the sample's own fault: %s", err, v.Why)
+		}
+		if want, known := refusals[filepath.Base(dir)]; known {
+			wantClass(t, err, want)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatalf("Verify: %v, want claims: %s", err, v.Why)
+	}
+	if diff := cmp.Diff(v.Fields, said(claims)); diff != "" {
+		t.Errorf("claims (-vector +said):\n%s", diff)
+	}
+	if claims.Simulated != "" || claims.CollateralFrom.IsZero() == (v.Fields.Collateral || v.Fields.Lists) {
+		t.Errorf("claims of the root %q, with collateral from %s", claims.Simulated, claims.CollateralFrom)
+	}
+	for _, bit := range []int{0, 255, 511} {
+		altered := v.Binding
+		altered.ReportData[bit/8] ^= 1 << (bit % 8)
+		_, err := verifier.Verify(t.Context(), v.Evidence, altered, v.AtTime, nil)
+		wantClass(t, err, attest.ClassBind)
+	}
+}
+
+// said puts claims the way vectors are written.
+func said(c attest.Claims) dcaptest.Fields {
+	d := c.TDX
+	f := dcaptest.Fields{
+		Debug: d.Debug, Measurement: hex.EncodeToString(d.MRTD[:]), MRConfigID: hex.EncodeToString(d.MRConfigID[:]),
+		MRSEAM: hex.EncodeToString(d.MRSEAM[:]), Version: d.Version, ReportData: hex.EncodeToString(d.ReportData[:]),
+		RTMR0: hex.EncodeToString(d.RTMR[0][:]), RTMR1: hex.EncodeToString(d.RTMR[1][:]),
+		RTMR2: hex.EncodeToString(d.RTMR[2][:]), RTMR3: hex.EncodeToString(d.RTMR[3][:]),
+		TDAttributes: hex.EncodeToString(d.TDAttributes[:]), TEETCBSVN: hex.EncodeToString(d.TEETCBSVN[:]),
+		XFAM: hex.EncodeToString(d.XFAM[:]),
+	}
+	if d.TD15 {
+		f.MRServiceTD, f.TEETCBSVN2 = hex.EncodeToString(d.MRServiceTD[:]), hex.EncodeToString(d.TEETCBSVN2[:])
+	}
+	f.Platform(c, d.Platform)
+	return f
+}
+
+// TestBelowEveryLevel: a real quote of a platform that was never good enough is refused for that, once the text that its source
+// put behind it is gone.
+func TestBelowEveryLevel(t *testing.T) {
+	v := dcaptest.Load(t, "testdata/vectors/tdx/v4-spr-e4-gotdxguest", attest.TDX)
+	behind := bytes.Index(v.Evidence.Body, []byte("\nextra bytes"))
+	if behind < 0 {
+		t.Fatal("the sample has no text behind it")
+	}
+	v.Evidence.Body = v.Evidence.Body[:behind]
+	_, err := newVerifier(t).Verify(t.Context(), v.Evidence, v.Binding, v.AtTime, nil)
+	wantClass(t, err, attest.ClassTCB)
+}
+
+// TestRealEventLog: the log of a real domain replays to its quote's registers, also with the unused rest of the table that it lay
+// in; and no longer once one bit of a digest is another.
+func TestRealEventLog(t *testing.T) {
+	dir := "testdata/vectors/tdx/v4-gcp-cos113-gotdxguest"
+	log, err := os.ReadFile(filepath.Join(dir, "ccel.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	judge := func(log []byte) (attest.Claims, error) {
+		v := dcaptest.Load(t, dir, attest.TDX)
+		v.Evidence.Collateral = append(v.Evidence.Collateral, attest.Item{Kind: attest.KindEventLog, Bytes: log})
+		return newVerifier(t).Verify(t.Context(), v.Evidence, v.Binding, v.AtTime, nil)
+	}
+	for name, log := range map[string][]byte{"as is": log, "in its table": append(bytes.Clone(log), bytes.Repeat([]byte{0xff}, 4096)...)} {
+		if claims, err := judge(log); err != nil || !claims.TDX.EventLog {
+			t.Errorf("%s: Verify = %+v, %v", name, claims.TDX, err)
+		}
+	}
+	altered := bytes.Clone(log)
+	altered[0x41+4+4+4+2] ^= 1 // the first digest
+	_, err = judge(altered)
+	wantClass(t, err, attest.ClassMeas)
+	_, err = judge(log[:len(log)-1])
+	wantClass(t, err, attest.ClassMeas)
+}
+
+func wantClass(t *testing.T, err error, want attest.Class) {
+	t.Helper()
+	var refusal *attest.Error
+	if !errors.As(err, &refusal) || refusal.Class != want {
+		t.Errorf("Verify: %v, want the class %s", err, want)
+	}
+}
+
+// newVerifier returns a verifier that trusts Intel's root, and the one of these tests as "test".
+func newVerifier(t testing.TB) *tdx.Verifier {
+	t.Helper()
+	v, err := tdx.NewVerifier(tdx.Options{SimulatedRoots: map[string]*x509.Certificate{"test": dcaptest.Trusted().Root.Certificate}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
