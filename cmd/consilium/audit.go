@@ -222,6 +222,9 @@ func showReport(w *page, r *audit.Report, held *audit.Model) {
 	if r.Quorum > 0 {
 		w.printf("witnesses    %d of %d have cosigned the checkpoint, %d are needed: %s\n", len(r.Cosigned), r.Witnesses, r.Quorum, names(r.Cosigned))
 	}
+	if old := r.OldLog; old != nil {
+		w.printf("old log      this log takes the place of one that is known up to its line %d, root %s: audit that one by itself\n", old.Lines, old.Root)
+	}
 	if r.Rollback != "" {
 		w.printf("warning      %s: another history may have been signed as well\n", r.Rollback)
 	}

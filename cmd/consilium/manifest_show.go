@@ -66,6 +66,9 @@ func showManifest(w *page, f manifestFacts, m *manifest.Manifest) {
 		w.printf("replaces    epoch %d, %s; whose members' signatures it has: name that manifest with --replaces\n", f.Epoch-1, entry.Digest(m.Previous()))
 	}
 	w.printf("witnesses   %s\n", m.Witnesses())
+	if old, begins := m.OldLog(); begins {
+		w.printf("log         a new one begins, in place of one that is known up to its line %d, root %x\n", old.Lines, old.Root)
+	}
 	limits, readers := m.Limits(), m.Readers()
 	w.printf("runs        strategies %s; trainers %s; %d participants at least; max_abs %s, %d rounds and %d records at most\n",
 		strings.Join(limits.Strategies, ", "), strings.Join(limits.Trainers, ", "), limits.LeastParticipants,

@@ -131,6 +131,9 @@ func (a *auditor) adopts(ctx context.Context, n int64, root [32]byte, at time.Ti
 	if strings.HasPrefix(m.Witnesses(), "none") {
 		a.report.Rollback = registry.NoProtection
 	}
+	if n == 0 && f.OldLog != (entry.LogHead{}) {
+		a.report.OldLog = &f.OldLog
+	}
 	a.report.Epochs = append(a.report.Epochs, Epoch{Epoch: f.Epoch, Manifest: f.Manifest, Signers: m.Signers(), Line: n})
 	clear(a.admitted)
 	a.adopting, a.adopted, a.unproven = true, root, f.Enclave == nil
@@ -151,7 +154,12 @@ func (a *auditor) adopts(ctx context.Context, n int64, root [32]byte, at time.Ti
 func adoptable(m *manifest.Manifest, f entry.ManifestAdopted, first bool) bool {
 	members := limits(m).Members
 	return f.Federation == m.Federation() && f.Epoch == m.Epoch() && f.Manifest == m.Digest() && f.Previous == m.Previous() &&
-		f.Witnesses == m.Witnesses() && (slices.Equal(f.Members, members) || first && f.Members == nil)
+		f.Witnesses == m.Witnesses() && f.OldLog == oldLog(m) && (slices.Equal(f.Members, members) || first && f.Members == nil)
+}
+
+func oldLog(m *manifest.Manifest) entry.LogHead {
+	old, _ := m.OldLog()
+	return entry.LogHead{Lines: old.Lines, Root: old.Root}
 }
 
 // draws finds an adoption from which the rules do not draw what it says was spent, and remembers what they draw beside it. It

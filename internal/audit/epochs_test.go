@@ -100,6 +100,16 @@ func TestForgedEpochs(t *testing.T) {
 		{"no members", adopted(func(f *entry.ManifestAdopted) { f.Members = nil }), []string{other, rest}},
 		{"other witnesses", adopted(func(f *entry.ManifestAdopted) { f.Witnesses = "none: because" }), []string{other, rest}},
 		{
+			"a new log in the middle of one", adopted(func(f *entry.ManifestAdopted) { f.OldLog.Lines = 1 }),
+			[]string{other, `31: fact entry.ManifestAdopted cannot follow: .* a new log begins with epoch 2, and this one is there already.*` + replayed, rest},
+		},
+		{
+			"an old log that the members have not named", func(h *history) {
+				change(h, 0, func(f *entry.ManifestAdopted) { f.OldLog.Lines = 1 })
+			},
+			[]string{`0: a manifest was adopted that is not the one that this copy is judged by`, rest},
+		},
+		{
 			"less spent", adopted(func(f *entry.ManifestAdopted) { f.Spent.Epsilon = -1 }),
 			[]string{`31: epoch 2 begins with another sum of privacy spent than there was`, `31: fact entry.ManifestAdopted cannot follow: epoch 2 begins with epsilon -1` + replayed},
 		},

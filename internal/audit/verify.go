@@ -44,6 +44,7 @@ type Report struct {
 	Manifest   entry.Digest   `json:"manifest"` // of it
 	Epochs     []Epoch        `json:"epochs"`
 	LogKey     string         `json:"log_key"`
+	OldLog     *entry.LogHead `json:"old_log,omitempty"` // of which this log takes the place, as the members have agreed: what became of it after that head, no audit of this log tells
 	Root       entry.Digest   `json:"root"`
 	Lines      int64          `json:"lines"`
 	From       time.Time      `json:"from,omitzero"`

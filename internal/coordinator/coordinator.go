@@ -294,6 +294,10 @@ func (c *Coordinator) settle(ctx context.Context, l *loop) (*manifest.Manifest, 
 		if before := e.chain.Load().At(l.adopted[n-1].Epoch); before != nil && !mayFollow(before, m) {
 			return nil, fmt.Errorf("epoch %d: %w", m.Epoch(), errWitnesses)
 		}
+		if _, begins := m.OldLog(); begins {
+			return nil, fmt.Errorf("%w: a new log begins with epoch %d, and this store holds the log of before: name an empty store, or a manifest without old_log",
+				round.ErrOtherLog, m.Epoch())
+		}
 	}
 	if key, known := m.Key(attest.Coordinator, c.o.Name); !known || !key.Equal(c.o.Identity.Public()) {
 		return nil, fmt.Errorf("the manifest of epoch %d does not give this identity key to a coordinator named %q", m.Epoch(), c.o.Name)

@@ -162,7 +162,7 @@ func (c *cosigning) show(ctx context.Context, checkpoint []byte) error {
 		said, err := ledger.OpenCheckpoint(checkpoint, v.Verifier())
 		if err != nil {
 			why := fmt.Errorf("witness %s keeps a checkpoint of another log than this one: %w; restore the store of that log, or "+
-				"have its members agree on a new one", c.peer.Name, err)
+				"have its members agree on a new one, in an epoch whose old_log names the head of that one", c.peer.Name, err)
 			return c.conflict(c.loop.read(ctx, func() { err = c.loop.quorum.tally.Contradict(c.peer.Name, why) }), why)
 		}
 		seen = said.Head()

@@ -153,7 +153,7 @@ func adoption(m *manifest.Manifest) round.Adopt {
 	in := round.Adopt{
 		Fact: entry.ManifestAdopted{
 			Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), Previous: m.Previous(), Witnesses: m.Witnesses(),
-			Members: membersOf(m),
+			Members: membersOf(m), OldLog: oldLogOf(m),
 		},
 		Limits: limitsOf(m),
 	}
@@ -163,6 +163,12 @@ func adoption(m *manifest.Manifest) round.Adopt {
 		}
 	}
 	return in
+}
+
+// oldLogOf returns the head of the log that a new one takes the place of, zero where the log goes on.
+func oldLogOf(m *manifest.Manifest) entry.LogHead {
+	old, _ := m.OldLog()
+	return entry.LogHead{Lines: old.Lines, Root: old.Root}
 }
 
 // membersOf returns the members' names, ascending.
@@ -210,6 +216,9 @@ func (e *epochs) turn(ctx context.Context, chain *manifest.Chain, spared [64]byt
 	m := chain.Newest()
 	if key, known := m.Key(attest.Coordinator, e.o.Name); !known || !key.Equal(e.o.Identity.Public()) {
 		return fmt.Errorf("%w: epoch %d does not give the key %s is running with to a coordinator of that name", errUnfit, m.Epoch(), e.o.Name)
+	}
+	if _, begins := m.OldLog(); begins {
+		return fmt.Errorf("%w: a new log begins with epoch %d, and this coordinator has the log of before: start one that has an empty store and that manifest", errUnfit, m.Epoch())
 	}
 	if m := chain.Newest(); !sameWitnesses(e.now(), m) {
 		return fmt.Errorf("%w: epoch %d: %w", errUnfit, m.Epoch(), errWitnesses)

@@ -44,6 +44,7 @@ func facts() map[string]entry.Fact {
 			Enclave: &entry.Enclave{
 				Types: []string{"sev-snp"}, Sets: []string{"snp-coordinator"}, Simulated: "demo", Evidence: blob(14),
 			},
+			OldLog: entry.LogHead{Lines: 5120, Root: digest(16)},
 		},
 		"booted": entry.Booted{
 			Coordinator: "council", Instance: strings.Repeat("0f", 16), Version: "v0.1.0", Types: []string{"sev-snp"},

@@ -86,6 +86,15 @@ type ManifestAdopted struct {
 	Spent   Spent    `json:"spent,omitzero"`    // privacy spent under all epochs before: it carries over
 	// How the enclave of a coordinator that goes on under a newer manifest passes it; absent where a boot follows, which says so.
 	Enclave *Enclave `json:"enclave,omitempty"`
+	// Where the members have agreed that this log takes the place of one that is lost, which stands in the first line only: the head
+	// up to which that one is known.
+	OldLog LogHead `json:"old_log,omitzero"`
+}
+
+// LogHead is a log at one moment.
+type LogHead struct {
+	Lines int64  `json:"lines"`
+	Root  Digest `json:"root"` // Merkle tree hash (RFC 6962)
 }
 
 // Enclave is what a coordinator's own enclave has shown over the log's key, and how a manifest judged it.

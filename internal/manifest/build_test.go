@@ -98,6 +98,10 @@ func textsRefused(t *testing.T) {
 		{"witness twice", []string{none, `{quorum: 2, members: [cleveland, cleveland]}`}, "witnesses.members[1]: stands twice in its list"},
 		{"witness that is no member", []string{none, `{quorum: 2, members: [cleveland, boston]}`}, `line 18: witnesses.members[1]: there is no member "boston"`},
 		{"witness of a person's name", []string{none, `{quorum: 1, members: [lead]}`}, `there is no member "lead"`},
+		{"old log at epoch 1", []string{"roots:", "old_log: {lines: 5, root: \"" + strings.Repeat("ab", 32) + "\"}\nroots:"}, "old_log: there is no log before epoch 1"},
+		{"old log without lines", []string{"roots:", "old_log: {lines: 0, root: \"" + strings.Repeat("ab", 32) + "\"}\nroots:"}, "old_log.lines: is 0, want a whole number from 1"},
+		{"old log without root", []string{"roots:", "old_log: {lines: 5}\nroots:"}, `old_log: field "root" is missing`},
+		{"old log with a short root", []string{"roots:", "old_log: {lines: 5, root: ab}\nroots:"}, "old_log.root: want 32 bytes"},
 		{"reason with control characters", []string{"demonstration on one", `demonstration\x1b[2J one`}, "witnesses.reason: holds characters that do not print"},
 
 		{"root not base64", []string{`demo: ["MIIB`, `demo: ["*IIB`}, "roots.demo[0]: want 1 to 8192 bytes"},

@@ -1,6 +1,10 @@
 package manifest
 
-import "consilium.dev/internal/attest"
+import (
+	"slices"
+
+	"consilium.dev/internal/attest"
+)
 
 // Chain is a manifest and those that followed it, epoch after epoch, as a program that outlives them knows them. It is
 // immutable and safe for concurrent use: [Chain.Extend] makes another one.
@@ -45,6 +49,16 @@ func (c *Chain) Policy(epoch uint64) attest.Policy {
 		return m
 	}
 	return nil // and not a policy that holds a nil manifest
+}
+
+// Begun returns the newest manifest with which a new log begins in place of an old one, nil where the chain holds none.
+func (c *Chain) Begun() *Manifest {
+	for _, m := range slices.Backward(c.all) {
+		if _, begins := m.OldLog(); begins {
+			return m
+		}
+	}
+	return nil
 }
 
 // Extend returns a chain with the signed manifests at its end, oldest first: each must be a [Manifest.Successor] of the one

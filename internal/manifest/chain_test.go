@@ -103,3 +103,27 @@ func chainsRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestOldLog: the epoch with which a new log begins is found in a chain for as long as the chain holds it.
+func TestOldLog(t *testing.T) {
+	one := epoch1(t)
+	chain := manifest.NewChain(one)
+	if _, begins := one.OldLog(); begins || chain.Begun() != nil {
+		t.Error("a manifest that says nothing of a log begins one")
+	}
+	root := strings.Repeat("ab", 32)
+	chain, err := chain.Extend(envelopeBy(build(t, following(t, one, "roots:", "old_log: {lines: 5, root: \""+root+"\"}\nroots:")), three...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	two := chain.Newest()
+	if old, begins := two.OldLog(); !begins || old.Lines != 5 || hex.EncodeToString(old.Root[:]) != root {
+		t.Errorf("OldLog = %v, %v", old, begins)
+	}
+	if chain, err = chain.Extend(envelopeBy(build(t, edited(t, following(t, two), "epoch: 2", "epoch: 3")), three...)); err != nil {
+		t.Fatal(err)
+	}
+	if _, begins := chain.Newest().OldLog(); begins || chain.Begun() != two {
+		t.Errorf("the epoch after it begins a log: %v; begun with %v", begins, chain.Begun())
+	}
+}

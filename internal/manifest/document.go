@@ -32,7 +32,7 @@ type office struct {
 // read fills m from a document. All faults go to the cursor.
 func (m *Manifest) read(c cursor) {
 	f := c.fields("schema", "federation", "epoch", "prev", "threshold", "members", "people", "coordinators", "witnesses",
-		"roots?", "reference_sets", "offices", "runs", "readers")
+		"old_log?", "roots?", "reference_sets", "offices", "runs", "readers")
 	f["schema"].choice(Schema)
 	m.federation = f["federation"].name()
 	m.epoch = f["epoch"].whole(1, maxWhole)
@@ -42,6 +42,7 @@ func (m *Manifest) read(c cursor) {
 	m.readPeople(f["people"])
 	m.readCoordinators(f["coordinators"])
 	m.readWitnesses(f["witnesses"])
+	m.readOldLog(f["old_log"])
 	m.readRoots(f["roots"])
 	m.readSets(f["reference_sets"])
 	m.readOffices(f["offices"], f["reference_sets"])
@@ -145,6 +146,19 @@ func (m *Manifest) readWitnesses(c cursor) {
 	if k, n := m.quorum, len(m.witnesses); k > 0 && n > 0 && (2*k <= n || k > n) {
 		// Two halves of the witnesses could cosign two histories of one log.
 		w["quorum"].fault("is %d of %d witnesses, want more than half: %d to %d", k, n, n/2+1, n)
+	}
+}
+
+// readOldLog reads the head of the log that the one which begins with this epoch takes the place of.
+func (m *Manifest) readOldLog(c cursor) {
+	if c.v == nil {
+		return // the log goes on
+	}
+	f := c.fields("lines", "root")
+	m.oldLog.Lines = int64(f["lines"].whole(1, maxWhole))
+	copy(m.oldLog.Root[:], f["root"].hex(len(m.oldLog.Root)))
+	if m.epoch == 1 {
+		c.fault("there is no log before epoch 1")
 	}
 }
 

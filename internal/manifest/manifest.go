@@ -67,6 +67,7 @@ type Manifest struct {
 	witnesses    []string // ascending
 	quorum       int
 	noWitnesses  string // the reason why there are none
+	oldLog       OldLog // zero where the log goes on
 	roots        map[string][][]byte
 	sets         map[string]*set
 	offices      map[attest.Office]office
@@ -281,6 +282,17 @@ func (m *Manifest) Quorum() (witnesses []string, quorum int) {
 
 // IsWitness reports whether the member of that name is a witness of the log.
 func (m *Manifest) IsWitness(member string) bool { return slices.Contains(m.witnesses, member) }
+
+// OldLog is the last head that is known of a log whose key-encryption key or store is lost.
+type OldLog struct {
+	Lines int64
+	Root  [32]byte // Merkle tree hash (RFC 6962) of so many lines
+}
+
+// OldLog returns the head of the log that ends with the epoch before, and true, where the members have agreed that a new log begins
+// with this epoch. Its first line names that head, a log that has lines already does not go on under this epoch, and a witness
+// that knows the old log, and no more of it than is named here, keeps the new one from then on.
+func (m *Manifest) OldLog() (OldLog, bool) { return m.oldLog, m.oldLog.Lines > 0 }
 
 // SimulatedRoots returns the private roots of simulated platforms, DER, under the names that claims carry in
 // [attest.Claims].Simulated. It is empty where all members run on hardware.

@@ -193,6 +193,13 @@ func (e *epochs) after(epoch uint64) [][]byte {
 	return e.chain.Envelopes(epoch)
 }
 
+// begun returns the manifest with which the newest log began in place of an old one, nil where none is known.
+func (e *epochs) begun() *manifest.Manifest {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.chain.Begun()
+}
+
 // past returns the policy of an epoch that is over.
 func (e *epochs) past(epoch uint64) attest.Policy {
 	e.mu.Lock()

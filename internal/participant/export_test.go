@@ -8,6 +8,7 @@ import (
 
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/store"
 	pb "consilium.dev/proto/consilium/v1"
 )
@@ -33,6 +34,9 @@ func OpenMemory(ctx context.Context, federation string, o Options) (Memory, erro
 func (m Memory) Answer(ctx context.Context, q *pb.CosignAsked, now time.Time) (*pb.CosignAnswer, error) {
 	return m.m.answer(ctx, q, now)
 }
+
+// Begin has the witness take note of a new log.
+func (m Memory) Begin(epoch uint64, old manifest.OldLog) { m.m.begin(epoch, old) }
 
 // Shown is what the witness says of itself.
 func (m Memory) Shown(now time.Time) (*pb.CosignKept, error) { return m.m.shown(now) }

@@ -17,6 +17,7 @@ import (
 
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/witness"
 	pb "consilium.dev/proto/consilium/v1"
@@ -26,8 +27,9 @@ import (
 const maxCheckpoint = 4096
 
 // remembered is what a witness keeps of the federation's log: the newest checkpoint that it was shown, and under whose key. The
-// first key that it sees over the attested channel is the log's from then on.
+// first key that it sees over the attested channel is the log's from then on, until the members agree on a new log.
 type remembered struct {
+	begun      uint64 // epoch with which the log began in place of an old one; 0 for a federation's first
 	verifier   string
 	checkpoint []byte
 	head       witness.Head
@@ -43,13 +45,20 @@ type memory struct {
 	objects            store.Objects
 	key                *witness.Key // of this process
 	kept               remembered
+	ended              string // object of a log that was given up, while nothing of the new one is kept
 	log                *zap.Logger
 }
 
 const witnessFolder = "witness/"
 
-// witnessName holds the size, with leading zeros, so that names are in the order of sizes.
-func witnessName(size int64) string { return fmt.Sprintf("%s%020d", witnessFolder, size) }
+// witnessName holds the size, with leading zeros, so that names are in the order of sizes; those of a log that began later stand
+// behind those of the one before.
+func witnessName(r remembered) string {
+	if r.begun > 0 {
+		return fmt.Sprintf("%sfrom-%020d-%020d", witnessFolder, r.begun, r.head.Size)
+	}
+	return fmt.Sprintf("%s%020d", witnessFolder, r.head.Size)
+}
 
 // newMemory returns the memory of a member's witness with a new cosigning key.
 func newMemory(federation string, o Options) *memory {
@@ -79,7 +88,7 @@ func (m *memory) load(ctx context.Context) error {
 		return &diskError{fmt.Errorf("opening the witnessed checkpoint %s: %w", newest, err)}
 	}
 	r, err := decodeRemembered(text)
-	if err != nil || witnessName(r.head.Size) != newest {
+	if err != nil || witnessName(r) != newest {
 		return &diskError{fmt.Errorf("object %s is no checkpoint that this witness kept", newest)}
 	}
 	m.kept = r
@@ -100,16 +109,40 @@ func (m *memory) keep(ctx context.Context, r remembered) error {
 	if r.head == m.kept.head && r.verifier == m.kept.verifier {
 		return nil
 	}
-	err := m.blobs.PutNamed(context.WithoutCancel(ctx), witnessName(r.head.Size), encodeRemembered(r))
+	err := m.blobs.PutNamed(context.WithoutCancel(ctx), witnessName(r), encodeRemembered(r))
 	if err != nil {
 		return &diskError{fmt.Errorf("keeping the checkpoint of %d lines: %w", r.head.Size, err)}
 	}
-	last := m.kept
-	m.kept = r
-	if last.head.Size == 0 {
+	last, ended := m.kept, m.ended
+	m.kept, m.ended = r, ""
+	switch {
+	case ended != "":
+		return m.drop(ctx, []string{ended})
+	case last.head.Size == 0:
 		return nil
 	}
-	return m.drop(ctx, []string{witnessName(last.head.Size)})
+	return m.drop(ctx, []string{witnessName(last)})
+}
+
+// begin takes note of the newest epoch with which a new log began in place of an old one: what is kept of the old one does not bind
+// the new. That holds once for each such epoch, and only where the members name at least as much of the old log as this witness has
+// seen: less would undo what it has cosigned. Called before it shows what it keeps.
+func (m *memory) begin(epoch uint64, old manifest.OldLog) {
+	if epoch <= m.kept.begun {
+		return
+	}
+	if kept := m.kept.head; kept.Size > old.Lines || kept.Size == old.Lines && kept.Root != old.Root {
+		m.log.Error("new log is not followed", zap.Uint64("epoch", epoch), zap.Int64("entries", kept.Size),
+			zap.Error(fmt.Errorf("the manifest says that the old log ends with %d lines and root %x, and this witness has cosigned %d lines with root %x: "+
+				"the members must agree on an epoch that names a head which holds these", old.Lines, old.Root, kept.Size, kept.Root)))
+		return
+	}
+	if m.kept.head.Size > 0 {
+		m.ended = witnessName(m.kept)
+		m.log.Warn("new log begins, as the members have agreed; what was seen of the old one is given up", zap.Uint64("epoch", epoch),
+			zap.Int64("entries", m.kept.head.Size))
+	}
+	m.kept = remembered{begun: epoch}
 }
 
 // answer judges what the coordinator asks to cosign. Only a disk that fails is an error.
@@ -161,7 +194,7 @@ func (m *memory) offered(q *pb.CosignAsked) (remembered, witness.Offer, error) {
 		}
 		o.Proof = append(o.Proof, [32]byte(h))
 	}
-	return remembered{q.Verifier, q.Checkpoint, o.Next}, o, nil
+	return remembered{m.kept.begun, q.Verifier, q.Checkpoint, o.Next}, o, nil
 }
 
 // shown is what the witness says of itself when it connects.
@@ -193,6 +226,10 @@ func (p *Participant) cosigning(ctx context.Context, conn grpc.ClientConnInterfa
 	stream, err := pb.NewWitnessesClient(conn).Cosign(ctx)
 	if err != nil {
 		return err
+	}
+	if m := p.epochs.begun(); m != nil {
+		old, _ := m.OldLog()
+		p.memory.begin(m.Epoch(), old)
 	}
 	kept, err := p.memory.shown(p.o.Now())
 	if err != nil {
@@ -228,15 +265,32 @@ func (p *Participant) cosigning(ctx context.Context, conn grpc.ClientConnInterfa
 	}
 }
 
-// A kept checkpoint's plaintext: "consilium.witness/1\n", the verifier key of the log and a newline, then the signed checkpoint.
-const rememberedMagic = "consilium.witness/1\n"
+// A kept checkpoint's plaintext: "consilium.witness/1\n", the verifier key of the log and a newline, then the signed checkpoint. Of a
+// log that began in place of an old one: "consilium.witness/2\n", the epoch with which it began and a newline, then the same.
+const (
+	rememberedMagic = "consilium.witness/1\n"
+	begunMagic      = "consilium.witness/2\n"
+)
 
 func encodeRemembered(r remembered) []byte {
-	return append([]byte(rememberedMagic+r.verifier+"\n"), r.checkpoint...)
+	head := rememberedMagic
+	if r.begun > 0 {
+		head = fmt.Sprintf("%s%d\n", begunMagic, r.begun)
+	}
+	return append([]byte(head+r.verifier+"\n"), r.checkpoint...)
 }
 
 func decodeRemembered(text []byte) (remembered, error) {
+	var begun uint64
 	body, ok := strings.CutPrefix(string(text), rememberedMagic)
+	if later, is := strings.CutPrefix(string(text), begunMagic); is {
+		number, rest, found := strings.Cut(later, "\n")
+		n, err := strconv.ParseUint(number, 10, 64)
+		if err != nil || n == 0 || strconv.FormatUint(n, 10) != number || !found {
+			return remembered{}, errors.New("not a checkpoint that a witness kept")
+		}
+		begun, body, ok = n, rest, true
+	}
 	verifier, checkpoint, found := strings.Cut(body, "\n")
 	if !ok || !found || len(checkpoint) > maxCheckpoint {
 		return remembered{}, errors.New("not a checkpoint that a witness kept")
@@ -248,5 +302,5 @@ func decodeRemembered(text []byte) (remembered, error) {
 	if said.Size < 1 {
 		return remembered{}, errors.New("a kept checkpoint without lines")
 	}
-	return remembered{verifier, []byte(checkpoint), said.Head()}, nil
+	return remembered{begun, verifier, []byte(checkpoint), said.Head()}, nil
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/participant"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/store/storetest"
@@ -323,4 +324,87 @@ func FuzzRemembered(f *testing.F) {
 			t.Errorf("%q was read, and is written %q", text, again)
 		}
 	})
+}
+
+// TestNewLog: where the members agree on a new log, a witness gives up what it has seen of the old one, once for each such epoch, and
+// unless they name less of it than it has cosigned.
+func TestNewLog(t *testing.T) {
+	const cosigned, refused = pb.CosignAnswer_STATE_COSIGNED, pb.CosignAnswer_STATE_REFUSED
+	old := newScribe(t, "consilium.dev/hearts", "a", "b", "c")
+	head := manifest.OldLog{Lines: 3, Root: old.RootHash()}
+	for name, test := range map[string]struct {
+		named manifest.OldLog
+		want  pb.CosignAnswer_State
+	}{
+		"all that it has seen":            {head, cosigned},
+		"more":                            {manifest.OldLog{Lines: 4, Root: [32]byte{1}}, cosigned},
+		"less":                            {manifest.OldLog{Lines: 2, Root: [32]byte{1}}, refused},
+		"another history, as long as its": {manifest.OldLog{Lines: 3, Root: [32]byte{1}}, refused},
+	} {
+		disk := storetest.New()
+		answered(t, remembered(t, disk), old.ask(t, 0))
+		anew := newScribe(t, "consilium.dev/hearts", "x", "y", "z") // as long, so that nothing may go by the size alone
+		m := remembered(t, disk)
+		if a := answered(t, m, anew.ask(t, 0)); a.State != refused {
+			t.Fatalf("before the members have agreed: %v", a)
+		}
+		m.Begin(5, test.named)
+		if shown, err := m.Shown(noon); err != nil || (len(shown.Checkpoint) == 0) != (test.want == cosigned) {
+			t.Errorf("%s: shows %q, %v", name, shown.Checkpoint, err)
+		}
+		if a := answered(t, m, anew.ask(t, 0)); a.State != test.want {
+			t.Errorf("%s: the new log is answered %v", name, a)
+		}
+		if a := answered(t, m, old.ask(t, m.Kept())); (a.State == cosigned) == (test.want == cosigned) {
+			t.Errorf("%s: then the old log is answered %v", name, a)
+		}
+		if test.want == refused {
+			continue
+		}
+		// It is durable: the same epoch lets no third log begin, and a later one does.
+		third := newScribe(t, "consilium.dev/hearts", "p")
+		m = remembered(t, disk)
+		m.Begin(5, test.named)
+		if a := answered(t, m, third.ask(t, 0)); a.State != refused || m.Kept() != 3 {
+			t.Errorf("%s: a third log is answered %v, kept are %d lines", name, a, m.Kept())
+		}
+		m.Begin(7, manifest.OldLog{Lines: 3, Root: anew.RootHash()})
+		if a := answered(t, m, third.ask(t, 0)); a.State != cosigned || remembered(t, disk).Kept() != 1 {
+			t.Errorf("%s: with a later epoch it is answered %v", name, a)
+		}
+	}
+}
+
+// TestNewLogCrash stops a witness that goes over to a new log at each call of its disk. The next process is bound by the old log, or by
+// the new one where that was kept.
+func TestNewLogCrash(t *testing.T) {
+	old := newScribe(t, "consilium.dev/hearts", "a", "b", "c")
+	anew := newScribe(t, "consilium.dev/hearts", "x")
+	head := manifest.OldLog{Lines: 3, Root: old.RootHash()}
+	for _, effect := range []storetest.Effect{storetest.Before, storetest.After} {
+		for n := 1; ; n++ {
+			disk := storetest.New()
+			m := remembered(t, disk)
+			answered(t, m, old.ask(t, 0))
+			m.Begin(5, head)
+			disk.FailFrom(n, effect)
+			_, err := m.Answer(context.Background(), anew.ask(t, 0), noon)
+			disk.Heal()
+			if err == nil {
+				if n < 3 {
+					t.Errorf("a checkpoint was kept with %d calls of the disk", n-1)
+				}
+				break
+			}
+			again := remembered(t, disk)
+			kept := again.Kept()
+			again.Begin(5, head)
+			if a := answered(t, again, anew.ask(t, again.Kept())); a.State != pb.CosignAnswer_STATE_COSIGNED {
+				t.Errorf("%s call %d: the next process, which kept %d lines, answers %v", effect, n, kept, a)
+			}
+			if kept := remembered(t, disk).Kept(); kept != 1 {
+				t.Errorf("%s call %d: then %d lines are kept, want 1", effect, n, kept)
+			}
+		}
+	}
 }

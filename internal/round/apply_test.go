@@ -71,6 +71,7 @@ func impossibleBeginnings() []impossible {
 		{"adopted again", log, adopted},
 		{"adopted of another federation", log, adoption(func(f *entry.ManifestAdopted) { f.Federation = "g" })},
 		{"adopted over an epoch", log, adoption(func(f *entry.ManifestAdopted) { f.Epoch = 5 })},
+		{"adopted with a new log", log, adoption(func(f *entry.ManifestAdopted) { f.OldLog.Lines = 1 })},
 		{"adopted over another manifest", log, adoption(func(f *entry.ManifestAdopted) { f.Previous = entry.Digest{2} })},
 		{"run created twice", log, run(func(f *entry.RunCreated) { f.Run = "run" })},
 		{"request used twice", log, run(func(f *entry.RunCreated) { f.Request = "request" })},

@@ -125,6 +125,7 @@ func refusedPlans() []refusal {
 	return []refusal{
 		{"another federation", log, adopt(func(f *entry.ManifestAdopted) { f.Federation = "g" }), round.ErrOtherLog},
 		{"an epoch left out", log, adopt(func(f *entry.ManifestAdopted) { f.Epoch = 5 }), round.ErrOtherLog},
+		{"a new log", log, adopt(func(f *entry.ManifestAdopted) { f.OldLog.Lines = 1 }), round.ErrOtherLog},
 		{"another manifest before", log, adopt(func(f *entry.ManifestAdopted) { f.Previous = entry.Digest{2} }), round.ErrOtherLog},
 		{"the same digest at another epoch", log, adopt(func(f *entry.ManifestAdopted) { f.Epoch, f.Manifest = 2, entry.Digest{3} }), round.ErrOtherLog},
 		{"the same manifest of another federation", log, adopt(func(f *entry.ManifestAdopted) { *f = adopted; f.Federation = "g" }), round.ErrOtherLog},

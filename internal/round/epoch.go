@@ -72,6 +72,9 @@ func (s *State) succeeds(f entry.ManifestAdopted) error {
 	switch {
 	case f.Epoch != 0 && old.Epoch == 0:
 		return nil
+	case f.Epoch != 0 && f.OldLog != entry.LogHead{}:
+		return fmt.Errorf("%w: a new log begins with epoch %d, and this one is there already: give the coordinator an empty store, or agree on an epoch "+
+			"without old_log", ErrOtherLog, f.Epoch)
 	case f.Epoch == 0 || old.Federation != f.Federation || f.Epoch != old.Epoch+1 || f.Previous != old.Manifest:
 		return fmt.Errorf("%w: it is at epoch %d of %s, manifest %s, and this is epoch %d of %s, manifest %s",
 			ErrOtherLog, old.Epoch, old.Federation, old.Manifest.Short(), f.Epoch, f.Federation, f.Manifest.Short())
