@@ -41,7 +41,7 @@ var floors = [][]string{
 		"internal/transport", "internal/keyring", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/control", "internal/identity", "internal/dialect",
 		"internal/attest/simulated", "internal/attest/tdx", "internal/attest/sgx", "internal/tunnel", "internal/tunnel/tunneltest",
 	},
-	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/attest/platform"},
+	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/preflight", "internal/attest/platform"},
 	5: {"cmd/internal/setup", "cmd/internal/route"},
 	6: {"cmd/coordinator", "cmd/participant", "cmd/consilium", "examples/hospitals/demo"},
 }

@@ -36,14 +36,14 @@ func commands(c *config) []daemon.Command {
 	text := func(f *flag.FlagSet) {
 		f.StringVar(&reason, "reason", "", "why, at most 200 bytes: for the log, and where a run is left for the other members too")
 	}
-	form := func(f *flag.FlagSet) { f.StringVar(&output, "output", "text", "text or json") }
+	form := func(f *flag.FlagSet) { outputFlag(f, &output) }
 	verb := func(name, args, short string, flags func(*flag.FlagSet), question func([]string) (control.Question, error)) daemon.Command {
 		return daemon.Command{
 			Name: name, Args: args, Short: short, Flags: func(f *flag.FlagSet) { form(f); flags(f) },
 			Run: func(ctx context.Context, env daemon.Env, args []string, stdout io.Writer) error {
 				q, err := question(args)
-				if err == nil && output != "text" && output != "json" {
-					err = fmt.Errorf("--output %q: want text or json", output)
+				if err == nil {
+					err = goodOutput(output)
 				}
 				if err != nil {
 					return &daemon.ConfigError{Err: err}
@@ -60,6 +60,7 @@ func commands(c *config) []daemon.Command {
 		return control.Question{}, nil
 	}
 	return []daemon.Command{
+		check(c),
 		verb("status", "", "Say what the daemon does, and which runs are open", func(*flag.FlagSet) {}, none),
 		verb("pause", "", "Stop at once what is done for any run, and take nothing new, until resume", text, none),
 		verb("resume", "", "Undo pause", func(*flag.FlagSet) {}, none),
@@ -88,13 +89,7 @@ func say(ctx context.Context, socket string, q control.Question, output string, 
 		return err
 	}
 	if output == "json" {
-		e := json.NewEncoder(stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(struct {
-			Schema string          `json:"schema"`
-			Kind   string          `json:"kind"`
-			Data   json.RawMessage `json:"data"`
-		}{schema, "participant." + q.Verb, data})
+		return printJSON(stdout, "participant."+q.Verb, data)
 	}
 	var s participant.Status
 	if err := json.Unmarshal(data, &s); err != nil {
@@ -102,6 +97,30 @@ func say(ctx context.Context, socket string, q control.Question, output string, 
 	}
 	_, err = io.WriteString(stdout, words(q.Verb, s))
 	return err
+}
+
+// printJSON prints the one form of all answers to machines.
+func printJSON(w io.Writer, kind string, data any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(struct {
+		Schema string `json:"schema"`
+		Kind   string `json:"kind"`
+		Data   any    `json:"data"`
+	}{schema, kind, data})
+}
+
+// outputFlag lets a command be told in which form it prints.
+func outputFlag(f *flag.FlagSet, output *string) {
+	f.StringVar(output, "output", "text", "text or json")
+	f.StringVar(output, "o", "text", "short for --output")
+}
+
+func goodOutput(output string) error {
+	if output != "text" && output != "json" {
+		return fmt.Errorf("--output %q: want text or json", output)
+	}
+	return nil
 }
 
 // words says an answer to a person.

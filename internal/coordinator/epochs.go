@@ -316,6 +316,7 @@ func (e *epochs) appraise(ctx context.Context, m *manifest.Manifest, shown attes
 type federation struct {
 	pb.UnimplementedFederationServer
 	epochs *epochs
+	now    func() time.Time
 	log    *zap.Logger
 }
 
@@ -347,5 +348,5 @@ func (f *federation) Manifest(_ context.Context, q *pb.ManifestRequest) (*pb.Man
 	if m == nil {
 		return nil, status.Errorf(codes.NotFound, "no manifest of epoch %d is known here", q.Epoch)
 	}
-	return &pb.ManifestReply{Envelope: m.Envelope()}, nil
+	return &pb.ManifestReply{Envelope: m.Envelope(), Clock: f.now().UnixMicro()}, nil
 }

@@ -115,3 +115,42 @@ func SchemaDigest(schema json.RawMessage) (entry.Digest, error) {
 	}
 	return sha256.Sum256(text), nil
 }
+
+// Doubts checks the policy as [New] does, and returns what in it lets no run in, or none of a kind, under that manifest.
+func (p Policy) Doubts(m *manifest.Manifest) (all []string, err error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	limits := m.Limits()
+	doubt := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	none := func(key string, ours []string) {
+		if len(ours) == 0 {
+			doubt("%s: nothing is listed, so every run is declined", key)
+		}
+	}
+	none("leads", p.Leads)
+	for _, name := range p.strangers(m) {
+		doubt("leads: the manifest lets %q lead nothing", name)
+	}
+	for _, list := range []struct {
+		key          string
+		ours, theirs []string
+	}{{"strategies", p.Strategies, limits.Strategies}, {"trainers", p.Trainers, limits.Trainers}} {
+		none(list.key, list.ours)
+		for _, name := range list.ours {
+			if !slices.Contains(list.theirs, name) {
+				doubt("%s: the manifest allows no run with %q", list.key, name)
+			}
+		}
+	}
+	switch n := len(m.Members()); {
+	case p.LeastParticipants < 2:
+		doubt("least_participants: it is not set to 2 or more, so every run is declined")
+	case p.LeastParticipants > n:
+		doubt("least_participants: %d are wanted, and the federation has %d members", p.LeastParticipants, n)
+	}
+	if p.LeastRecords < 0 {
+		doubt("least_records: it is below 0, so every run is declined")
+	}
+	return all, nil
+}

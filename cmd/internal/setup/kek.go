@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,26 @@ func (c Enclave) key(env daemon.Env, uri string, a attest.Attester) (keyring.Key
 		return keyring.Key{}, "", err
 	}
 	return keyring.Key{URI: uri, AEAD: k}, unwraps, nil
+}
+
+// TryKEK seals a few bytes by the key-encryption key and opens them again, and returns who else can open what it seals. It stores
+// nothing. A key in a service is asked twice.
+func (c *Enclave) TryKEK(ctx context.Context, env daemon.Env, a attest.Attester) (unwraps string, err error) {
+	k, unwraps, err := c.key(env, c.KEK, a)
+	if err != nil {
+		return "", fmt.Errorf("kek: %w", err)
+	}
+	text, label := []byte("a trial"), []byte("consilium trial v1")
+	sealed, err := k.AEAD.EncryptWithContext(ctx, text, label)
+	if err != nil {
+		return "", fmt.Errorf("kek: sealing: %w", err)
+	}
+	if got, err := k.AEAD.DecryptWithContext(ctx, sealed, label); err != nil {
+		return "", fmt.Errorf("kek: opening what it has sealed: %w", err)
+	} else if !bytes.Equal(got, text) {
+		return "", errors.New("kek: what it has sealed opens as something else")
+	}
+	return unwraps, nil
 }
 
 // keys opens what the configuration names. That the previous key cannot be opened any more is no error before it is needed.

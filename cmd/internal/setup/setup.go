@@ -68,46 +68,27 @@ type Parts struct {
 // own member's governance key. Name and identity key must be those that the manifest gives the office, since every peer would
 // refuse others.
 func (c *Enclave) Open(ctx context.Context, env daemon.Env, office attest.Office) (*Parts, error) {
-	switch {
-	case c.Grace == 0:
-		c.Grace = defaultGrace
-	case c.Grace < 0 || c.Grace > maxGrace:
-		return nil, fmt.Errorf("grace: %s: want a time up to %s", time.Duration(c.Grace), time.Duration(maxGrace))
-	}
-	if c.Skew < 0 || time.Duration(c.Skew) > maxSkew {
-		return nil, fmt.Errorf("skew: %s: want more than 0 and at most %s", time.Duration(c.Skew), maxSkew)
+	if err := c.Times(); err != nil {
+		return nil, err
 	}
 	memory, err := daemon.ProtectMemory(c.Swap) // before the first key is read
 	if err != nil {
 		return nil, err
 	}
 	var p Parts
-	member := ""
-	if office == attest.Participant {
-		member = c.Name
-	}
-	if p.Manifest, err = Manifest(env.Path(c.Manifest), c.Anchor, member); err != nil {
+	if p.Manifest, err = c.Agreed(env, office); err != nil {
 		return nil, err
 	}
-	if _, err = Verifiers(p.Manifest); err != nil {
+	if p.Identity, err = c.Known(env, office, p.Manifest); err != nil {
 		return nil, err
 	}
-	if p.Identity, err = identity.Open(env.URI(c.Identity)); err != nil {
-		return nil, fmt.Errorf("identity: %w", err)
-	}
-	switch key, known := p.Manifest.Key(office, c.Name); {
-	case !known:
-		return nil, fmt.Errorf("name: the manifest knows no %s %q", office, c.Name)
-	case !key.Equal(p.Identity.Public()):
-		return nil, fmt.Errorf("identity: %s is not the identity key that the manifest gives %s", c.Identity, c.Name)
-	}
-	if p.Attester, err = platform.Open(env.URI(c.Platform), time.Now); err != nil {
-		return nil, fmt.Errorf("platform: %w", err)
+	if p.Attester, err = c.Machine(env); err != nil {
+		return nil, err
 	}
 	memory.Tell(env.Simulated(p.Attester.Simulated()))
-	scheme, path, _ := strings.Cut(env.URI(c.Store), ":")
-	if scheme != "dir" {
-		return nil, fmt.Errorf("store: %q: want dir:PATH", c.Store)
+	path, err := c.Folder(env)
+	if err != nil {
+		return nil, err
 	}
 	d, err := dir.Open(path)
 	if err != nil {
@@ -119,6 +100,67 @@ func (c *Enclave) Open(ctx context.Context, env daemon.Env, office attest.Office
 	}
 	p.KEK = p.Ring
 	return &p, nil
+}
+
+// Times checks the times that are set, and puts the defaults in.
+func (c *Enclave) Times() error {
+	switch {
+	case c.Grace == 0:
+		c.Grace = defaultGrace
+	case c.Grace < 0 || c.Grace > maxGrace:
+		return fmt.Errorf("grace: %s: want a time up to %s", time.Duration(c.Grace), time.Duration(maxGrace))
+	}
+	if c.Skew < 0 || time.Duration(c.Skew) > maxSkew {
+		return fmt.Errorf("skew: %s: want more than 0 and at most %s", time.Duration(c.Skew), maxSkew)
+	}
+	return nil
+}
+
+// Agreed returns the signed manifest, whose evidence this program can judge. A participant's is signed by its own member.
+func (c *Enclave) Agreed(env daemon.Env, office attest.Office) (*manifest.Manifest, error) {
+	member := ""
+	if office == attest.Participant {
+		member = c.Name
+	}
+	m, err := Manifest(env.Path(c.Manifest), c.Anchor, member)
+	if err != nil {
+		return nil, err
+	}
+	_, err = Verifiers(m)
+	return m, err
+}
+
+// Known returns the identity key, which is the one that the manifest gives our name in that office.
+func (c *Enclave) Known(env daemon.Env, office attest.Office, m *manifest.Manifest) (crypto.Signer, error) {
+	k, err := identity.Open(env.URI(c.Identity))
+	if err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	switch key, known := m.Key(office, c.Name); {
+	case !known:
+		return nil, fmt.Errorf("name: the manifest knows no %s %q", office, c.Name)
+	case !key.Equal(k.Public()):
+		return nil, fmt.Errorf("identity: %s is not the identity key that the manifest gives %s", c.Identity, c.Name)
+	}
+	return k, nil
+}
+
+// Machine returns what attests for the machine that we run on.
+func (c *Enclave) Machine(env daemon.Env) (attest.Attester, error) {
+	a, err := platform.Open(env.URI(c.Platform), time.Now)
+	if err != nil {
+		return nil, fmt.Errorf("platform: %w", err)
+	}
+	return a, nil
+}
+
+// Folder returns the path of the store's folder.
+func (c *Enclave) Folder(env daemon.Env) (string, error) {
+	scheme, path, _ := strings.Cut(env.URI(c.Store), ":")
+	if scheme != "dir" {
+		return "", fmt.Errorf("store: %q: want dir:PATH", c.Store)
+	}
+	return path, nil
 }
 
 // Manifest reads the signed manifest at path, which must have the digest anchor and, where member is not empty, the

@@ -338,6 +338,7 @@ func (x *ManifestRequest) GetEpoch() uint64 {
 type ManifestReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"` // DSSE, at most 1 MiB
+	Clock         int64                  `protobuf:"varint,2,opt,name=clock,proto3" json:"clock,omitempty"`      // what the coordinator's clock said when it answered, as in FollowRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,6 +378,13 @@ func (x *ManifestReply) GetEnvelope() []byte {
 		return x.Envelope
 	}
 	return nil
+}
+
+func (x *ManifestReply) GetClock() int64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
 }
 
 // CosignSaid is what a witness says: first what it keeps, then an answer to each CosignAsked that is no heartbeat.
@@ -3987,9 +3995,10 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x18\n" +
 	"\aadopted\x18\x03 \x01(\bR\aadopted\"'\n" +
 	"\x0fManifestRequest\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"+\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"A\n" +
 	"\rManifestReply\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"z\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\x12\x14\n" +
+	"\x05clock\x18\x02 \x01(\x03R\x05clock\"z\n" +
 	"\n" +
 	"CosignSaid\x12.\n" +
 	"\x04kept\x18\x01 \x01(\v2\x18.consilium.v1.CosignKeptH\x00R\x04kept\x124\n" +
