@@ -29,12 +29,12 @@ const module = "consilium.dev/"
 // for, and TestDesignPage holds its table to this one.
 var floors = [][]string{
 	1: {
-		"internal/entry", "internal/attest", "internal/store", "internal/strictyaml", "internal/keyfile", "proto/consilium/v1",
+		"internal/entry", "internal/attest", "internal/store", "internal/strictyaml", "internal/keyfile", "internal/durable", "proto/consilium/v1",
 		"internal/model", "internal/dataset", "internal/codec", "internal/aggregate",
 	},
 	2: {
 		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro", "internal/attest/dcap", "internal/attest/dcap/dcaptest",
-		"internal/store/dir", "internal/store/storetest", "internal/blob/kms/file", "internal/blob/kms/call", "internal/skew", "internal/witness",
+		"internal/store/dir", "internal/store/storetest", "internal/durable/powercut", "internal/blob/kms/file", "internal/blob/kms/call", "internal/skew", "internal/witness",
 	},
 	3: {
 		"internal/blob/kms/vault", "internal/blob/kms/aws", "internal/blob/kms/gcp", "internal/blob/kms/azure", "internal/blob/kms/kmstest",
@@ -54,7 +54,7 @@ var innocent = []string{
 }
 
 // forTests are the rooms that only tests may import.
-var forTests = []string{"internal/store/storetest", "internal/tunnel/tunneltest", "internal/blob/kms/kmstest", "internal/attest/dcap/dcaptest"}
+var forTests = []string{"internal/store/storetest", "internal/durable/powercut", "internal/tunnel/tunneltest", "internal/blob/kms/kmstest", "internal/attest/dcap/dcaptest"}
 
 // wireFrom is the lowest floor that may know the wire's types.
 const wireFrom = 4

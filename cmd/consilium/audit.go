@@ -16,6 +16,7 @@ import (
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/audit"
 	"consilium.dev/internal/client"
+	"consilium.dev/internal/durable"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/model"
 )
@@ -291,7 +292,7 @@ func auditProve(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := replaceFile(out, p.Encode()); err != nil {
+				if err := durable.Replace(out, p.Encode(), 0o644); err != nil {
 					return err
 				}
 				data := struct {

@@ -13,6 +13,7 @@ import (
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/client"
+	"consilium.dev/internal/durable"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 )
@@ -99,7 +100,7 @@ func (e *epochs) keep(a *app) {
 	defer e.mu.Unlock()
 	for _, m := range e.chain.After(e.kept) {
 		path := e.path(m.Epoch())
-		if err := replaceFile(path, m.Envelope()); err != nil {
+		if err := durable.Replace(path, m.Envelope(), 0o644); err != nil {
 			a.say("epoch %d of the manifest holds now, and could not be kept: %v", m.Epoch(), err)
 			return
 		}

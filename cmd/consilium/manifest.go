@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"consilium.dev/internal/durable"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/identity"
 	"consilium.dev/internal/manifest"
@@ -161,7 +162,7 @@ func manifestBuild(a *app) *cobra.Command {
 			if same(out, args[0]) {
 				return usageError("name another file with --out", "%s would overwrite the text it is made from", out)
 			}
-			if err := replaceFile(out, payload); err != nil {
+			if err := durable.Replace(out, payload, 0o644); err != nil {
 				return err
 			}
 			m, err := manifest.OpenUnverified(payload)
@@ -254,7 +255,7 @@ func (a *app) writeSigned(target string, signed []byte, old *former) error {
 	if err != nil {
 		return fmt.Errorf("reading the signed manifest again: %w", err)
 	}
-	if err := replaceFile(target, signed); err != nil {
+	if err := durable.Replace(target, signed, 0o644); err != nil {
 		return err
 	}
 	return a.emit("manifest.sign", facts, func(w *page) {
@@ -370,24 +371,6 @@ func readManifestFile(path string) ([]byte, error) {
 		return nil, refusedError("is it a manifest?", "%s has more than %d bytes", path, maxManifestFile)
 	}
 	return b, nil
-}
-
-// replaceFile puts content at path whole or not at all: a crash leaves the file that was there.
-func replaceFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
 }
 
 func same(a, b string) bool {

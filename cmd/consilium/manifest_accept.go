@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"consilium.dev/internal/durable"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/participant"
 )
@@ -30,7 +31,7 @@ func manifestAccept(a *app) *cobra.Command {
 			if to == args[0]+".accepted" {
 				return refusedError("name the file that the participant's log names", "%s is no signed manifest that a participant has laid here", args[0])
 			}
-			if err := replaceFile(to, []byte(facts.Digest.String()+"\n")); err != nil {
+			if err := durable.Replace(to, []byte(facts.Digest.String()+"\n"), 0o644); err != nil {
 				return err
 			}
 			return a.emit("manifest.accept", facts, func(w *page) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"consilium.dev/internal/durable"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 )
@@ -37,12 +38,8 @@ func (t tray) offer(m *manifest.Manifest) (string, error) {
 		return "", &diskError{err}
 	}
 	path := t.path(m)
-	temp := path + ".new"
-	err := os.WriteFile(temp, m.Envelope(), 0o600)
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
+	// A half of it must not lie there after a power failure: the owner judges what lies there.
+	if err := durable.Replace(path, m.Envelope(), 0o600); err != nil {
 		return "", &diskError{fmt.Errorf("laying the manifest of epoch %d before its owner: %w", m.Epoch(), err)}
 	}
 	return path, nil

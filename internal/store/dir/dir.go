@@ -17,6 +17,12 @@
 // own name is synced before anything in it is acknowledged. A deletion is not synced: after a power failure a deleted
 // object may be there again.
 //
+// What a process finds it also keeps: the one before it may have been killed between giving a name and syncing the folder, so
+// a folder is synced before the first look into it. Otherwise somebody who finds a new object, and deletes the old one for it,
+// could lose both to a power failure.
+//
+// TestPowerCut tries all of this, at each call to the operating system.
+//
 // # Writers
 //
 // One process holds the folder: a second Open gets [store.ErrConflict] at once, also within one process. Where flock(2)
@@ -43,18 +49,21 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"consilium.dev/internal/durable"
 	"consilium.dev/internal/store"
 )
 
 // Dir is an open folder. It is a [store.Objects] and a [store.Head], and safe for concurrent use.
 type Dir struct {
 	path string
-	root *os.Root
+	root *os.Root       // for reading
+	disk durable.Folder // the same folder, for all that changes it; nil where it is only read
 	lock *os.File
 	temp atomic.Uint64 // number of the last temporary file
 
-	mu     sync.Mutex
-	synced map[string]bool // folders whose own names are durable; mu guards
+	mu      sync.Mutex      // guards what follows
+	synced  map[string]bool // folders whose own names are durable
+	settled map[string]bool // folders in which all names were durable that this process did not make
 }
 
 var (
@@ -64,15 +73,19 @@ var (
 
 // Open opens the folder at path and makes it if it is not there. The error is [store.ErrConflict] if another coordinator or
 // participant has it open. The caller closes it.
-func Open(path string) (*Dir, error) {
-	if err := makeFolder(filepath.Clean(path)); err != nil {
+func Open(path string) (*Dir, error) { return OpenOn(path, durable.At) }
+
+// OpenOn is [Open] for who wants to see each change of the disk: all of them go through what at returns for the folder, and for
+// the one in which it is made. Only the lock, which nothing depends on after a power failure, does not.
+func OpenOn(path string, at func(*os.Root) durable.Folder) (*Dir, error) {
+	if err := makeFolder(filepath.Clean(path), at); err != nil {
 		return nil, fmt.Errorf("making folder %s: %w", path, full(err))
 	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening folder %s: %w", path, err)
 	}
-	d := &Dir{path: path, root: root, synced: map[string]bool{".": true}}
+	d := &Dir{path: path, root: root, disk: at(root), synced: map[string]bool{".": true}, settled: map[string]bool{}}
 	if err := d.acquire(); err != nil {
 		root.Close()
 		return nil, err
@@ -90,25 +103,40 @@ func (d *Dir) Close() error {
 	return cmp.Or(d.root.Close(), d.lock.Close())
 }
 
-// makeFolder makes path and its parents, and syncs the folder in which each new one stands.
-func makeFolder(path string) error {
+// makeFolder makes path and its parents, and syncs the folder in which each new one stands. That of one which is there already is
+// synced too: the process that made it may have ended before it got there.
+func makeFolder(path string, at func(*os.Root) durable.Folder) error {
+	parent, there := filepath.Dir(path), false
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return nil
-	}
-	parent := filepath.Dir(path)
-	if parent != path {
-		if err := makeFolder(parent); err != nil {
+		there = true
+	} else if parent != path {
+		if err := makeFolder(parent, at); err != nil {
 			return err
 		}
 	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+	root, err := os.OpenRoot(parent)
+	if there && errors.Is(err, fs.ErrPermission) {
+		return nil // who may not look into the parent has made nothing in it
 	}
-	f, err := os.Open(parent)
 	if err != nil {
 		return err
 	}
-	return cmp.Or(f.Sync(), f.Close())
+	defer root.Close()
+	disk := at(root)
+	if there {
+		// A parent that is not ours may be on a file system that only reads, or that syncs no folders.
+		err := disk.Sync(".")
+		for _, refused := range []error{fs.ErrPermission, syscall.EROFS, syscall.EINVAL} {
+			if errors.Is(err, refused) {
+				return nil
+			}
+		}
+		return err
+	}
+	if err := disk.Mkdir(filepath.Base(path)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return disk.Sync(".")
 }
 
 // acquire takes the lock, or says who cannot have it.
@@ -140,7 +168,11 @@ func (d *Dir) prepare() error {
 		return err
 	}
 	for _, e := range stale {
-		if err := d.root.RemoveAll("tmp/" + e.Name()); err != nil {
+		remove := d.disk.Remove
+		if e.IsDir() { // none of ours
+			remove = d.root.RemoveAll
+		}
+		if err := remove("tmp/" + e.Name()); err != nil {
 			return err
 		}
 	}
@@ -163,27 +195,48 @@ func (d *Dir) folderLocked(name string) error {
 	if err := d.folderLocked(parent); err != nil {
 		return err
 	}
-	if err := d.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	made := d.disk.Mkdir(name)
+	if made != nil && !errors.Is(made, fs.ErrExist) {
+		return full(made)
+	}
+	if err := d.disk.Sync(parent); err != nil {
 		return full(err)
 	}
-	if err := d.sync(parent); err != nil {
-		return err
-	}
 	d.synced[name] = true
+	if made == nil {
+		d.settled[name] = true
+	}
 	return nil
 }
 
-// sync makes the names in a folder durable.
-func (d *Dir) sync(folder string) error {
-	f, err := d.root.Open(folder)
-	if err != nil {
-		return err
+// settle makes durable what the process before this one left in a folder, once, before anybody acts on it. A folder that does
+// not exist holds nothing.
+func (d *Dir) settle(folder string) error {
+	if d.disk == nil {
+		return nil
 	}
-	return full(cmp.Or(f.Sync(), f.Close()))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.settled[folder] {
+		return nil
+	}
+	// Its own name needs nothing: that was synced before the first name was put into it.
+	err := d.disk.Sync(folder)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return full(err)
+	}
+	d.settled[folder] = true
+	return nil
 }
 
 // entries lists a folder; one that does not exist is empty.
 func (d *Dir) entries(folder string) ([]fs.DirEntry, error) {
+	if err := d.settle(path.Clean(folder)); err != nil {
+		return nil, err
+	}
 	f, err := d.root.Open(folder)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, nil
@@ -198,7 +251,7 @@ func (d *Dir) entries(folder string) ([]fs.DirEntry, error) {
 // write puts what r yields into a new temporary file, synced, and returns its name.
 func (d *Dir) write(ctx context.Context, r io.Reader) (string, error) {
 	temp := "tmp/" + strconv.FormatUint(d.temp.Add(1), 10)
-	f, err := d.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := d.disk.Create(temp, 0o600)
 	if err != nil {
 		return "", full(err)
 	}
@@ -207,7 +260,7 @@ func (d *Dir) write(ctx context.Context, r io.Reader) (string, error) {
 		err = f.Sync()
 	}
 	if err = cmp.Or(err, f.Close()); err != nil {
-		d.root.Remove(temp)
+		d.disk.Remove(temp)
 		return "", full(err)
 	}
 	return temp, nil
@@ -215,18 +268,18 @@ func (d *Dir) write(ctx context.Context, r io.Reader) (string, error) {
 
 // publish gives a synced temporary file its final name and makes that durable; [store.ErrExist] if the name is taken.
 func (d *Dir) publish(temp, name string) error {
-	defer d.root.Remove(temp) // a crash before this leaves a stale temporary file, which Open removes
+	defer d.disk.Remove(temp) // a crash before this leaves a stale temporary file, which Open removes
 	folder := path.Dir(name)
 	if err := d.folder(folder); err != nil {
 		return err
 	}
-	taken := d.root.Link(temp, name)
+	taken := d.disk.Link(temp, name)
 	if taken != nil && !errors.Is(taken, fs.ErrExist) {
 		return full(taken)
 	}
 	// Also if the name is taken: whoever took it may have ended before this line, and our caller may take ErrExist for success.
-	if err := d.sync(folder); err != nil {
-		return err
+	if err := d.disk.Sync(folder); err != nil {
+		return full(err)
 	}
 	if taken != nil {
 		if info, err := d.root.Lstat(name); err == nil && info.IsDir() {

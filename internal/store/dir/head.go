@@ -83,7 +83,7 @@ func (d *Dir) link(ctx context.Context, version uint64, value []byte) error {
 	}
 	for _, v := range versions {
 		if v+keptHead < version {
-			d.root.Remove(headName(v)) // if it stays, the next swap tries again
+			d.disk.Remove(headName(v)) // if it stays, the next swap tries again
 		}
 	}
 	return nil

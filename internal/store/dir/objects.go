@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"path"
 	"slices"
 	"strings"
 
@@ -22,7 +23,7 @@ func (d *Dir) Put(ctx context.Context, name func() string, r io.Reader) error {
 	}
 	n := name()
 	if err := store.CheckName(n); err != nil {
-		d.root.Remove(temp)
+		d.disk.Remove(temp)
 		return err
 	}
 	if err := d.publish(temp, "objects/"+n); err != nil {
@@ -35,6 +36,9 @@ func (d *Dir) Put(ctx context.Context, name func() string, r io.Reader) error {
 func (d *Dir) Get(ctx context.Context, name string) (io.ReadCloser, error) {
 	if err := cmp.Or(ctx.Err(), store.CheckName(name)); err != nil {
 		return nil, err
+	}
+	if err := d.settle(path.Dir("objects/" + name)); err != nil {
+		return nil, fmt.Errorf("object %s: %w", name, err)
 	}
 	f, err := d.root.Open("objects/" + name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -66,7 +70,7 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 		return nil // a folder of objects, not an object
 	}
 	if err == nil {
-		err = d.root.Remove("objects/" + name)
+		err = d.disk.Remove("objects/" + name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("deleting object %s: %w", name, err)
