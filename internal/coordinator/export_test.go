@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"consilium.dev/internal/entry"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/transport"
 )
@@ -38,6 +39,26 @@ func (h Hold) Shelve(run string, round, try int, n int64) bool {
 	}
 	return kept
 }
+
+// Presence remembers what members say of themselves.
+type Presence struct{ p *presence }
+
+// NewPresence knows nobody.
+func NewPresence() Presence { return Presence{newPresence(time.Now)} }
+
+// Enter says that a member follows.
+func (p Presence) Enter(m entry.Member) { p.p.enter(m) }
+
+// Tell says what it does.
+func (p Presence) Tell(m entry.Member, doing string) {
+	p.p.tell(m, "instance", activity{doing: doing})
+}
+
+// Paused reports whether the rules see it paused.
+func (p Presence) Paused(m entry.Member) bool { return p.p.sighting(m).Paused }
+
+// Changed holds a token when the loop is to look again.
+func (p Presence) Changed() <-chan struct{} { return p.p.changed }
 
 // Drop ends a try.
 func (h Hold) Drop(run string, round, try int) { h.h.drop(attempt{run, round, try}) }

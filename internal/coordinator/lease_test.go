@@ -106,6 +106,7 @@ func TestPausedIsNotWaitedFor(t *testing.T) {
 		if n := len(c.books["council"].find("round closed")); n != 0 {
 			t.Fatal("the round was closed while a member was there and not paused")
 		}
+		time.Sleep(time.Second) // since it came, or the loop would be told of it only then
 		c.told(c.longbeach, &pb.TellRequest{Doing: "paused"})
 		synctest.Wait()
 		if got := c.books["council"].find("round closed", "early", "absent"); len(got) != 1 {

@@ -12,6 +12,10 @@ import (
 // connected, though its connection is not known to be dead yet.
 const lease = 3 * heartbeat
 
+// calm is the least time between two changes of one member that wake the loop: each has it settle all runs and word anew what is wanted
+// of every member, and a member can say that it is paused, and that it is not, as fast as its line is.
+const calm = time.Second
+
 // presence remembers when each member was last heard from in this boot, and what it said that it does. It is no fact: whom a
 // round is closed without for being absent, its fact says.
 type presence struct {
@@ -19,7 +23,7 @@ type presence struct {
 	began   time.Time
 	changed chan struct{} // holds one token when a member came, went or paused and the loop has not seen it
 
-	mu sync.Mutex // guards of
+	mu sync.Mutex // guards of and what it holds
 	of map[entry.Member]*sighting
 }
 
@@ -28,6 +32,9 @@ type sighting struct {
 	following int // open Follow streams
 	told      activity
 	programs  map[string]program // who tell under this name, by instance
+
+	woke time.Time   // when the loop was last woken for this member
+	due  *time.Timer // wakes it again, for whatever holds then; nil where nothing is to be told
 }
 
 // program is one process that tells of itself.
@@ -65,11 +72,33 @@ func (p *presence) change(m entry.Member, f func(*sighting)) {
 	s.at = now
 	f(s)
 	if after := s.view(now); before.Connected != after.Connected || before.Paused != after.Paused {
+		p.wake(s, now)
+	}
+}
+
+// wake wakes the loop for a change of one member: at once, or, where it was woken for the same member just before, when the calm is
+// over. Then it sees the last of all that has changed meanwhile. mu is held.
+func (p *presence) wake(s *sighting, now time.Time) {
+	if s.due != nil {
+		return
+	}
+	tell := func(now time.Time) {
+		s.woke = now
 		select {
 		case p.changed <- struct{}{}:
 		default:
 		}
 	}
+	if since := now.Sub(s.woke); since >= 0 && since < calm {
+		s.due = time.AfterFunc(calm-since, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			s.due = nil
+			tell(p.now())
+		})
+		return
+	}
+	tell(now)
 }
 
 // tell records what a member's program, that instance of it, says that it does. It reports whether another instance speaks under
