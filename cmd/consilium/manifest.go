@@ -135,7 +135,7 @@ func openFormer(file string, next *manifest.Manifest) (*former, error) {
 // manifestCommand returns the commands with which members agree on a manifest. Only publish needs a connection.
 func manifestCommand(a *app) *cobra.Command {
 	group := &cobra.Command{Use: "manifest", Short: "Build, sign, show, verify and publish what the members agree on"}
-	group.AddCommand(manifestBuild(a), manifestSign(a), manifestShow(a), manifestVerify(a), manifestPublish(a), manifestAccept(a))
+	group.AddCommand(manifestBuild(a), manifestSign(a), manifestShow(a), manifestVerify(a), manifestPublish(a))
 	return group
 }
 

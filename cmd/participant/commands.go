@@ -64,6 +64,12 @@ func commands(c *config) []daemon.Command {
 		verb("status", "", "Say what the daemon does, and which runs are open", func(*flag.FlagSet) {}, none),
 		verb("pause", "", "Stop at once what is done for any run, and take nothing new, until resume", text, none),
 		verb("resume", "", "Undo pause", func(*flag.FlagSet) {}, none),
+		verb("accept", "DIGEST", "Follow to a newer manifest, and those before it, where the policy says adopt: ask", func(*flag.FlagSet) {}, func(args []string) (control.Question, error) {
+			if len(args) != 1 {
+				return control.Question{}, errors.New("accept takes the digest of the manifest: read it first, with consilium manifest show FILE; participant status names the file")
+			}
+			return control.Question{Manifest: args[0]}, nil
+		}),
 		verb("leave", "[RUN]", "Withdraw from a run for ever, or with --all from all that are open", func(f *flag.FlagSet) {
 			text(f)
 			f.BoolVar(&all, "all", false, "leave every open run")
@@ -130,6 +136,8 @@ func words(verb string, s participant.Status) string {
 		return fmt.Sprintf("%s is paused; undo it with participant resume\n", s.Name)
 	case "resume":
 		return fmt.Sprintf("%s goes on\n", s.Name)
+	case "accept":
+		return fmt.Sprintf("%s goes by epoch %d of the manifest\n", s.Name, s.Epoch)
 	case "leave":
 		if len(s.Left) == 0 {
 			return "no run is open: nothing was left\n"
@@ -154,6 +162,10 @@ func words(verb string, s participant.Status) string {
 	b.WriteString("\n")
 	if s.Reason != "" {
 		fmt.Fprintf(&b, "reason       %s\n", s.Reason)
+	}
+	fmt.Fprintf(&b, "epoch        %d\n", s.Epoch)
+	for _, m := range s.Waits {
+		fmt.Fprintf(&b, "waits        epoch %d for its owner: read %s, then participant accept %s\n", m.Epoch, m.File, m.Manifest)
 	}
 	for _, run := range s.Runs {
 		fmt.Fprintf(&b, "open run     %s\n", run)

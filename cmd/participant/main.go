@@ -23,7 +23,7 @@ type config struct {
 	setup.Enclave `yaml:",inline"`
 
 	Coordinator route.Coordinator `yaml:"coordinator"`
-	Control     string            `yaml:"control"` // Unix socket of the pause, resume, leave and status commands; default: control in the store's folder
+	Control     string            `yaml:"control"` // Unix socket of the status, pause, resume, accept and leave commands; default: control in the store's folder
 
 	Data   participant.Data   `yaml:"data"`
 	Policy participant.Policy `yaml:"policy"`

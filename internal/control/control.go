@@ -41,6 +41,8 @@ type Question struct {
 	Verb   string `json:"verb"`
 	Run    string `json:"run,omitempty"` // what it is about, if it is about a run
 	Reason string `json:"reason,omitempty"`
+	// The digest of a manifest, in hex, if it is about one.
+	Manifest string `json:"manifest,omitempty"`
 }
 
 // answer is what comes back: data, or an error in words.

@@ -19,6 +19,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/blob"
+	"consilium.dev/internal/control"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
@@ -338,14 +339,19 @@ func TestEpochFence(t *testing.T) {
 }
 
 // TestAsk: a member whose owner is asked stays behind until he has accepted, and takes part again within seconds then, also where a
-// restart comes in between. An answer to another manifest of the epoch is none; who accepts an epoch accepts what it follows.
+// restart comes in between. What lies on the disk is no answer, nor is the digest of a manifest that does not wait; who accepts an epoch accepts what it follows.
 func TestAsk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		tray := filepath.Join(t.TempDir(), "adopt")
 		one := w.manifest
-		asks := func(o *participant.Options) { o.Manifest, o.Policy.Adopt, o.Tray = one, "ask", tray }
+		var desk *pipes
+		asks := func(o *participant.Options) {
+			desk = newPipes()
+			o.Manifest, o.Policy.Adopt, o.Tray, o.Control = one, "ask", tray, desk
+		}
+		tell := func(q control.Question) error { return w.tell(desk, q) }
 		w.serve()
 		for _, m := range hospitals[1:] {
 			w.join(m)
@@ -356,7 +362,7 @@ func TestAsk(t *testing.T) {
 		two := w.manifest
 		w.publish(w.realm.next(t, two))
 		three := w.manifest
-		said := w.books["budapest"].await(t, "a newer manifest waits for its owner: read it, then consilium manifest accept FILE", "epoch", "3")
+		said := w.books["budapest"].await(t, "a newer manifest waits for its owner: read it, then participant accept DIGEST", "epoch", "3")
 		path := filepath.Join(tray, "epoch-3.dsse.json")
 		if said["file"] != path {
 			t.Errorf("the owner is told of %v, want %s", said["file"], path)
@@ -371,12 +377,16 @@ func TestAsk(t *testing.T) {
 			t.Errorf("a member whose owner has not answered takes part: %s", got)
 		}
 
-		answer := func(m *manifest.Manifest) {
-			if err := os.WriteFile(participant.AcceptedFile(path), []byte(entry.Digest(m.Digest()).String()+"\n"), 0o600); err != nil {
-				t.Fatal(err)
-			}
+		// A file beside it is no answer, and another digest names none that waits.
+		if err := os.WriteFile(filepath.Join(tray, "epoch-3.accepted"), []byte(entry.Digest(three.Digest()).String()+"\n"), 0o600); err != nil {
+			t.Fatal(err)
 		}
-		answer(two) // in the place of three
+		if err := tell(control.Question{Verb: "accept", Manifest: entry.Digest(one.Digest()).String()}); err != nil {
+			t.Errorf("accepting what holds already: %v", err)
+		}
+		if err := tell(control.Question{Verb: "accept", Manifest: strings.Repeat("00", 32)}); err == nil || !strings.Contains(err.Error(), "waits for its owner") {
+			t.Errorf("accepting what nobody has signed: %v", err)
+		}
 		budapest.stop()
 		w.books["budapest"] = newBook()
 		w.join("budapest", asks)
@@ -385,7 +395,9 @@ func TestAsk(t *testing.T) {
 		if found := w.books["budapest"].find("manifest adopted"); len(found) > 0 {
 			t.Fatalf("adopted without an answer: %v", found)
 		}
-		answer(three)
+		if err := tell(control.Question{Verb: "accept", Manifest: entry.Digest(three.Digest()).String()}); err != nil {
+			t.Fatal(err)
+		}
 		began := time.Now()
 		w.books["budapest"].await(t, "following")
 		if took := time.Since(began); took > 10*time.Second {
@@ -394,7 +406,7 @@ func TestAsk(t *testing.T) {
 		if found := w.books["budapest"].find("manifest adopted"); len(found) != 2 {
 			t.Errorf("adopted %v, want epochs 2 and 3", found)
 		}
-		if left, err := os.ReadDir(tray); err != nil || len(left) > 0 {
+		if left, err := os.ReadDir(tray); err != nil || len(left) != 1 { // but for the stranger's file
 			t.Errorf("what was adopted still lies before the owner: %v, %v", left, err)
 		}
 	})

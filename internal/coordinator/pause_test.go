@@ -17,15 +17,22 @@ func (w *world) desk(name string) (*pipes, func(control.Question)) {
 	lis := newPipes()
 	return lis, func(q control.Question) {
 		w.t.Helper()
-		conn, err := lis.dial(context.Background())
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		defer conn.Close()
-		if _, err := control.AskOver(conn, q); err != nil {
+		if err := w.tell(lis, q); err != nil {
 			w.t.Fatalf("%s is told %+v: %v", name, q, err)
 		}
 	}
+}
+
+// tell says something over a control socket, and returns what the participant refuses it with.
+func (w *world) tell(lis *pipes, q control.Question) error {
+	w.t.Helper()
+	conn, err := lis.dial(context.Background())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err = control.AskOver(conn, q)
+	return err
 }
 
 // TestPause pauses a participant while it trains for ever: the training stops, the others go on without it, the coordinator says

@@ -35,7 +35,12 @@ type epochs struct {
 	mu    sync.Mutex // guards what follows
 	chain *manifest.Chain
 	fresh bool                 // one was adopted since the last dial
-	asked []*manifest.Manifest // that wait for the owner
+	asked []*manifest.Manifest // that wait for the owner, oldest first
+	said  chan struct{}        // of one place: the owner has accepted one
+}
+
+func newEpochs(b *blob.Blobs, o store.Objects, t tray, log *zap.Logger) *epochs {
+	return &epochs{blobs: b, objects: o, tray: t, log: log, said: make(chan struct{}, 1)}
 }
 
 // now returns the manifest that holds.
@@ -132,9 +137,14 @@ func (e *epochs) adopt(_ uint64, envelopes [][]byte) error {
 	if next.Newest() == e.chain.Newest() {
 		return errors.New("none of them is newer") // or a coordinator could have us dial for ever
 	}
-	if next, err = e.ask(next); err != nil {
-		return err
+	if e.tray.folder != "" {
+		return e.ask(next)
 	}
+	return e.take(ctx, next)
+}
+
+// take puts the member under the newest manifest of a chain that goes on from ours. mu is held.
+func (e *epochs) take(ctx context.Context, next *manifest.Chain) error {
 	for _, m := range next.After(e.chain.Newest().Epoch()) {
 		if err := e.keep(ctx, m); err != nil { // before it holds: a restart must not fall back
 			return err
@@ -145,45 +155,70 @@ func (e *epochs) adopt(_ uint64, envelopes [][]byte) error {
 			e.log.Warn("a manifest that was adopted still lies before its owner", zap.Uint64("epoch", m.Epoch()), zap.Error(err))
 		}
 	}
-	e.chain, e.asked = next, nil
+	e.chain = next
 	return nil
 }
 
-// ask returns as much of a chain as the owner has accepted: up to the newest that was, since who accepts an epoch has seen what it
-// follows. Where that is nothing new, it lays the new ones before the owner.
-func (e *epochs) ask(next *manifest.Chain) (*manifest.Chain, error) {
-	if e.tray.folder == "" {
-		return next, nil
-	}
+// ask lays the new manifests of a chain before the owner. Its error says that they wait.
+func (e *epochs) ask(next *manifest.Chain) error {
 	e.asked = next.After(e.chain.Newest().Epoch())
-	var accepted [][]byte
-	for i, m := range e.asked {
-		if e.tray.accepted(m) {
-			accepted = nil
-			for _, before := range e.asked[:i+1] {
-				accepted = append(accepted, before.Envelope())
-			}
-		}
-	}
-	if accepted != nil {
-		return e.chain.Extend(accepted...)
-	}
 	for _, m := range e.asked {
 		path, err := e.tray.offer(m)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		e.log.Warn("a newer manifest waits for its owner: read it, then consilium manifest accept FILE", zap.Uint64("epoch", m.Epoch()),
+		e.log.Warn("a newer manifest waits for its owner: read it, then participant accept DIGEST", zap.Uint64("epoch", m.Epoch()),
 			zap.Stringer("manifest", entry.Digest(m.Digest())), zap.String("file", path))
 	}
-	return nil, fmt.Errorf("epoch %d: %w", next.Newest().Epoch(), errAsk)
+	return fmt.Errorf("epoch %d: %w", next.Newest().Epoch(), errAsk)
 }
 
-// answered reports whether the owner has accepted one of the manifests that wait.
-func (e *epochs) answered() bool {
+// accept adopts a manifest that waits for the owner, who has read it, and with it those that it follows. That is durable when it
+// returns nil, and may be said again. Only a manifest that the members have signed waits, so it is enough to name it by its digest.
+func (e *epochs) accept(digest string) error {
+	var d entry.Digest
+	if err := d.UnmarshalText([]byte(digest)); err != nil {
+		return fmt.Errorf("accept takes the digest of the manifest, as consilium manifest show prints it: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), maxOwn)
+	defer cancel()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.ContainsFunc(e.asked, e.tray.accepted)
+	if d == e.chain.Newest().Digest() {
+		return nil
+	}
+	i := slices.IndexFunc(e.asked, func(m *manifest.Manifest) bool { return m.Digest() == d })
+	if i < 0 {
+		return fmt.Errorf("no manifest of the digest %s waits for its owner: participant status shows those that do; after a start they come with the coordinator's next answer", d)
+	}
+	var accepted [][]byte
+	for _, m := range e.asked[:i+1] {
+		accepted = append(accepted, m.Envelope())
+	}
+	next, err := e.chain.Extend(accepted...)
+	if err != nil {
+		return err
+	}
+	if err := e.take(ctx, next); err != nil {
+		return err
+	}
+	e.asked = slices.Clone(e.asked[i+1:])
+	select {
+	case e.said <- struct{}{}:
+	default: // who waits for it has not yet looked
+	}
+	return nil
+}
+
+// waiting returns the manifests that wait for the owner, oldest first.
+func (e *epochs) waiting() []Waiting {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var all []Waiting
+	for _, m := range e.asked {
+		all = append(all, Waiting{m.Epoch(), m.Digest(), e.tray.path(m)})
+	}
+	return all
 }
 
 // after returns what a coordinator is behind us by.

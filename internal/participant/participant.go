@@ -69,7 +69,7 @@ type Options struct {
 	KEK         store.Sealer                                        // seals what is kept there
 	Data        Data
 	Policy      Policy
-	Tray        string        // folder for newer manifests and the owner's answers, where the policy asks; see AcceptedFile
+	Tray        string        // folder for newer manifests that wait for their owner, where the policy asks
 	Skew        time.Duration // most that the coordinator's clock and ours may differ; 0: skew.Default
 	Log         *zap.Logger
 	Now         func() time.Time // nil: the clock
@@ -127,6 +127,9 @@ func New(o Options) (*Participant, error) {
 	if o.Policy.Adopt == adoptAsk && o.Tray == "" {
 		return nil, errors.New("participant: the policy asks about newer manifests, and there is no folder to ask in")
 	}
+	if o.Policy.Adopt == adoptAsk && o.Control == nil {
+		return nil, errors.New("participant: the policy asks about newer manifests, and there is no socket over which to answer")
+	}
 	if o.Skew < 0 {
 		return nil, errors.New("participant: skew is negative")
 	}
@@ -150,7 +153,7 @@ func assemble(o Options) *Participant {
 	}
 	return &Participant{
 		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now), standing: newStanding(sealed, o.Objects, o.Now),
-		data: &dataCache{files: o.Data}, epochs: &epochs{blobs: sealed, objects: o.Objects, tray: asked, log: o.Log}, ending: make(chan struct{}),
+		data: &dataCache{files: o.Data}, epochs: newEpochs(sealed, o.Objects, asked, o.Log), ending: make(chan struct{}),
 		parts: newParts(sealed, o.Objects),
 	}
 }
@@ -283,8 +286,6 @@ func plain(err error) string {
 func (p *Participant) pause(ctx context.Context, d time.Duration) error {
 	over := time.NewTimer(d)
 	defer over.Stop()
-	ask := time.NewTicker(askEvery)
-	defer ask.Stop()
 	for {
 		changed := p.standing.changes()
 		p.heed()
@@ -293,10 +294,8 @@ func (p *Participant) pause(ctx context.Context, d time.Duration) error {
 			return nil
 		case <-over.C:
 			return nil
-		case <-ask.C:
-			if p.epochs.answered() {
-				return nil
-			}
+		case <-p.epochs.said:
+			return nil
 		case <-changed:
 		case <-p.studio.finished():
 			if _, err := p.keep(ctx); err != nil && !errors.Is(err, errNotOurs) {

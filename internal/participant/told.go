@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/control"
+	"consilium.dev/internal/entry"
 	pb "consilium.dev/proto/consilium/v1"
 )
 
@@ -27,9 +28,18 @@ type Status struct {
 	Paused   bool      `json:"paused"`
 	PausedAt time.Time `json:"paused_at,omitzero"`
 	Reason   string    `json:"reason,omitempty"` // of the pause
+	Epoch    uint64    `json:"epoch"`            // of the manifest that it goes by
+	Waits    []Waiting `json:"waits,omitempty"`  // newer manifests, until their owner accepts them
 	Runs     []string  `json:"runs"`             // open ones, as the coordinator last named them
 	Left     []string  `json:"left"`
 	Now      time.Time `json:"now"`
+}
+
+// Waiting is a manifest that waits for its owner.
+type Waiting struct {
+	Epoch    uint64       `json:"epoch"`
+	Manifest entry.Digest `json:"manifest"`
+	File     string       `json:"file"` // to read
 }
 
 // told carries out what the administrator says: it has taken effect when it returns.
@@ -45,6 +55,10 @@ func (p *Participant) told(ctx context.Context, q control.Question) (any, error)
 	case "resume":
 		if err = p.standing.resume(ctx); err == nil {
 			p.log.Info("resumed by its administrator")
+		}
+	case "accept":
+		if err = p.epochs.accept(q.Manifest); err == nil {
+			p.log.Info("newer manifest accepted by its owner", zap.Uint64("epoch", p.epochs.now().Epoch()))
 		}
 	case "leave":
 		left, err = p.standing.leave(ctx, q.Run, q.Reason)
@@ -74,6 +88,7 @@ func (p *Participant) status() Status {
 	if q.Doing == "training" {
 		s.Progress = now.Add(-time.Duration(q.StillUs) * time.Microsecond)
 	}
+	s.Epoch, s.Waits = p.epochs.now().Epoch(), p.epochs.waiting()
 	w := p.standing.wants()
 	s.Paused, s.PausedAt, s.Reason = w.Paused, w.Since, w.Reason
 	for _, l := range w.Left {
