@@ -38,6 +38,12 @@ func TestWithheld(t *testing.T) {
 		{"the last round is released an hour late", untilFinished(), until(3, hour), nil, []string{
 			"evaluate b 1", "evaluate c 1", "evaluate a 2", "evaluate b 2", "evaluate c 2", "wake 1h1m0s",
 		}, 2},
+		{"the longest time of the run is over", longest(untilClosed()), until(1, start), nil, nil, 0},
+		{"and then the round is released", longest(untilClosed()), until(2, hour), []string{"failed"}, []string{"evaluate b 1", "evaluate c 1", "wake 30m0s"}, 1},
+		{"the last round is closed, and the longest time over", longest(untilFinished()), until(2, start), nil, []string{"evaluate b 1", "evaluate c 1"}, 1},
+		{"and then it is released", longest(untilFinished()), until(3, start), []string{"completed"}, []string{
+			"evaluate b 1", "evaluate c 1", "evaluate a 2", "evaluate b 2", "evaluate c 2", "wake 1m0s",
+		}, 2},
 		{"nobody releases anything", untilFinished(), nil, []string{"completed"}, []string{
 			"evaluate b 1", "evaluate c 1", "evaluate a 2", "evaluate b 2", "evaluate c 2", "wake 1m0s",
 		}, 2},
@@ -67,6 +73,17 @@ func TestWithheld(t *testing.T) {
 			}
 		})
 	}
+}
+
+// longest gives the run of a log half an hour.
+func longest(log []entry.Fact) []entry.Fact {
+	for i, f := range log {
+		if c, ok := f.(entry.RunCreated); ok {
+			c.Plan.MaxTime = entry.Duration(30 * time.Minute)
+			log[i] = c
+		}
+	}
+	return log
 }
 
 // word names a fact or an action.

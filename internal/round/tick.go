@@ -12,12 +12,13 @@ func (s *State) tick(now time.Time, held Held, seen Seen, released Released) []e
 	var out []entry.Fact
 	for _, r := range s.live {
 		switch t := r.open(); {
-		case r.finished() && !r.withheld(released):
-			out = append(out, s.finish(now, r, seen, released)...)
+		case r.withheld(released):
+			// Not even by its longest time: members forget what they kept for a run that has ended, and nobody may act on a history that
+			// no quorum has seen. What has passed meanwhile counts once they have.
 		case r.finished():
+			out = append(out, s.finish(now, r, seen, released)...)
 		case r.overlong(now):
 			out = append(out, r.end(failed, fmt.Sprintf("it took longer than its max_time of %v; it was at: %s", time.Duration(r.fact.Plan.MaxTime), r.phase())))
-		case r.withheld(released):
 		case t != nil:
 			out = append(out, s.overdue(now, r, t, held)...)
 		case len(r.tries) == 0:

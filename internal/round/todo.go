@@ -119,7 +119,7 @@ func (s *State) Todo(v View) []Action {
 			at(s.lastCall(r, v.Released))
 			at(s.lapse(v.Now, r, r.evaluators(r.closing(r.closed)), v.Seen))
 		}
-		if !r.finished() {
+		if !r.finished() && !r.withheld(v.Released) { // which would have it woken up at once, again and again
 			at(r.latest())
 		}
 	}

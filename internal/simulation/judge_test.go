@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -200,6 +201,9 @@ func (a *audit) read(c *council, l line) error {
 	case entry.RunEnded:
 		if a.over[f.Run] != "" {
 			return errors.New("ended twice")
+		}
+		if m := a.newest[f.Run]; strings.HasPrefix(f.Reason, "it took longer") && a.closed[m] && c.tally != nil && a.models[m] >= c.w.judge.size {
+			return errors.New("ended by its longest time while its newest closing is withheld")
 		}
 		a.over[f.Run] = f.Outcome
 		delete(a.open, f.Run)

@@ -16,7 +16,7 @@
 //	once            a member's update counts once in a round, with the weight that was declared
 //	no longer       no update outlives its round in a coordinator's memory
 //	never unlogged  nobody is told of a model before the line is durable that has made it, with the privacy that it cost; where
-//	                there are witnesses, before it was released
+//	                there are witnesses, before it was released; no run ends by its longest time while what it has closed is withheld
 //	no lie          who is told that an update was accepted can rely on it
 //	an end          a run that keeps its quorum and good weather is completed, every other one ends
 //

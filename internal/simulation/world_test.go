@@ -261,7 +261,7 @@ func (w *world) wish(id string, easy bool) {
 		p.ReportGoal = p.Quorum + w.chance.IntN(len(members)-p.Quorum+1)
 	}
 	if !easy && w.chance.IntN(4) == 0 {
-		p.MaxTime = entry.Duration(10 * time.Minute)
+		p.MaxTime = entry.Duration(time.Duration(1+w.chance.IntN(10)) * time.Minute)
 	}
 	f := entry.RunCreated{Run: id, Request: id, Lead: "ada", Members: members, Plan: p}
 	if w.chance.IntN(2) == 0 {
