@@ -118,15 +118,29 @@ type check func(s *set, c *attest.Claims, now time.Time) *attest.Error
 
 // judge returns how many checks the claims passed, and the refusal of the one that they did not.
 func (s *set) judge(c *attest.Claims, now time.Time) (passed int, err *attest.Error) {
-	checks := []check{theRoot}
-	switch {
-	case s.typ == attest.SEVSNP && c.SNP != nil && c.Nitro == nil:
-		checks = append(checks, snpChecks...)
-	case s.typ == attest.Nitro && c.Nitro != nil && c.SNP == nil:
-		checks = append(checks, nitroChecks...)
-	default:
+	parts := 0
+	var own []check // of the one part that claims of the set's type have
+	for _, part := range []struct {
+		of     attest.Type
+		there  bool
+		checks []check
+	}{
+		{attest.SEVSNP, c.SNP != nil, snpChecks},
+		{attest.TDX, c.TDX != nil, tdxChecks},
+		{attest.SGX, c.SGX != nil, sgxChecks},
+		{attest.Nitro, c.Nitro != nil, nitroChecks},
+	} {
+		if !part.there {
+			continue
+		}
+		if parts++; part.of == s.typ {
+			own = part.checks
+		}
+	}
+	if parts != 1 || own == nil {
 		return 0, attest.Refuse(attest.ClassParse, "claims of the type %s without their one part", c.Type)
 	}
+	checks := append([]check{theRoot}, own...)
 	for passed, one := range checks {
 		if err := one(s, c, now); err != nil {
 			return passed, err

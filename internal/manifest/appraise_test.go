@@ -233,8 +233,16 @@ var nitroRefusals = []refusal{
 
 func claimsRefused(t *testing.T) {
 	m := hardware(t)
-	for kind, good := range map[string]func() attest.Claims{"sev-snp": snp, "nitro": nitro} {
-		for _, r := range map[string][]refusal{"sev-snp": snpRefusals, "nitro": nitroRefusals}[kind] {
+	intel := loaded(t, "intel.yaml", "north", "south")
+	for _, kind := range []struct {
+		m        *manifest.Manifest
+		good     func() attest.Claims
+		refusals []refusal
+	}{
+		{m, snp, snpRefusals}, {m, nitro, nitroRefusals}, {intel, tdx, tdxRefusals}, {intel, sgx, sgxRefusals}, {intel, signedEnclave, signedRefusals},
+	} {
+		m, good := kind.m, kind.good
+		for _, r := range kind.refusals {
 			t.Run(numbered(r.name), func(t *testing.T) {
 				c := good()
 				r.spoil(&c)

@@ -115,7 +115,7 @@ func textsRefused(t *testing.T) {
 
 		{"set's name", []string{"  snp-coordinator:", "  SNP:"}, "reference_sets.SNP: \"SNP\" must be made of"},
 		{"set without type", []string{"type: sev-snp\n", "\n"}, `reference_sets.snp-coordinator: field "type" is missing`},
-		{"set of a type without fields", []string{"type: sev-snp", "type: tdx"}, "reference_sets.snp-coordinator.type: is \"tdx\", want one of sev-snp, nitro"},
+		{"set of a type without fields", []string{"type: sev-snp", "type: cca"}, "reference_sets.snp-coordinator.type: is \"cca\", want one of sev-snp, tdx, sgx, nitro"},
 		{"set unused", []string{"sets: [snp-participant, nitro-participant]", "sets: [nitro-participant]"}, "no office uses this set"},
 		{"product line", []string{"[Genoa]", "[Rome]"}, "product_lines[0]: is \"Rome\", want one of Milan, Genoa, Turin"},
 		{"measurement short", []string{`measurements: ["a1`, `measurements: ["`}, "measurements[0]: want 48 bytes as 96"},
@@ -159,7 +159,7 @@ func textsRefused(t *testing.T) {
 		{"office's type without set", []string{"types: [[sev-snp]]", "types: [[sev-snp], [nitro]]"}, "no set of the office judges nitro"},
 		{"office's type twice", []string{"types: [[sev-snp]]", "types: [[sev-snp], [sev-snp]]"}, "types[1]: stands twice"},
 		{"office with two platforms at once", []string{"types: [[sev-snp]]", "types: [[sev-snp, nitro]]"}, "names 2 types"},
-		{"office's type unknown", []string{"types: [[sev-snp]]", "types: [[snp]]"}, `is "snp", want one of sev-snp, nitro`},
+		{"office's type unknown", []string{"types: [[sev-snp]]", "types: [[snp]]"}, `is "snp", want one of sev-snp, tdx, sgx, nitro`},
 		{"ttl", []string{"appraisal_ttl: 1h", "appraisal_ttl: 25h"}, "appraisal_ttl: is \"25h\""},
 		{"pq", []string{"pq: require", "pq: off"}, "pq: is \"off\", want one of require, prefer"},
 

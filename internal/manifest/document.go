@@ -268,7 +268,7 @@ func (m *Manifest) readOffice(c cursor) office {
 
 // evidenceType reads one of the types that a reference set can be about.
 func evidenceType(c cursor) attest.Type {
-	t, _ := attest.ParseType(c.choice(attest.SEVSNP.String(), attest.Nitro.String()))
+	t, _ := attest.ParseType(c.choice(attest.SEVSNP.String(), attest.TDX.String(), attest.SGX.String(), attest.Nitro.String()))
 	return t
 }
 

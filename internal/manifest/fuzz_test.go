@@ -11,6 +11,7 @@ import (
 func FuzzBuild(f *testing.F) {
 	f.Add(read(f, "manifest.yaml"))
 	f.Add(read(f, "hardware.yaml"))
+	f.Add(read(f, "intel.yaml"))
 	f.Fuzz(func(t *testing.T, text string) {
 		payload, err := manifest.Build([]byte(text))
 		if err != nil {
@@ -63,6 +64,7 @@ func FuzzOpenUnverified(f *testing.F) {
 	f.Add([]byte(read(f, "manifest.dsse.json")))
 	f.Add([]byte(read(f, "manifest.json")))
 	f.Add(build(f, read(f, "hardware.yaml")))
+	f.Add(build(f, read(f, "intel.yaml")))
 	f.Fuzz(func(t *testing.T, signed []byte) {
 		m, err := manifest.OpenUnverified(signed)
 		if err != nil {

@@ -20,6 +20,7 @@ func TestRefuses(t *testing.T) {
 		refused func(*testing.T)
 	}{
 		{"I168 texts", attest.ClassManifest, textsRefused},
+		{"I168 texts of Intel's platforms", attest.ClassManifest, intelTextsRefused},
 		{"I168 signatures and anchors", attest.ClassManifest, loadRefused},
 		{"I168 envelopes", attest.ClassManifest, envelopesRefused},
 		{"I168 payloads", attest.ClassManifest, payloadsRefused},

@@ -28,6 +28,9 @@ type set struct {
 	any       []string // "set.field: reason"
 	snp       snpSet
 	nitro     nitroSet
+	intel     intelSet // of TDX and SGX
+	tdx       tdxSet
+	sgx       sgxSet
 }
 
 type snpSet struct {
@@ -102,6 +105,10 @@ func readSet(name string, c cursor) *set {
 		s.readSNP(c)
 	case attest.Nitro:
 		s.readNitro(c)
+	case attest.TDX:
+		s.readTDX(c)
+	case attest.SGX:
+		s.readSGX(c)
 	}
 	return s
 }
@@ -123,9 +130,12 @@ func (s *set) readSNP(c cursor) {
 	n.idKeys = ruled(s, f["id_keys"], func(c cursor) [][]byte { return each(c, sized(48)) })
 	s.readOptional(f)
 	n.chipIDs = ruled(s, f["chip_ids"], func(c cursor) [][]byte { return each(c, chipID) })
-	n.revocation = ruled(s, f["revocation"], func(c cursor) time.Duration {
-		return c.fields("max_age")["max_age"].duration(maxCollateralAge)
-	})
+	n.revocation = ruled(s, f["revocation"], readMaxAge)
+}
+
+// readMaxAge reads how old collateral may be.
+func readMaxAge(c cursor) time.Duration {
+	return c.fields("max_age")["max_age"].duration(maxCollateralAge)
 }
 
 // readOptional reads the fields that a set may leave out. What is absent is as strict as it was before the field was there:

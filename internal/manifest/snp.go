@@ -41,14 +41,19 @@ var strictBits = []struct {
 }
 
 func snpRevocation(s *set, c *attest.Claims, now time.Time) *attest.Error {
-	if s.snp.revocation.any {
+	return fresh(s.snp.revocation, c, now)
+}
+
+// fresh refuses claims without revocation lists, or with collateral that is too old, where that is judged.
+func fresh(want rule[time.Duration], c *attest.Claims, now time.Time) *attest.Error {
+	if want.any {
 		return nil
 	}
 	if !c.RevocationChecked || c.CollateralFrom.IsZero() {
 		return attest.Refuse(attest.ClassRevoked, "no revocation list was at hand")
 	}
-	if age := now.Sub(c.CollateralFrom); age < 0 || age > s.snp.revocation.want {
-		return attest.Refuse(attest.ClassRevoked, "collateral is %s old, want at most %s", age, s.snp.revocation.want)
+	if age := now.Sub(c.CollateralFrom); age < 0 || age > want.want {
+		return attest.Refuse(attest.ClassRevoked, "collateral is %s old, want at most %s", age, want.want)
 	}
 	return nil
 }

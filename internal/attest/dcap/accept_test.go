@@ -67,18 +67,20 @@ func TestAccepted(t *testing.T) {
 			s.Info, s.Identity, s.Signer, s.Lists = nil, nil, nil, nil
 		}, func(v dcap.Verdict) bool { return v.RevocationChecked && v.Platform.TCB.Status == "UpToDate" }},
 		{"held, for this platform and for others", func(s *scene) {
-			fresh := s.Info["issueDate"]
+			fresh, levels := s.Info["issueDate"], s.Info["tcbLevels"]
 			s.Held = append(s.Collateral(), dcaptest.List(dcaptest.Stranger().Root), dcaptest.List(p.Processor))
 			for name, value := range map[string]any{"fmspc": "000000000000", "id": "OTHER", "version": 2} {
 				was := s.Info[name]
-				s.Info[name], s.Info["issueDate"] = value, at(0)
+				s.Info[name], s.Info["issueDate"], s.Info["tcbLevels"] = value, at(0), []any{dcaptest.Level("OutOfDate", 1, 1, 1)}
 				s.Held = append(s.Held, s.InfoItem())
-				s.Info[name], s.Info["issueDate"] = was, fresh
+				s.Info[name], s.Info["issueDate"], s.Info["tcbLevels"] = was, fresh, levels
 			}
 			s.InfoBy, s.Info["tcbEvaluationDataNumber"] = dcaptest.Stranger().TCBSigning, 99
 			s.Held = append(s.Held, s.InfoItem())
 			s.Info, s.Identity, s.Signer, s.Lists = nil, nil, nil, nil
-		}, func(v dcap.Verdict) bool { return v.RevocationChecked && v.Platform.TCB.Evaluation == 18 }},
+		}, func(v dcap.Verdict) bool {
+			return v.RevocationChecked && v.Platform.TCB.Evaluation == 18 && v.Platform.TCB.Status == "UpToDate"
+		}},
 		{"of two held, the newer", func(s *scene) {
 			s.Held = attest.Collateral{s.InfoItem()}
 			s.Info["issueDate"], s.Info["tcbLevels"] = at(-time.Hour), []any{dcaptest.Level("OutOfDate", 1, 1, 1)}
@@ -87,6 +89,13 @@ func TestAccepted(t *testing.T) {
 			s.Held = append(s.Held, s.InfoItem())
 			s.Info = nil
 		}, func(v dcap.Verdict) bool { return v.Platform.TCB.Status == "OutOfDate" }},
+		{"of two held, the one of the later recovery, though issued before", func(s *scene) {
+			s.Info["issueDate"] = at(-time.Hour)
+			s.Held = attest.Collateral{s.InfoItem()}
+			s.Info["issueDate"], s.Info["tcbEvaluationDataNumber"], s.Identity["tcbEvaluationDataNumber"] = at(-2*day), 19, 19
+			s.Held = append(s.Held, s.InfoItem())
+			s.Info = nil
+		}, func(v dcap.Verdict) bool { return v.Platform.TCB.Evaluation == 19 }},
 		{"expired and held, where a current one was sent", func(s *scene) {
 			until := s.Info["nextUpdate"]
 			s.Info["nextUpdate"] = at(-time.Second)

@@ -224,7 +224,7 @@ func (j *judgement) current(e *envelope, what string) *attest.Error {
 	if err := valid(e.signer, j.now); err != nil {
 		return err
 	}
-	if e.NextUpdate.IsZero() || j.now.Before(e.IssueDate) || j.now.After(e.NextUpdate) {
+	if j.now.Before(e.IssueDate) || j.now.After(e.NextUpdate) {
 		return attest.Refuse(attest.ClassTime, "the %s holds from %s to %s, not at %s", what, e.IssueDate.Format(time.RFC3339),
 			e.NextUpdate.Format(time.RFC3339), j.now.UTC().Format(time.RFC3339))
 	}

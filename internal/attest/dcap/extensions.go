@@ -2,10 +2,12 @@ package dcap
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"consilium.dev/internal/attest"
 )
@@ -35,18 +37,11 @@ type part struct {
 //	.1 PPID [16]   .2 TCB   .3 PCE-ID [2]   .4 FMSPC [6]   .5 SGX type   .6 platform instance id [16], optional   .7 configuration, optional
 func readExtensions(cert *x509.Certificate) (extensions, *attest.Error) {
 	var x extensions
-	var value []byte
-	found := 0
-	for _, e := range cert.Extensions {
-		if e.Id.Equal(oidSGX) {
-			value = e.Value
-			found++
-		}
+	at := slices.IndexFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSGX) }) // one at most: x509 refuses doubled ones
+	if at < 0 {
+		return x, attest.Refuse(attest.ClassChain, "the PCK certificate has no SGX extension")
 	}
-	if found != 1 {
-		return x, attest.Refuse(attest.ClassChain, "the PCK certificate has %d SGX extensions, want 1", found)
-	}
-	parts, err := partsOf(value, oidSGX, 7)
+	parts, err := partsOf(cert.Extensions[at].Value, oidSGX, 7)
 	if err == nil {
 		err = x.read(parts)
 	}

@@ -114,6 +114,9 @@ var tdxForm = []refusal{
 	{"B70 version 3", attest.ClassParse, header(0, 3)},
 	{"B70 version 6", attest.ClassParse, header(0, 6)},
 	{"B70 version 261", attest.ClassParse, header(0, 5, 1)},
+	{"B70 version 6 in version 4's form", attest.ClassParse, func(s *scene) { s.TDX10(); s.Header[0] = 6 }},
+	{"B70 version 260 in version 4's form", attest.ClassParse, func(s *scene) { s.TDX10(); s.Header[1] = 1 }},
+	{"B70 body type 4 of no bytes", attest.ClassParse, func(s *scene) { s.BodyHead, s.Body = []byte{4, 0, 0, 0, 0, 0}, nil }},
 	{"B70 body type 1, an enclave", attest.ClassParse, func(s *scene) { s.BodyHead[0] = 1 }},
 	{"B70 body type 4", attest.ClassParse, func(s *scene) { s.BodyHead[0] = 4 }},
 	{"B70 body type 2 of 648 bytes", attest.ClassParse, func(s *scene) { s.BodyHead[0] = 2 }},
@@ -154,6 +157,8 @@ var bothForm = []refusal{
 		s.Chain = func([][]byte) []byte { return nil }
 		s.Layout = func(d []byte) []byte { return d[:len(d)-6] }
 	}},
+	{"B73 certificates of no bytes", attest.ClassParse, func(s *scene) { s.Chain = func([][]byte) []byte { return nil } }},
+	{"B73 certificates that are not PEM", attest.ClassParse, func(s *scene) { s.Chain = func(c [][]byte) []byte { return c[0] } }},
 	{"B73 certification data of the type 1", attest.ClassParse, inData(afterAuth, 1)},
 	{"B73 certification data of the type 2", attest.ClassParse, inData(afterAuth, 2)},
 	{"B73 certification data of the type 3", attest.ClassParse, inData(afterAuth, 3)},
@@ -261,6 +266,18 @@ var chainRefusals = []refusal{
 	{"two SGX extensions", attest.ClassChain, leaf(func(c *x509.Certificate) {
 		c.ExtraExtensions = []pkix.Extension{{Id: dcaptest.OID(), Value: []byte{0x30, 0}}}
 	})},
+	{"no SGX extension", attest.ClassChain, func(s *scene) { s.Extended = func([]byte) []byte { return nil } }},
+	{"SGX extension with a byte behind it", attest.ClassChain, func(s *scene) { s.Extended = func(x []byte) []byte { return append(x, 0) } }},
+	{"SGX extension that is cut", attest.ClassChain, func(s *scene) { s.Extended = func(x []byte) []byte { return x[:len(x)-1] } }},
+	{"SGX extension with an element of the number 0", attest.ClassChain, func(s *scene) { s.Elements = append(s.Elements, dcaptest.ElementOf(1, 0)) }},
+	{"SGX extension with an element of a longer number", attest.ClassChain, func(s *scene) { s.Elements = append(s.Elements, dcaptest.ElementOf(1, 7, 1)) }},
+	{"SGX extension with an element of somebody else's", attest.ClassChain, func(s *scene) {
+		foreign := dcaptest.ElementOf(make([]byte, 16), 6)
+		foreign.ID = asn1.ObjectIdentifier{1, 2, 840, 113741, 1, 14, 1, 7}
+		s.Elements[6] = foreign
+	}},
+	{"SGX extension with a PPID of another class", attest.ClassChain, with(dcaptest.ElementOf(asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 4, Bytes: make([]byte, 16)}, 1))},
+	{"SGX extension with a PPID in pieces", attest.ClassChain, with(dcaptest.ElementOf(asn1.RawValue{Tag: 4, IsCompound: true, Bytes: make([]byte, 16)}, 1))},
 	{"SGX extension without a PPID", attest.ClassChain, without(1)},
 	{"SGX extension without a TCB", attest.ClassChain, without(2)},
 	{"SGX extension without a PCE id", attest.ClassChain, without(3)},
@@ -268,6 +285,7 @@ var chainRefusals = []refusal{
 	{"SGX extension without a type", attest.ClassChain, without(5)},
 	{"SGX extension with an FMSPC of 5 bytes", attest.ClassChain, with(dcaptest.ElementOf(make([]byte, 5), 4))},
 	{"SGX extension with an instance of text", attest.ClassChain, with(dcaptest.ElementOf("instance", 6))},
+	{"SGX extension with an instance of 16 letters", attest.ClassChain, with(dcaptest.ElementOf("0123456789abcdef", 6))},
 	{"SGX extension with an element twice", attest.ClassChain, func(s *scene) { s.Elements = append(s.Elements, s.Elements[0]) }},
 	{"SGX extension with an unknown element", attest.ClassChain, func(s *scene) { s.Elements = append(s.Elements, dcaptest.ElementOf(1, 8)) }},
 	{"SGX extension with a component of 256", attest.ClassChain, with(dcaptest.TCBElement(1, 256))},
@@ -438,6 +456,17 @@ var bothTCB = []refusal{
 		s.More = attest.Collateral{{Kind: attest.KindIssuerChain, Bytes: bytes.Repeat([]byte("\n"), 16<<10+1)}}
 	}},
 	{"B65 a certificate that does not parse", attest.ClassChain, func(s *scene) { s.More = attest.Collateral{{Kind: attest.KindCertificate, Bytes: []byte{0x30, 0}}} }},
+	{"B65 a certificate of more than 16 KiB", attest.ClassChain, func(s *scene) {
+		big := dcaptest.Template("Intel SGX TCB Signing", 9)
+		big.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: make([]byte, 16<<10)}}
+		s.More = attest.Collateral{{Kind: attest.KindCertificate, Bytes: dcaptest.Certify(big, dcaptest.Trusted().Root, nil).Raw}}
+	}},
+	{"B65 a key in an issuer chain", attest.ClassChain, func(s *scene) {
+		s.More = attest.Collateral{{Kind: attest.KindIssuerChain, Bytes: bytes.ReplaceAll(dcaptest.PEM(s.Root.Raw), []byte("CERTIFICATE"), []byte("PRIVATE KEY"))}}
+	}},
+	{"B65 an issuer chain of something else in PEM", attest.ClassChain, func(s *scene) {
+		s.More = attest.Collateral{{Kind: attest.KindIssuerChain, Bytes: dcaptest.PEM([]byte{0x30, 0})}}
+	}},
 	{"33 certificates", attest.ClassChain, func(s *scene) {
 		s.More = slices.Repeat(attest.Collateral{{Kind: attest.KindCertificate, Bytes: s.Root.Raw}}, 31)
 	}},
@@ -495,7 +524,13 @@ func listRefusals() []refusal {
 			l.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 4}}} // a delta
 		})},
 		{"that does not parse", attest.Item{Kind: attest.KindCRL, Bytes: []byte{0x30, 0}}},
-		{"of more than 128 KiB", attest.Item{Kind: attest.KindCRL, Bytes: make([]byte, 128<<10+1)}},
+		{"of more than 128 KiB", dcaptest.List(p.Root, func(l *x509.RevocationList) {
+			for serial := range int64(6000) {
+				l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{
+					SerialNumber: big.NewInt(1<<60 + serial), RevocationTime: now.AddDate(0, -1, 0),
+				})
+			}
+		})},
 	} {
 		list = append(list, refusal{"B66 list " + one.name, attest.ClassRevoked, func(s *scene) { s.More = attest.Collateral{one.crl} }})
 	}

@@ -122,10 +122,10 @@ func (j *judgement) tcbInfo() (*tcbInfo, *attest.Error) {
 		return i, nil
 	}
 	info, there, err := chosen(j, "TCB info", j.sent.infos, j.held.infos, read)
-	if err != nil || !there {
+	if !there {
 		return nil, err
 	}
-	return info, nil
+	return info, err
 }
 
 // qeIdentity returns the identity of the quote's kind of quoting enclave, nil if none is at hand.
@@ -138,10 +138,10 @@ func (j *judgement) qeIdentity() (*qeIdentity, *attest.Error) {
 		return i, nil
 	}
 	identity, there, err := chosen(j, "QE identity", j.sent.identities, j.held.identities, read)
-	if err != nil || !there {
+	if !there {
 		return nil, err
 	}
-	return identity, nil
+	return identity, err
 }
 
 func (i *tcbInfo) about() *attest.Error {

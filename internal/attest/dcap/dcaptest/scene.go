@@ -40,8 +40,9 @@ type Scene struct {
 	AuthData []byte
 	Unbound  func(reportData []byte) // spoils them
 
-	Leaf     *x509.Certificate // template of the PCK certificate
-	Elements []Element         // of its SGX extension
+	Leaf     *x509.Certificate       // template of the PCK certificate
+	Elements []Element               // of its SGX extension
+	Extended func(der []byte) []byte // the extension as written
 	PCKKey   *ecdsa.PrivateKey
 	CertKey  crypto.PublicKey // what the certificate says its key is; nil for PCKKey's
 	Issuer   *Authority
@@ -250,7 +251,13 @@ func TCBElement(n int, value any) Element {
 // LeafDER signs the scene's PCK certificate.
 func (s *Scene) LeafDER() []byte {
 	leaf := *s.Leaf
-	leaf.ExtraExtensions = append(slices.Clone(leaf.ExtraExtensions), pkix.Extension{Id: OID(), Value: must(asn1.Marshal(s.Elements))})
+	extension := must(asn1.Marshal(s.Elements))
+	if s.Extended != nil {
+		extension = s.Extended(extension)
+	}
+	if extension != nil {
+		leaf.ExtraExtensions = append(slices.Clone(leaf.ExtraExtensions), pkix.Extension{Id: OID(), Value: extension})
+	}
 	key := s.CertKey
 	if key == nil {
 		key = &s.PCKKey.PublicKey
