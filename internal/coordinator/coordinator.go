@@ -344,7 +344,7 @@ func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine,
 		presence: newPresence(c.o.Now), clocks: newClocks(c.o.Now, c.o.Skew),
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
-		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume), studies: map[string]study{}, named: map[entry.Digest]bool{}, results: make(chan combined),
+		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume, func() int { return len(c.epochs.now().Members()) }), studies: map[string]study{}, named: map[entry.Digest]bool{}, results: make(chan combined),
 		wake: time.NewTimer(time.Hour), closings: map[closing]int64{},
 	}
 	l.wanted.Store(&news{of: nil, changed: make(chan struct{})})

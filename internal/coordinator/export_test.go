@@ -24,16 +24,26 @@ var Clip = clip
 // Hold is the memory that uploads take.
 type Hold struct{ h *hold }
 
-// NewHold returns that many bytes of it, in which what was cut is kept that long.
-func NewHold(limit int64, lease time.Duration) Hold { return Hold{newHold(limit, lease)} }
+// NewHold returns that many bytes of it, in which what was cut is kept that long, for a federation of so many members.
+func NewHold(limit int64, lease time.Duration, members int) Hold {
+	return Hold{newHold(limit, lease, func() int { return members })}
+}
+
+// Try reserves n bytes for a member's upload, if they are free and within its share.
+func (h Hold) Try(m entry.Member, n int64) (release func(), ok bool) { return h.h.tryReserve(m, n) }
+
+// Wait waits for them.
+func (h Hold) Wait(ctx context.Context, m entry.Member, n int64) (release func(), err error) {
+	return h.h.reserve(ctx, m, n)
+}
 
 // Shelve reserves n bytes for an upload, receives 4 of them, and cuts it.
 func (h Hold) Shelve(run string, round, try int, n int64) bool {
-	release, ok := h.h.tryReserve(n)
+	release, ok := h.h.tryReserve("member", n)
 	if !ok {
 		return false
 	}
-	kept := h.h.shelf.put(upload{attempt{run, round, try}, "member"}, &prefix{values: make([]float32, n/4), at: 4, release: release})
+	kept := h.h.keep(upload{attempt{run, round, try}, "member"}, &running{}, &prefix{values: make([]float32, n/4), at: 4, release: release})
 	if !kept {
 		release()
 	}
@@ -59,6 +69,22 @@ func (p Presence) Paused(m entry.Member) bool { return p.p.sighting(m).Paused }
 
 // Changed holds a token when the loop is to look again.
 func (p Presence) Changed() <-chan struct{} { return p.p.changed }
+
+// ShelveLate is Shelve where the try ends while the upload is under way.
+func (h Hold) ShelveLate(run string, round, try int, n int64) {
+	a := attempt{run, round, try}
+	key, r := upload{a, "member"}, &running{cut: func() {}, done: make(chan struct{})}
+	h.h.uploads.of = map[upload]*running{key: r}
+	release, ok := h.h.tryReserve("member", n)
+	if !ok {
+		panic("no memory for it")
+	}
+	h.h.drop(a)
+	if p := (&prefix{values: make([]float32, n/4), at: 4, release: release}); !h.h.keep(key, r, p) {
+		release()
+	}
+	h.h.uploads.end(key, r)
+}
 
 // Drop ends a try.
 func (h Hold) Drop(run string, round, try int) { h.h.drop(attempt{run, round, try}) }

@@ -26,9 +26,15 @@ type attempt struct {
 // hold owns what a crash erases: the memory that uploads reserve, and the sums of open tries. An update is in memory from
 // its first chunk until it is added to the sum, and nowhere else.
 type hold struct {
-	budget *semaphore.Weighted // bytes of updates not yet added
-	limit  int64
-	shelf  *shelf // what came of uploads that were cut; its memory is within the budget
+	budget  *semaphore.Weighted // bytes of updates not yet added
+	limit   int64
+	members func() int // of the federation: each has the same share of the budget
+	shelf   *shelf     // what came of uploads that were cut; its memory is within the budget
+	uploads uploads    // that are under way
+
+	mu    sync.Mutex             // guards what follows
+	taken map[entry.Member]int64 // bytes of the budget that each has, or waits for in line
+	freed chan struct{}          // closed when a member may have less of it; nil while nobody waits for that
 
 	sums    map[attempt]*sum // owned by loop
 	workers sync.WaitGroup   // all additions under way, of tries that have ended too
@@ -46,8 +52,11 @@ type sum struct {
 	acc     *aggregate.Sum // made with the first update: a try that gets none costs nothing
 }
 
-func newHold(limit int64, lease time.Duration) *hold {
-	return &hold{budget: semaphore.NewWeighted(limit), limit: limit, shelf: &shelf{lease: lease}, sums: map[attempt]*sum{}}
+func newHold(limit int64, lease time.Duration, members func() int) *hold {
+	return &hold{
+		budget: semaphore.NewWeighted(limit), limit: limit, members: members, shelf: &shelf{lease: lease}, sums: map[attempt]*sum{},
+		taken: map[entry.Member]int64{},
+	}
 }
 
 // update is one update in memory, whole and checked. release gives its reservation back, once.
@@ -58,27 +67,113 @@ type update struct {
 	release func()
 }
 
-// reserve waits in line for n bytes. The caller releases them once.
-func (h *hold) reserve(ctx context.Context, n int64) (release func(), err error) {
+// reserve waits for n bytes: first until they are within the member's own share, then in line. The caller releases them once.
+func (h *hold) reserve(ctx context.Context, m entry.Member, n int64) (release func(), err error) {
+	for {
+		less, ok := h.take(m, n)
+		if ok {
+			break
+		}
+		select {
+		case <-less:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	h.shelf.queue(1) // from here on nothing is shelved
 	defer h.shelf.queue(-1)
-	if release, ok := h.tryReserve(n); ok {
+	if release, ok := h.acquire(m, n); ok {
 		return release, nil
 	}
 	if err := h.budget.Acquire(ctx, n); err != nil {
+		h.give(m, n)
 		return nil, err
 	}
-	return sync.OnceFunc(func() { h.budget.Release(n) }), nil
+	return h.releaser(m, n), nil
 }
 
-// tryReserve is reserve without waiting. What is shelved makes room.
-func (h *hold) tryReserve(n int64) (release func(), ok bool) {
+// tryReserve is reserve without waiting.
+func (h *hold) tryReserve(m entry.Member, n int64) (release func(), ok bool) {
+	if _, ok := h.take(m, n); !ok {
+		return nil, false
+	}
+	if release, ok := h.acquire(m, n); ok {
+		return release, true
+	}
+	h.give(m, n)
+	return nil, false
+}
+
+// take counts n bytes as the member's, if they are within its share: one update, whatever its length, or as many as fit into the
+// budget's part that is a member's. What is shelved of its own makes room. Else it returns what is closed when there may be room.
+func (h *hold) take(m entry.Member, n int64) (less <-chan struct{}, ok bool) {
+	share := h.limit / int64(max(h.members(), 1))
+	for {
+		h.mu.Lock()
+		if has := h.taken[m]; has == 0 || has+n <= share {
+			h.taken[m] += n
+			h.mu.Unlock()
+			return nil, true
+		}
+		if h.freed == nil {
+			h.freed = make(chan struct{})
+		}
+		less = h.freed
+		h.mu.Unlock()
+		if !h.shelf.yield(func(s *shelved) bool { return s.key.member == m }) {
+			return less, false
+		}
+	}
+}
+
+// give takes n bytes off what is the member's.
+func (h *hold) give(m entry.Member, n int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.taken[m] -= n; h.taken[m] == 0 {
+		delete(h.taken, m)
+	}
+	h.wake()
+}
+
+// wake lets those look again who wait for their share. mu is held.
+func (h *hold) wake() {
+	if h.freed != nil {
+		close(h.freed)
+		h.freed = nil
+	}
+}
+
+// acquire takes n bytes that are counted as the member's already, without waiting. What is shelved makes room.
+func (h *hold) acquire(m entry.Member, n int64) (release func(), ok bool) {
 	for !h.budget.TryAcquire(n) {
-		if !h.shelf.yield() {
+		if !h.shelf.yield(func(*shelved) bool { return true }) {
 			return nil, false
 		}
 	}
-	return sync.OnceFunc(func() { h.budget.Release(n) }), true
+	return h.releaser(m, n), true
+}
+
+func (h *hold) releaser(m entry.Member, n int64) func() {
+	return sync.OnceFunc(func() {
+		h.budget.Release(n)
+		h.give(m, n)
+	})
+}
+
+// keep shelves what came of an upload that was cut, unless its try has ended. Where it cannot stay it reports false, and the prefix is
+// still the caller's.
+func (h *hold) keep(key upload, r *running, p *prefix) bool {
+	if !h.shelf.put(key, p) {
+		return false
+	}
+	if h.uploads.isOver(r) { // asked behind putting it there: drop looks there behind saying so
+		h.shelf.drop(func(s *shelved) bool { return s.prefix == p })
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.wake() // its sender may want the memory for another one
+	return true
 }
 
 // open begins to hold a try that has just been opened or that replay found open. Called by the loop.
@@ -86,9 +181,10 @@ func (h *hold) open(a attempt, spec aggregate.Spec) {
 	h.sums[a] = &sum{held: map[entry.Member]entry.Digest{}, spec: spec}
 }
 
-// drop forgets the sum of a try that has ended, and what came of updates for it. Called by the loop.
+// drop forgets the sum of a try that has ended, and what came of updates for it; uploads for it that go on are cut. Called by the loop.
 func (h *hold) drop(a attempt) {
 	delete(h.sums, a)
+	h.uploads.over(a) // before the shelf is cleared: none that ends from here on is put there
 	h.shelf.drop(func(s *shelved) bool { return s.key.attempt == a })
 }
 

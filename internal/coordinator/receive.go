@@ -23,7 +23,10 @@ import (
 // crumb is the least that must come of an upload while Limits.Progress passes. It is what an honest sender puts into one chunk.
 const crumb = codec.Piece
 
-// uploads knows which uploads are under way: a member has one for each try, or it could take all memory that uploads may take.
+// parting is how long an upload may go on whose try has ended: its sender hears of that and gives it up by itself.
+const parting = 5 * time.Second
+
+// uploads knows which uploads are under way; a member has one for each try. It is safe for concurrent use.
 type uploads struct {
 	mu      sync.Mutex // guards what follows
 	of      map[upload]*running
@@ -39,48 +42,77 @@ type upload struct {
 // running is an upload that is under way.
 type running struct {
 	peer transport.Peer
+	cut  func()        // closes its connection
 	done chan struct{} // closed when it has ended and its prefix is shelved or given back
+
+	over    bool        // its try has ended
+	parting *time.Timer // cuts it then; nil before
 }
 
 // begin makes this the one upload of its member for its try. An older one over another connection is cut: its link is dead,
 // though that has not been noticed yet; what came over it is shelved before begin returns. One over the same connection is no
 // honest participant's.
-func (r *rounds) begin(ctx context.Context, o offer) (end func(), err error) {
-	key, me := o.key(), &running{o.peer, make(chan struct{})}
-	r.uploads.mu.Lock()
-	before := r.uploads.of[key]
+func (r *rounds) begin(ctx context.Context, o offer) (me *running, err error) {
+	u := &r.loop.hold.uploads
+	key := o.key()
+	me = &running{peer: o.peer, cut: func() { r.cut(o.peer) }, done: make(chan struct{})}
+	u.mu.Lock()
+	before := u.of[key]
 	if before != nil && before.peer.Binding == me.peer.Binding {
-		r.uploads.mu.Unlock()
+		u.mu.Unlock()
 		return nil, status.Error(codes.ResourceExhausted, "another upload of this update is under way over this connection")
 	}
-	if r.uploads.of == nil {
-		r.uploads.of = map[upload]*running{}
+	if u.of == nil {
+		u.of = map[upload]*running{}
 	}
-	r.uploads.of[key] = me
-	r.uploads.mu.Unlock()
-	end = func() {
-		close(me.done)
-		r.uploads.mu.Lock()
-		defer r.uploads.mu.Unlock()
-		if r.uploads.of[key] == me {
-			delete(r.uploads.of, key)
-		}
-		if r.uploads.changed != nil {
-			close(r.uploads.changed)
-			r.uploads.changed = nil
-		}
-	}
+	u.of[key] = me
+	u.mu.Unlock()
 	if before == nil {
-		return end, nil
+		return me, nil
 	}
-	r.cut(before.peer)
+	before.cut()
 	select {
 	case <-before.done:
-		return end, nil
+		return me, nil
 	case <-ctx.Done():
-		end()
+		u.end(key, me)
 		return nil, ctx.Err()
 	}
+}
+
+// end says that an upload has ended.
+func (u *uploads) end(key upload, me *running) {
+	close(me.done)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if me.parting != nil {
+		me.parting.Stop()
+	}
+	if u.of[key] == me {
+		delete(u.of, key)
+	}
+	if u.changed != nil {
+		close(u.changed)
+		u.changed = nil
+	}
+}
+
+// over says that a try has ended. Uploads for it that go on nevertheless are cut: they hold memory, and nobody wants what they bring.
+func (u *uploads) over(a attempt) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for key, r := range u.of {
+		if key.attempt == a && !r.over {
+			r.over, r.parting = true, time.AfterFunc(parting, r.cut)
+		}
+	}
+}
+
+// isOver reports whether an upload's try has ended since it began.
+func (u *uploads) isOver(r *running) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return r.over
 }
 
 // rest returns when no upload of the member is under way, or ctx ends.
@@ -111,7 +143,7 @@ func (u *uploads) rest(ctx context.Context, m entry.Member) {
 func (r *rounds) prefix(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], o offer) (*prefix, error) {
 	p := r.loop.hold.shelf.take(o)
 	if p == nil {
-		release, err := r.reserve(stream, o.size)
+		release, err := r.reserve(stream, o.in.Member, o.size)
 		if err != nil {
 			return nil, err
 		}
@@ -130,15 +162,15 @@ func (r *rounds) prefix(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.Offe
 }
 
 // reserve takes memory for an upload, and says so when it has to wait in line for it.
-func (r *rounds) reserve(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], n int64) (release func(), err error) {
-	release, ok := r.loop.hold.tryReserve(n)
+func (r *rounds) reserve(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], m entry.Member, n int64) (release func(), err error) {
+	release, ok := r.loop.hold.tryReserve(m, n)
 	if ok {
 		return release, nil
 	}
 	if err := stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_WAIT}); err != nil {
 		return nil, err
 	}
-	return r.loop.hold.reserve(stream.Context(), n)
+	return r.loop.hold.reserve(stream.Context(), m, n)
 }
 
 // receive reads the chunks of an update, in order, until the prefix is all of it. No time limits the whole, only standing still
@@ -181,7 +213,7 @@ func (r *rounds) receive(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.Off
 // part lets go of an update that did not become whole, or that is not sound. What a link has broken off is shelved, so that its
 // sender can go on; what its sender is at fault for is thrown away.
 func (r *rounds) part(o offer, p *prefix, err error) {
-	if _, ok := errors.AsType[*fault](err); ok || !o.resumes || !r.loop.hold.shelf.put(o.key(), p) {
+	if _, ok := errors.AsType[*fault](err); ok || !o.resumes || !r.loop.hold.keep(o.key(), o.running, p) {
 		p.release()
 	}
 }

@@ -167,7 +167,7 @@ func TestBeginsAnew(t *testing.T) {
 
 // TestShelfEndsWithItsTry gives the memory of what came of an update back when its try has ended, long before its time.
 func TestShelfEndsWithItsTry(t *testing.T) {
-	h := coordinator.NewHold(100, time.Hour)
+	h := coordinator.NewHold(100, time.Hour, 1)
 	for _, try := range []int{1, 2} {
 		if !h.Shelve("run", 1, try, 40) {
 			t.Fatalf("what came for try %d is not shelved", try)
@@ -179,6 +179,10 @@ func TestShelfEndsWithItsTry(t *testing.T) {
 	h.Drop("run", 1, 1)
 	if free := h.Free(); free != 60 {
 		t.Errorf("%d bytes are free after the end of the first try, want 60", free)
+	}
+	h.ShelveLate("run", 1, 3, 40)
+	if free := h.Free(); free != 60 {
+		t.Errorf("%d bytes are free after an upload was cut whose try had ended before, want 60", free)
 	}
 	h.Close()
 	if free := h.Free(); free != 100 {

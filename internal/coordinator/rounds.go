@@ -30,7 +30,6 @@ type rounds struct {
 	records  func() int64         // most that a member may declare
 	cut      func(transport.Peer) // closes the peer's connection
 	progress time.Duration        // most that an upload may stand still
-	uploads  uploads
 	log      *zap.Logger
 }
 
@@ -66,7 +65,7 @@ func (r *rounds) Follow(q *pb.FollowRequest, stream grpc.ServerStreamingServer[p
 			last = nil
 		case <-r.loop.ending:
 			// An upload ends with its sender's session, which this call is.
-			r.uploads.rest(stream.Context(), m)
+			r.loop.hold.uploads.rest(stream.Context(), m)
 			return status.Error(codes.Unavailable, errStopping.Error())
 		case <-r.loop.done:
 			return status.Error(codes.Unavailable, errStopping.Error())

@@ -76,14 +76,15 @@ func (s *shelf) take(o offer) *prefix {
 	return k.prefix
 }
 
-// yield gives the memory of the oldest prefix back, and reports whether there was one.
-func (s *shelf) yield() bool {
+// yield gives the memory of the oldest prefix back that may go, and reports whether there was one.
+func (s *shelf) yield(may func(*shelved) bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.kept) == 0 {
+	i := slices.IndexFunc(s.kept, may)
+	if i < 0 {
 		return false
 	}
-	s.remove(0).release()
+	s.remove(i).release()
 	return true
 }
 

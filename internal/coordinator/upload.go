@@ -57,6 +57,7 @@ type offer struct {
 	resumes bool  // its sender can go on in the middle
 	sent    int64 // what its sender says it has put on the line for this update before
 	peer    transport.Peer
+	running *running
 }
 
 // maxSent is the most that a sender may say of what it has sent before. It is told to people and decides nothing.
@@ -86,11 +87,10 @@ func newOffer(h *pb.OfferHeader, peer transport.Peer) (offer, error) {
 // take receives an update, checks it and has it accepted. A reason is for the participant, an error is ours or the link's.
 func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], o offer) (reason string, err error) {
 	ctx := stream.Context()
-	end, err := r.begin(ctx, o)
-	if err != nil {
+	if o.running, err = r.begin(ctx, o); err != nil {
 		return "", err
 	}
-	defer end()
+	defer r.loop.hold.uploads.end(o.key(), o.running)
 	spec, held, err := r.asked(ctx, o)
 	switch {
 	case err != nil || held:
