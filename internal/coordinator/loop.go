@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,20 +48,22 @@ type loop struct {
 	view     atomic.Pointer[ledger.View] // of the log, for readers
 
 	// Owned by the loop's goroutine.
-	state   *round.State
-	index   *registry.Index
-	hold    *hold
-	studies map[string]study // of the runs that have not ended
-	epoch   uint64           // of the manifest that holds
-	members []entry.Member   // of it
-	adopted []entry.ManifestAdopted
-	workers sync.WaitGroup
-	results chan combined
-	running int // combinations that have begun and are not finished
-	wake    *time.Timer
-	named   map[entry.Digest]bool // ciphertexts of the blobs that facts name; nil once the log is replayed
-	orphans []entry.Blob          // to be deleted once our boot is written
-	stale   bool                  // something has changed since the loop last settled
+	state     *round.State
+	index     *registry.Index
+	hold      *hold
+	studies   map[string]study // of the runs that have not ended
+	epoch     uint64           // of the manifest that holds
+	members   []entry.Member   // of it
+	adopted   []entry.ManifestAdopted
+	workers   sync.WaitGroup
+	results   chan combined
+	running   int // combinations that have begun and are not finished
+	wake      *time.Timer
+	named     map[entry.Digest]bool // ciphertexts of the blobs that facts name; nil once the log is replayed
+	orphans   []entry.Blob          // to be deleted once our boot is written
+	stale     bool                  // something has changed since the loop last settled
+	noted     []noted               // facts that are applied and not yet written; see group.go
+	unwritten int                   // bytes of their lines
 	// While untimely nothing is written, and outcomes of combinations wait in parked. See clock.go.
 	untimely bool
 	parked   []combined
@@ -82,8 +83,8 @@ func studyOf(p entry.Plan) (s study, err error) {
 	return s, err
 }
 
-// message is one thing that the loop is asked to do. Either in is decided, and then, once its facts are durable and
-// applied, after runs; or, without in, after runs alone, to read.
+// message is one thing that the loop is asked to do. Either in is decided, and then, once its facts are durable, after runs; or,
+// without in, after runs alone, to read.
 type message struct {
 	in    round.Input
 	draw  func(context.Context) (round.Input, error) // makes in, where it hangs on the log as it is
@@ -194,72 +195,11 @@ func (l *loop) run(ctx context.Context) error {
 				return err
 			}
 		case m := <-l.messages:
-			err := l.handle(ctx, m)
-			var refusal *refused
-			if errors.As(err, &refusal) {
-				err = refusal.err
-			}
-			m.reply <- err
-			if err != nil && refusal == nil {
+			if err := l.serve(ctx, m); err != nil {
 				return err
 			}
 		}
 	}
-}
-
-// refused marks an error that only the sender of a message needs to hear of.
-type refused struct{ err error }
-
-func (r *refused) Error() string { return r.err.Error() }
-func (r *refused) Unwrap() error { return r.err }
-
-// handle carries out one message. Only a *refused leaves the loop as it was; any other error ends it.
-func (l *loop) handle(ctx context.Context, m message) error {
-	if m.epoch != 0 && m.epoch != l.epoch {
-		return &refused{errEpoch}
-	}
-	if l.gated() && (m.in != nil || m.draw != nil) {
-		return l.quorum.postpone(m.in)
-	}
-	if m.draw != nil {
-		in, err := m.draw(ctx)
-		if err != nil {
-			return &refused{err}
-		}
-		m.in = in
-	}
-	if m.first != nil {
-		if err := m.first(); err != nil {
-			return &refused{err}
-		}
-	}
-	if m.in != nil {
-		if err := l.take(ctx, m.in); err != nil {
-			return err
-		}
-	}
-	if m.after != nil {
-		return m.after()
-	}
-	return nil
-}
-
-// take decides an input, writes its facts and applies them, in this order.
-func (l *loop) take(ctx context.Context, in round.Input) error {
-	now, err := l.moment(in)
-	if err != nil {
-		return &refused{err}
-	}
-	facts, err := l.state.Decide(now, in)
-	if err != nil {
-		return &refused{err}
-	}
-	for _, f := range facts { // what peers sent may be in it, and not every text can stand in a line
-		if err := entry.Check(f); err != nil {
-			return &refused{fmt.Errorf("%w: %w", errUnwritable, err)}
-		}
-	}
-	return l.write(ctx, now, facts)
 }
 
 // time is what a clock said, but never behind the newest fact: the host's clock is not trusted to go forward.
@@ -269,35 +209,6 @@ func (l *loop) time(now time.Time) time.Time {
 		return newest
 	}
 	return now
-}
-
-// write makes facts history and then applies them. A crash between the two is healed by replay.
-func (l *loop) write(ctx context.Context, at time.Time, facts []entry.Fact) error {
-	if len(facts) == 0 {
-		return nil
-	}
-	lines := make([][]byte, len(facts))
-	for i, f := range facts {
-		var salt [16]byte
-		if _, err := rand.Read(salt[:]); err != nil {
-			return fmt.Errorf("drawing a salt: %w", err)
-		}
-		lines[i] = entry.Encode(salt, at, f)
-	}
-	l.stale = true
-	position := l.facts.Size()
-	// An append that was begun is finished: half a commit would have to be found out by a boot.
-	if err := l.facts.Append(context.WithoutCancel(ctx), lines...); err != nil {
-		return fmt.Errorf("writing to the log: %w", err)
-	}
-	l.show()
-	for i, f := range facts {
-		if err := l.apply(position+int64(i), at, f); err != nil {
-			return fmt.Errorf("applying entry %d, which this program decided itself: %w", position+int64(i), err)
-		}
-		tell(l.log, at, f)
-	}
-	return nil
 }
 
 // show lets readers see the log as it is now.
@@ -383,7 +294,10 @@ func (l *loop) settle(ctx context.Context) error {
 		if len(facts) == 0 {
 			break
 		}
-		if err := l.write(ctx, now, facts); err != nil {
+		if err := l.note(now, facts); err != nil {
+			return err
+		}
+		if err := l.commit(ctx); err != nil {
 			return err
 		}
 	}

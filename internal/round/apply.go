@@ -8,7 +8,7 @@ import (
 	"consilium.dev/internal/entry"
 )
 
-// Apply folds a durable fact into the state. It returns an error, and leaves the state as it was, for a fact that cannot
+// Apply folds a fact into the state. It returns an error, and leaves the state as it was, for a fact that cannot
 // follow from the facts before it: the log is not one that Decide wrote. What a fact says by itself, such as its figures, is
 // not judged again, nor what was known only when it was decided: the limits, and which updates were in memory.
 func (s *State) Apply(at time.Time, f entry.Fact) error {

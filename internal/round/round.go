@@ -2,11 +2,13 @@
 // chance, starts no goroutine and touches nothing outside itself.
 //
 //	facts, err := state.Decide(now, input)   // what follows from input, or why it is refused; changes nothing
-//	                                         // the caller makes the facts durable
 //	err = state.Apply(at, fact)              // folds each of them into the state
+//	                                         // the caller makes the facts durable, before or after
 //	actions := state.Todo(view)              // what should be going on now, read off the state
 //
-// Facts are decided, then written, then applied, in this order and by one caller. Replaying the log is applying its facts
+// Facts are decided and applied in their order and by one caller. It may apply some before they are durable, so that what comes
+// next is decided by them; but until they are, nothing that follows from them leaves it, and if they cannot be made durable it
+// forgets the state. Replaying the log is applying its facts
 // again. What should be going on is never stored: after a crash the replayed state asks for the same work, so no effect is
 // lost. Two things that a crash erases are not facts and are passed in: the time, and which accepted updates are in memory.
 //
