@@ -456,26 +456,6 @@ func cborRefusals() []refusal {
 	}
 }
 
-// TestEveryByte flips a bit in bytes of a good document, all of the envelope's heads and a share of the rest: none may pass.
-func TestEveryByte(t *testing.T) {
-	s := newScene()
-	v, e := trusting(t), s.evidence()
-	if _, err := v.Verify(t.Context(), e, s.binding, now, nil); err != nil {
-		t.Fatal(err)
-	}
-	for i := range e.Body {
-		if sig := len(e.Body) - 96; i > 16 && i < sig-2 && i%97 != 0 || i >= sig && i%12 != 0 {
-			continue
-		}
-		altered := e
-		altered.Body = slices.Clone(e.Body)
-		altered.Body[i] ^= 1 << (i % 8)
-		if _, err := v.Verify(t.Context(), altered, s.binding, now, nil); err == nil {
-			t.Errorf("byte %d altered: Verify accepted", i)
-		}
-	}
-}
-
 // TestOptions: roots that must not be trusted under a name.
 func TestOptions(t *testing.T) {
 	demo, stranger := pkis()["demo"], pkis()["stranger"]
