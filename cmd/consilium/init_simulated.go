@@ -112,7 +112,7 @@ func newMachine(o machineOptions) (*simulated.Machine, made, error) {
 	}
 	var measured []byte
 	if o.measure != "" {
-		if measured, err = measure(o.measure); err != nil {
+		if measured, err = fileSum(o.measure); err != nil {
 			return nil, made{}, err
 		}
 	}
@@ -137,8 +137,8 @@ func newMachine(o machineOptions) (*simulated.Machine, made, error) {
 	return nil, made{}, usageError("say --type sev-snp or --type nitro", "there is no simulated machine of the type %q", o.typ)
 }
 
-// measure returns the SHA-384 of a file.
-func measure(path string) ([]byte, error) {
+// fileSum returns the SHA-384 of a file.
+func fileSum(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, notFoundError("check the path", "measuring: %w", err)

@@ -47,6 +47,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("PATH", e.Getenv("PATH")+string(os.PathListSeparator)+bin)
 			e.Setenv("BIN", bin)
 			e.Setenv("GOLDEN", golden)
+			e.Setenv("ATTEST", filepath.Join(golden, "..", "..", "..", "..", "internal", "attest")) // its real evidence
 			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, "xdg"))
 			e.Setenv("TZ", "UTC")
 			e.Values[processKey{}] = map[string]*process{}

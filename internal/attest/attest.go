@@ -288,6 +288,8 @@ type NitroDocument struct {
 	Timestamp time.Time
 	PCRs      map[int][]byte // 48 bytes each
 	Debug     bool           // PCR0, PCR1 and PCR2 are all zero
+
+	Nonce, UserData, PublicKey []byte // as whoever asked for the document wished; nil where it has none
 }
 
 // DCAP is what Intel's certificate and collateral say about the platform that made a quote.

@@ -10,7 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/nitro"
 )
 
 // zeros are registers 0 to 2 of a debug enclave.
@@ -157,4 +160,37 @@ func TestRootsApart(t *testing.T) {
 	if got := trusting(t).Type(); got != attest.Nitro {
 		t.Errorf("Type = %s", got)
 	}
+}
+
+// TestUnbound: without a binding all else is judged as with one, and the claims say what the document carries; unverified, it
+// says the same, whoever signed it.
+func TestUnbound(t *testing.T) {
+	s := newScene()
+	e := s.evidence()
+	verified, err := trusting(t).VerifyUnbound(e, now, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := verified.Nitro
+	if !bytes.Equal(n.Nonce, s.binding.Nonce[:]) || !bytes.Equal(n.UserData, s.binding.ReportData[:]) || !bytes.Equal(n.PublicKey, s.binding.SPKI) {
+		t.Errorf("VerifyUnbound = %+v, want what the binding asked for", n)
+	}
+	clear(e.Body[len(e.Body)-96:])
+	_, err = trusting(t).VerifyUnbound(e, now, nil)
+	wantClass(t, "VerifyUnbound", err, attest.ClassSig)
+	open, err := nitro.OpenUnverified(e.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verified.Simulated = "" // which root it leads to, only judging says
+	if diff := cmp.Diff(verified, open); diff != "" {
+		t.Errorf("OpenUnverified (-verified +unverified):\n%s", diff)
+	}
+	for _, raw := range [][]byte{nil, e.Body[1:], e.Body[:99]} {
+		if c, err := nitro.OpenUnverified(raw); err == nil || c.Nitro != nil {
+			t.Errorf("OpenUnverified of %d bytes = %+v, %v", len(raw), c, err)
+		}
+	}
+	_, err = trusting(t).VerifyUnbound(attest.Evidence{Type: attest.SEVSNP, Body: e.Body}, now, nil)
+	wantClass(t, "VerifyUnbound of another type", err, attest.ClassParse)
 }

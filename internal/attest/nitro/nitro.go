@@ -37,6 +37,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/hf/nitrite"
@@ -92,6 +93,32 @@ func (v *Verifier) Verify(_ context.Context, e attest.Evidence, b attest.Binding
 	return claims, nil
 }
 
+// VerifyUnbound judges as Verify does, but for the binding: it says what enclave made a document, and not for whom. It is for
+// showing evidence of sessions that are over; whoever admits a peer by it admits whoever has a copy.
+func (v *Verifier) VerifyUnbound(e attest.Evidence, now time.Time, _ attest.Collateral) (attest.Claims, error) {
+	if e.Type != attest.Nitro {
+		return attest.Claims{}, attest.Refuse(attest.ClassParse, "evidence of the type %s, want %s", e.Type, attest.Nitro)
+	}
+	claims, _, err := v.genuine(e.Body, now)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	return claims, nil
+}
+
+// OpenUnverified returns what a document says, judging nothing but its form: anybody can write one.
+func OpenUnverified(raw []byte) (attest.Claims, error) {
+	env, err := open(raw)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	doc, err := parse(env.Payload)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	return doc.claims(env.Payload), nil
+}
+
 // genuine judges everything but the binding.
 func (v *Verifier) genuine(raw []byte, now time.Time) (claims attest.Claims, doc *document, refusal *attest.Error) {
 	// The parsers below are other people's code on a stranger's bytes: nitrite panics on curves that it does not know.
@@ -118,17 +145,26 @@ func (v *Verifier) genuine(raw []byte, now time.Time) (claims attest.Claims, doc
 	if refusal = by.signature(raw, now); refusal != nil {
 		return claims, nil, refusal
 	}
+	claims = doc.claims(env.Payload)
+	claims.Simulated = by.simulated
+	return claims, doc, nil
+}
+
+// claims returns what the document says, in the house's words.
+func (d *document) claims(payload []byte) attest.Claims {
 	return attest.Claims{
-		Type:      attest.Nitro,
-		Simulated: by.simulated,
-		Signed:    sha256.Sum256(env.Payload),
+		Type:   attest.Nitro,
+		Signed: sha256.Sum256(payload),
 		Nitro: &attest.NitroDocument{
-			ModuleID:  doc.ModuleID,
-			Timestamp: doc.made(),
-			PCRs:      maps.Clone(doc.registers),
-			Debug:     doc.debug(),
+			ModuleID:  d.ModuleID,
+			Timestamp: d.made(),
+			PCRs:      maps.Clone(d.registers),
+			Debug:     d.debug(),
+			Nonce:     slices.Clone(d.Nonce),
+			UserData:  slices.Clone(d.UserData),
+			PublicKey: slices.Clone(d.PublicKey),
 		},
-	}, doc, nil
+	}
 }
 
 // signature has nitrite verify the document as a whole. It gets the root and the instant every time: it would fill in AWS's

@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/sevsnp"
 )
 
 // TestAccepted: what must not be refused, and what the claims then say.
@@ -228,4 +231,52 @@ func withoutNumber(item attest.Item, key *rsa.PrivateKey) attest.Item {
 		return bytes.Replace(der, []byte{6, 3, 0x55, 0x1d, 20}, []byte{6, 3, 0x55, 0x1d, 99}, 1)
 	}
 	return attest.Item{Kind: attest.KindCRL, Bytes: resigned(item.Bytes, key, rsa.PSSSaltLengthEqualsHash, edit)}
+}
+
+// TestOpenUnverified: what a report says is read whoever signed it; what has not its form is not.
+func TestOpenUnverified(t *testing.T) {
+	for name, make := range map[string]func(*scene){
+		"Genoa": func(*scene) {}, "Turin": (*scene).turin, "VLEK": (*scene).vlek, "version 2": func(s *scene) { s.report[0] = 2; clear(s.report[0x188:0x18B]) },
+	} {
+		s := newScene()
+		make(s)
+		e := s.evidence()
+		verified, err := trusting(t).Verify(t.Context(), e, s.binding, now, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		want := *verified.SNP
+		want.Provider = "" // the certificate's
+		if name == "version 2" {
+			want.ProductLine = "" // likewise
+		}
+		clear(e.Body[0x2A0:][:144]) // the signature
+		got, err := sevsnp.OpenUnverified(e.Body)
+		if err != nil || got.Type != attest.SEVSNP || got.Simulated != "" || got.Signed != verified.Signed {
+			t.Fatalf("%s: OpenUnverified = %+v, %v", name, got, err)
+		}
+		if diff := cmp.Diff(want, *got.SNP); diff != "" {
+			t.Errorf("%s: claims (-verified +unverified):\n%s", name, diff)
+		}
+		_, err = sevsnp.OpenUnverified(e.Body[:1183])
+		wantClass(t, err, attest.ClassParse)
+		e.Body[0x208] = 1 // reserved
+		_, err = sevsnp.OpenUnverified(e.Body)
+		wantClass(t, err, attest.ClassParse)
+	}
+}
+
+// TestUnbound: without a binding all else is judged as with one.
+func TestUnbound(t *testing.T) {
+	s := newScene()
+	s.binding.ReportData[0] ^= 1
+	if c, err := trusting(t).VerifyUnbound(s.evidence(), now, nil); err != nil || c.SNP.ReportData[0] != s.binding.ReportData[0]^1 {
+		t.Errorf("VerifyUnbound = %+v, %v", c, err)
+	}
+	s.certKey = &ecKey(elliptic.P384()).PublicKey
+	c, err := trusting(t).VerifyUnbound(s.evidence(), now, nil)
+	wantClass(t, err, attest.ClassSig)
+	if c.SNP != nil {
+		t.Error("VerifyUnbound refused and gave claims")
+	}
 }

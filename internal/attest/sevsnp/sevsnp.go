@@ -36,6 +36,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
+	"strings"
 	"time"
 
 	"github.com/google/go-sev-guest/verify"
@@ -79,20 +80,51 @@ func (v *Verifier) Type() attest.Type { return attest.SEVSNP }
 // taken from e.Collateral and from c; other kinds of collateral are not this package's and are left alone. Of b only
 // ReportData counts. The error is an *attest.Error.
 func (v *Verifier) Verify(_ context.Context, e attest.Evidence, b attest.Binding, now time.Time, c attest.Collateral) (claims attest.Claims, err error) {
-	// The parsers below are other people's code on a stranger's bytes.
-	defer func() {
-		if cause := recover(); cause != nil {
-			claims, err = attest.Claims{}, attest.Refuse(attest.ClassParse, "judging the report panicked: %v", cause)
-		}
-	}()
-	got, refusal := v.judge(e, b, now, c)
+	if claims, err = v.VerifyUnbound(e, now, c); err != nil {
+		return attest.Claims{}, err
+	}
+	if subtle.ConstantTimeCompare(claims.SNP.ReportData[:], b.ReportData[:]) != 1 {
+		return attest.Claims{}, attest.Refuse(attest.ClassBind, "REPORT_DATA is %x, want %x", claims.SNP.ReportData, b.ReportData)
+	}
+	return claims, nil
+}
+
+// VerifyUnbound judges as Verify does, but for the binding: it says what machine made a report, and not for whom. It is for
+// showing evidence of sessions that are over; whoever admits a peer by it admits whoever has a copy.
+func (v *Verifier) VerifyUnbound(e attest.Evidence, now time.Time, c attest.Collateral) (claims attest.Claims, err error) {
+	defer refusePanic(&claims, &err)
+	got, refusal := v.judge(e, now, c)
 	if refusal != nil {
 		return attest.Claims{}, refusal
 	}
 	return got, nil
 }
 
-func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c attest.Collateral) (attest.Claims, *attest.Error) {
+// OpenUnverified returns what a report says, judging nothing but its form: anybody can write one. TCBs of reports of version 2,
+// whose product line only their certificate knows, are read in Milan's order.
+func OpenUnverified(raw []byte) (claims attest.Claims, err error) {
+	defer refusePanic(&claims, &err)
+	r, refusal := parse(raw)
+	if refusal == nil && r.line == "" {
+		refusal = r.readTCBs()
+	}
+	if refusal != nil {
+		return attest.Claims{}, refusal
+	}
+	return attest.Claims{
+		Type: attest.SEVSNP, Signed: sha256.Sum256(raw[:signedBytes]),
+		SNP: r.claims(&Endorsement{SigningKey: strings.ToLower(r.signer.String())}),
+	}, nil
+}
+
+// refusePanic turns a panic into a refusal: the parsers are other people's code on a stranger's bytes.
+func refusePanic(claims *attest.Claims, err *error) {
+	if cause := recover(); cause != nil {
+		*claims, *err = attest.Claims{}, attest.Refuse(attest.ClassParse, "judging the report panicked: %v", cause)
+	}
+}
+
+func (v *Verifier) judge(e attest.Evidence, now time.Time, c attest.Collateral) (attest.Claims, *attest.Error) {
 	var none attest.Claims
 	if e.Type != attest.SEVSNP {
 		return none, attest.Refuse(attest.ClassParse, "evidence of the type %s, want %s", e.Type, attest.SEVSNP)
@@ -127,9 +159,6 @@ func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c a
 	// The raw bytes, as received: the library's protobuf form drops what it does not know.
 	if err := verify.SnpReportSignature(r.raw, cert); err != nil {
 		return none, attest.Refuse(attest.ClassSig, "the report's signature by the %s: %v", r.signer, err)
-	}
-	if subtle.ConstantTimeCompare(r.ReportData, b.ReportData[:]) != 1 {
-		return none, attest.Refuse(attest.ClassBind, "REPORT_DATA is %x, want %x", r.ReportData, b.ReportData)
 	}
 	return attest.Claims{
 		Type:              attest.SEVSNP,

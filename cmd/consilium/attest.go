@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/platform"
+	"consilium.dev/internal/manifest"
+)
+
+// Limits on files of evidence and collateral, above all real ones.
+const (
+	maxEvidenceFile    = 1 << 20
+	maxCollateralFiles = 64
+	snpReportBytes     = 1184
+)
+
+// attestCommand returns the commands about evidence as such, apart from any connection.
+func attestCommand(a *app) *cobra.Command {
+	group := &cobra.Command{Use: "attest", Short: "Show and judge evidence of enclaves, and predict what it will say"}
+	group.AddCommand(attestVerify(a), attestShow(a), attestMeasure(a))
+	return group
+}
+
+// readEvidence reads a file of evidence. Behind a SEV-SNP report there may be the table of certificates that firmware hands out
+// with it.
+func readEvidence(path, typeName string) (attest.Evidence, error) {
+	b, err := readLimited(path, maxEvidenceFile, "is it evidence?")
+	if err != nil {
+		return attest.Evidence{}, err
+	}
+	body, table := b, []byte(nil)
+	if typeName == attest.SEVSNP.String() || typeName == "" && recognized(b[:min(len(b), snpReportBytes)]) == attest.SEVSNP {
+		body, table = b[:min(len(b), snpReportBytes)], b[min(len(b), snpReportBytes):]
+	}
+	e := attest.Evidence{Body: body}
+	if typeName == "" {
+		if e.Type = recognized(body); e.Type == 0 {
+			return e, usageError("name its platform with --platform", "%s has the form of no evidence that can be recognized", path)
+		}
+	} else {
+		var known bool
+		if e.Type, known = attest.ParseType(typeName); !known {
+			return e, usageError("--platform takes a type as manifests spell it, such as sev-snp or nitro", "there is no platform %q", typeName)
+		}
+	}
+	if len(table) > 0 {
+		e.Collateral = attest.Collateral{{Kind: attest.KindCertTable, Bytes: table}}
+	}
+	return e, nil
+}
+
+func recognized(body []byte) attest.Type {
+	t, _ := platform.Recognize(body)
+	return t
+}
+
+// readLimited reads a file of at most so many bytes.
+func readLimited(path string, limit int64, hint string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, notFoundError("check the path", "there is no file %s", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	if int64(len(b)) > limit {
+		return nil, refusedError(hint, "%s has more than %d bytes", path, limit)
+	}
+	return b, nil
+}
+
+// readCollateral reads what of a folder is collateral, by the names that its files have in collections of evidence, and
+// returns the names of those that it took.
+func readCollateral(folder string) (c attest.Collateral, taken []string, err error) {
+	if folder == "" {
+		return nil, nil, nil
+	}
+	files, err := os.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, notFoundError("check the path", "there is no folder %s", folder)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, file := range files {
+		if !file.Type().IsRegular() || !isCollateral(file.Name()) {
+			continue
+		}
+		if len(taken) == maxCollateralFiles {
+			return nil, nil, refusedError("keep one machine's collateral in a folder", "%s has more than %d files of collateral", folder, maxCollateralFiles)
+		}
+		b, err := readLimited(filepath.Join(folder, file.Name()), maxEvidenceFile, "is it collateral?")
+		if err != nil {
+			return nil, nil, err
+		}
+		items, err := collateralIn(file.Name(), b)
+		if err != nil {
+			return nil, nil, refusedError("take it out of the folder, or fetch it again", "%s: %w", filepath.Join(folder, file.Name()), err)
+		}
+		c, taken = append(c, items...), append(taken, file.Name())
+	}
+	return c, taken, nil
+}
+
+// collateralNames are files that are known by name; others, by what they end in.
+var collateralNames = map[string]attest.Kind{
+	"certtable.bin": attest.KindCertTable, "tcb_info.json": attest.KindTCBInfo, "qe_identity.json": attest.KindQEIdentity,
+}
+
+func isCollateral(name string) bool {
+	return collateralNames[name] != 0 || slices.Contains([]string{".der", ".cer", ".crt", ".crl", ".pem"}, filepath.Ext(name))
+}
+
+// collateralIn returns the collateral in a file: DER that is a certificate or a revocation list, or PEM of such, or a chain.
+func collateralIn(name string, b []byte) (attest.Collateral, error) {
+	if kind := collateralNames[name]; kind != 0 {
+		return attest.Collateral{{Kind: kind, Bytes: b}}, nil
+	}
+	if strings.HasSuffix(name, "chain.pem") {
+		return attest.Collateral{{Kind: attest.KindIssuerChain, Bytes: b}}, nil
+	}
+	var all attest.Collateral
+	block, rest := pem.Decode(b)
+	if block == nil {
+		item, err := derItem(b)
+		return attest.Collateral{item}, err
+	}
+	for ; block != nil; block, rest = pem.Decode(rest) {
+		item, err := derItem(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, item)
+	}
+	return all, nil
+}
+
+func derItem(der []byte) (attest.Item, error) {
+	if _, err := x509.ParseCertificate(der); err == nil {
+		return attest.Item{Kind: attest.KindCertificate, Bytes: der}, nil
+	}
+	if _, err := x509.ParseRevocationList(der); err != nil {
+		return attest.Item{}, errors.New("neither a certificate nor a revocation list")
+	}
+	return attest.Item{Kind: attest.KindCRL, Bytes: der}, nil
+}
+
+// unbound is a verifier that can judge evidence apart from a session.
+type unbound interface {
+	VerifyUnbound(e attest.Evidence, now time.Time, c attest.Collateral) (attest.Claims, error)
+}
+
+// genuine judges evidence. Without reportData nobody asks for whom it was made.
+func genuine(ctx context.Context, v attest.Verifier, e attest.Evidence, reportData []byte, now time.Time, c attest.Collateral) (attest.Claims, error) {
+	if free, ok := v.(unbound); ok {
+		claims, err := free.VerifyUnbound(e, now, c)
+		if err != nil || reportData == nil {
+			return claims, err
+		}
+		got := reportDataOf(&claims)
+		if len(got) == 0 || subtle.ConstantTimeCompare(got, reportData) != 1 {
+			return attest.Claims{}, attest.Refuse(attest.ClassBind, "report data is %x, want %x", got, reportData)
+		}
+		return claims, nil
+	}
+	if len(reportData) != 64 {
+		return attest.Claims{}, usageError("name the 64 bytes that it must carry with --report-data",
+			"evidence of the type %s is judged with its report data only", e.Type)
+	}
+	return v.Verify(ctx, e, attest.Binding{ReportData: [64]byte(reportData)}, now, c)
+}
+
+// reportDataOf returns where evidence carries its report data: a field of its own, or a document's user_data.
+func reportDataOf(c *attest.Claims) []byte {
+	switch {
+	case c.SNP != nil:
+		return c.SNP.ReportData[:]
+	case c.Nitro != nil:
+		return c.Nitro.UserData
+	}
+	return nil
+}
+
+// openPolicy reads the manifest whose reference sets evidence is held against: signed, built, or the YAML that it is built from.
+// Who signed it is not asked: it is the caller's own file.
+func openPolicy(path string) (*manifest.Manifest, error) {
+	if path == "" {
+		return nil, nil //nolint:nilnil // none was named
+	}
+	b, err := readManifestFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if ext := filepath.Ext(path); ext == ".yaml" || ext == ".yml" {
+		if b, err = manifest.Build(b); err != nil {
+			return nil, refusedError("see docs/manifest.md", "%s: %w", path, err)
+		}
+	}
+	m, err := manifest.OpenUnverified(b)
+	if err != nil {
+		return nil, refusedError("name a manifest: YAML, built or signed", "%s: %w", path, err)
+	}
+	return m, nil
+}
