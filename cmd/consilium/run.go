@@ -210,6 +210,9 @@ func showRun(w *page, r client.Run, all bool) {
 	for _, warning := range warnings(r.Simulated, r.Rollback) {
 		w.printf("warning   %s\n", warning)
 	}
+	if r.Unwraps != "" {
+		w.printf("at rest   sealed under a key that opens for %s\n", name(r.Unwraps))
+	}
 	members := newTable("MEMBER", "ANSWER", "RECORDS", "SEEN", "DOES")
 	for _, m := range r.Members {
 		answer := name(m.State)

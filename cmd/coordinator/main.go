@@ -61,7 +61,7 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 	defer lis.Close()
 	server, err := coordinator.New(coordinator.Options{
 		Name: c.Name, Manifest: parts.Manifest, Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers,
-		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Skew: time.Duration(c.Skew), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
+		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
 		Grace: time.Duration(c.Grace),
 		Limits: coordinator.Limits{
 			Uploads: c.Limits.Uploads, Streams: c.Limits.Streams, Message: c.Limits.Message, Starts: c.Limits.Starts,

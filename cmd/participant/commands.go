@@ -164,6 +164,9 @@ func words(verb string, s participant.Status) string {
 		fmt.Fprintf(&b, "reason       %s\n", s.Reason)
 	}
 	fmt.Fprintf(&b, "epoch        %d\n", s.Epoch)
+	if s.Unwraps != "" {
+		fmt.Fprintf(&b, "at rest      sealed under a key that opens for %s\n", s.Unwraps)
+	}
 	for _, m := range s.Waits {
 		fmt.Fprintf(&b, "waits        epoch %d for its owner: read %s, then participant accept %s\n", m.Epoch, m.File, m.Manifest)
 	}

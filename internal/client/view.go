@@ -43,7 +43,8 @@ type Run struct {
 	Waiting   string     `json:"waiting,omitempty"` // for whom or what, in words
 	Simulated string     `json:"simulated,omitempty"`
 	Rollback  string     `json:"rollback,omitempty"`
-	Now       time.Time  `json:"now"` // the coordinator's time
+	Unwraps   string     `json:"unwraps,omitempty"` // who can open the key-encryption key of the coordinator's store, in words
+	Now       time.Time  `json:"now"`               // the coordinator's time
 }
 
 // Member is a member's part in a run.
@@ -152,7 +153,7 @@ func summary(s *pb.RunSummary) Summary {
 func run(r *pb.ShowReply) (Run, error) {
 	out := Run{
 		Summary: summary(r.Summary), Omitted: int(r.Omitted), Reason: r.Reason, Waiting: r.Waiting, Simulated: r.Simulated,
-		Rollback: r.Rollback, Now: instant(r.NowUs), History: []Round{}, Members: []Member{},
+		Rollback: r.Rollback, Unwraps: r.Unwraps, Now: instant(r.NowUs), History: []Round{}, Members: []Member{},
 	}
 	if err := json.Unmarshal(r.Plan, &out.Plan); err != nil {
 		return out, fmt.Errorf("reading the run's plan: %w", err)

@@ -36,7 +36,7 @@ import (
 	pb "consilium.dev/proto/consilium/v1"
 )
 
-// Options is all that a coordinator needs. Everything but Limits, Now, Version and Grace is required.
+// Options is all that a coordinator needs. Everything but Unwraps, Limits, Now, Version and Grace is required.
 type Options struct {
 	Name      string             // in the manifest
 	Manifest  *manifest.Manifest // the anchor: the log ends with it, or holds it, or it is the next
@@ -46,13 +46,15 @@ type Options struct {
 	Objects   store.Objects
 	Head      store.Head
 	KEK       store.Sealer // seals blobs, entry bundles and the log's key; without it log and models are lost
-	Limits    Limits
-	Skew      time.Duration // most that a member's clock and ours may differ; 0: skew.Default
-	Log       *zap.Logger
-	Now       func() time.Time // nil: the clock
-	Version   string           // of the program
-	Speech    dialect.Speech   // of its answers; zero: what a program of this version speaks
-	Grace     time.Duration    // how long Run goes on after ctx has ended, to finish what it holds; 0: not at all
+	// Who can open the key-encryption key that this rests on, in words, whenever it is asked; nil: nobody is told.
+	Unwraps func() string
+	Limits  Limits
+	Skew    time.Duration // most that a member's clock and ours may differ; 0: skew.Default
+	Log     *zap.Logger
+	Now     func() time.Time // nil: the clock
+	Version string           // of the program
+	Speech  dialect.Speech   // of its answers; zero: what a program of this version speaks
+	Grace   time.Duration    // how long Run goes on after ctx has ended, to finish what it holds; 0: not at all
 }
 
 // Limits bounds what peers can make the coordinator spend. A zero field has its default.
@@ -369,7 +371,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	words := &voice{speech: c.o.Speech, log: c.o.Log}
 	doorman := &admitter{loop: l, blobs: c.blobs, manifest: m}
 	fetched := &downloads{}
-	view := &viewer{presence: l.presence, downloads: fetched, now: now, simulated: self.Simulated}
+	view := &viewer{unwraps: c.o.Unwraps, presence: l.presence, downloads: fetched, now: now, simulated: self.Simulated}
 	if l.quorum == nil {
 		view.rollback = registry.NoProtection
 	}

@@ -25,6 +25,7 @@ type viewer struct {
 	now       func() time.Time
 	simulated string // private root of our own enclave
 	rollback  string
+	unwraps   func() string // who can open the key-encryption key of our store; nil: not said
 }
 
 // run is everything that there is to show of a run; figures only to those who may read them.
@@ -36,6 +37,9 @@ func (v *viewer) run(r round.Run, lacking *lack, figures bool) *pb.ShowReply {
 	out := &pb.ShowReply{
 		Summary: summary(r), Plan: plan, Reason: r.Reason, Waiting: v.waiting(r, lacking), Simulated: v.simulated,
 		Rollback: v.rollback, NowUs: v.now().UnixMicro(),
+	}
+	if v.unwraps != nil {
+		out.Unwraps = v.unwraps()
 	}
 	for _, m := range r.Members {
 		at, connected := v.presence.last(m.Member)

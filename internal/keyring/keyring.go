@@ -64,6 +64,8 @@ type Key struct {
 	URI  string               // as the configuration has it; it stands in the clear, so no secret is in it
 	AEAD tink.AEADWithContext // an error of an outage is, or wraps, [store.ErrUnavailable]
 	Old  *keyset.Handle       // keys under which stores of before were sealed directly; nil: none
+	// Who can open what it has sealed, in words for people; "" where that is not known.
+	Unwraps string
 }
 
 // Config is what a ring needs. Previous may be zero.
@@ -78,10 +80,11 @@ type Ring struct {
 	objects store.Objects
 	primary atomic.Value // tink.AEAD, in a box
 
-	mu     sync.Mutex // guards what follows; held while the ring is rewrapped
-	handle *keyset.Handle
-	number uint64
-	uri    string
+	mu      sync.Mutex // guards what follows; held while the ring is rewrapped
+	handle  *keyset.Handle
+	number  uint64
+	uri     string
+	unwraps string // who can open that key
 }
 
 // box lets an atomic.Value hold AEADs of several types.
@@ -119,7 +122,7 @@ func Open(ctx context.Context, c Config) (*Ring, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("object %s %w: it says that it takes %q, and %s does not open it: %w", name, ErrKey, h.Key, key.URI, err)
 	}
-	r.number, r.uri = h.Number, h.Key
+	r.number, r.uri, r.unwraps = h.Number, h.Key, key.Unwraps
 	if err := r.use(); err != nil {
 		return nil, fmt.Errorf("object %s: %w", name, err)
 	}
@@ -205,6 +208,13 @@ func (r *Ring) URI() string {
 	return r.uri
 }
 
+// Unwraps says who can open the key-encryption key under which the ring rests, as its Key says.
+func (r *Ring) Unwraps() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unwraps
+}
+
 // put makes a ring durable, that is known to open.
 func (r *Ring) put(ctx context.Context, key Key, h *keyset.Handle, number uint64) error {
 	head, err := encodeHead(header{number, key.URI})
@@ -241,7 +251,7 @@ func (r *Ring) put(ctx context.Context, key Key, h *keyset.Handle, number uint64
 	if !bytes.Equal(stored, text.Bytes()) {
 		return fmt.Errorf("object %s is not what was just written to it: the storage fails", name)
 	}
-	r.number, r.uri = number, key.URI
+	r.number, r.uri, r.unwraps = number, key.URI, key.Unwraps
 	return nil
 }
 

@@ -102,7 +102,11 @@ const (
 func TestRewrap(t *testing.T) {
 	m := storetest.New()
 	a, b := newKey(t, "file:a"), newKey(t, "file:b")
+	a.Unwraps, b.Unwraps = "who reads a", "who reads b"
 	ring := mustOpen(t, keyring.Config{Objects: m, Key: a})
+	if again := mustOpen(t, keyring.Config{Objects: m, Key: a}); ring.Unwraps() != a.Unwraps || again.Unwraps() != a.Unwraps {
+		t.Errorf("the ring is opened by %q, and again by %q", ring.Unwraps(), again.Unwraps())
+	}
 	one := seal(t, ring, "one")
 	opens(t, mustOpen(t, keyring.Config{Objects: m, Key: a}), one, "one")
 	old := stored(t, m, first)
@@ -111,7 +115,7 @@ func TestRewrap(t *testing.T) {
 	}
 	opens(t, ring, one, "one")
 	two := seal(t, ring, "two")
-	if got := names(t, m); !slices.Equal(got, []string{second}) || ring.URI() != "file:b" {
+	if got := names(t, m); !slices.Equal(got, []string{second}) || ring.URI() != "file:b" || ring.Unwraps() != b.Unwraps {
 		t.Errorf("the store holds %q, the ring rests under %s", got, ring.URI())
 	}
 	again := mustOpen(t, keyring.Config{Objects: m, Key: b})

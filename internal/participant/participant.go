@@ -67,6 +67,7 @@ type Options struct {
 	Verifiers   func(*manifest.Manifest) ([]attest.Verifier, error) // for the evidence that a manifest admits
 	Objects     store.Objects                                       // on the member's own disk
 	KEK         store.Sealer                                        // seals what is kept there
+	Unwraps     func() string                                       // who can open the key-encryption key that this rests on, in words; nil: not said
 	Data        Data
 	Policy      Policy
 	Tray        string        // folder for newer manifests that wait for their owner, where the policy asks

@@ -27,10 +27,11 @@ type Status struct {
 	Progress time.Time `json:"progress,omitzero"` // of the training
 	Paused   bool      `json:"paused"`
 	PausedAt time.Time `json:"paused_at,omitzero"`
-	Reason   string    `json:"reason,omitempty"` // of the pause
-	Epoch    uint64    `json:"epoch"`            // of the manifest that it goes by
-	Waits    []Waiting `json:"waits,omitempty"`  // newer manifests, until their owner accepts them
-	Runs     []string  `json:"runs"`             // open ones, as the coordinator last named them
+	Reason   string    `json:"reason,omitempty"`  // of the pause
+	Epoch    uint64    `json:"epoch"`             // of the manifest that it goes by
+	Waits    []Waiting `json:"waits,omitempty"`   // newer manifests, until their owner accepts them
+	Unwraps  string    `json:"unwraps,omitempty"` // who can open the key-encryption key of its store, in words
+	Runs     []string  `json:"runs"`              // open ones, as the coordinator last named them
 	Left     []string  `json:"left"`
 	Now      time.Time `json:"now"`
 }
@@ -89,6 +90,9 @@ func (p *Participant) status() Status {
 		s.Progress = now.Add(-time.Duration(q.StillUs) * time.Microsecond)
 	}
 	s.Epoch, s.Waits = p.epochs.now().Epoch(), p.epochs.waiting()
+	if p.o.Unwraps != nil {
+		s.Unwraps = p.o.Unwraps()
+	}
 	w := p.standing.wants()
 	s.Paused, s.PausedAt, s.Reason = w.Paused, w.Since, w.Reason
 	for _, l := range w.Left {

@@ -40,7 +40,7 @@ func (c Enclave) key(env daemon.Env, uri string, a attest.Attester) (keyring.Key
 		if err != nil {
 			return keyring.Key{}, "", err
 		}
-		return keyring.Key{URI: uri, AEAD: k, Old: k.Handle()}, file.Unwraps, nil
+		return keyring.Key{URI: uri, AEAD: k, Old: k.Handle(), Unwraps: file.Unwraps}, file.Unwraps, nil
 	case "vault":
 		k, err = vault.Open(rest)
 		unwraps = vault.Unwraps
@@ -61,7 +61,7 @@ func (c Enclave) key(env daemon.Env, uri string, a attest.Attester) (keyring.Key
 	if err != nil {
 		return keyring.Key{}, "", err
 	}
-	return keyring.Key{URI: uri, AEAD: k}, unwraps, nil
+	return keyring.Key{URI: uri, AEAD: k, Unwraps: unwraps}, unwraps, nil
 }
 
 // TryKEK seals a few bytes by the key-encryption key and opens them again, and returns who else can open what it seals. It stores

@@ -2642,6 +2642,7 @@ type ShowReply struct {
 	Rollback      string                 `protobuf:"bytes,8,opt,name=rollback,proto3" json:"rollback,omitempty"`         // "no rollback protection" where the manifest has no witnesses
 	NowUs         int64                  `protobuf:"varint,9,opt,name=now_us,json=nowUs,proto3" json:"now_us,omitempty"` // the coordinator's time
 	Omitted       int32                  `protobuf:"varint,10,opt,name=omitted,proto3" json:"omitted,omitempty"`         // oldest rounds that were left out to keep the message small
+	Unwraps       string                 `protobuf:"bytes,11,opt,name=unwraps,proto3" json:"unwraps,omitempty"`          // who can open the key-encryption key of the coordinator's store, and with it models and log, in words for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2744,6 +2745,13 @@ func (x *ShowReply) GetOmitted() int32 {
 		return x.Omitted
 	}
 	return 0
+}
+
+func (x *ShowReply) GetUnwraps() string {
+	if x != nil {
+		return x.Unwraps
+	}
+	return ""
 }
 
 type MemberView struct {
@@ -4184,7 +4192,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"created_us\x18\a \x01(\x03R\tcreatedUs\x12\x19\n" +
 	"\bsince_us\x18\b \x01(\x03R\asinceUs\"\x1f\n" +
 	"\vShowRequest\x12\x10\n" +
-	"\x03run\x18\x01 \x01(\tR\x03run\"\xd5\x02\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\"\xef\x02\n" +
 	"\tShowReply\x122\n" +
 	"\asummary\x18\x01 \x01(\v2\x18.consilium.v1.RunSummaryR\asummary\x12\x12\n" +
 	"\x04plan\x18\x02 \x01(\fR\x04plan\x122\n" +
@@ -4196,7 +4204,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\brollback\x18\b \x01(\tR\brollback\x12\x15\n" +
 	"\x06now_us\x18\t \x01(\x03R\x05nowUs\x12\x18\n" +
 	"\aomitted\x18\n" +
-	" \x01(\x05R\aomitted\"\x9c\x02\n" +
+	" \x01(\x05R\aomitted\x12\x18\n" +
+	"\aunwraps\x18\v \x01(\tR\aunwraps\"\x9c\x02\n" +
 	"\n" +
 	"MemberView\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12\x14\n" +
