@@ -67,7 +67,7 @@ func TestKill(t *testing.T) {
 	cleveland, longbeach := members["cleveland"], members["longbeach"]
 	cleveland.log.line(t, "training", "run", run, "round", "3")
 	cleveland.kill()
-	f.relays["longbeach"].stalled.line(t, "stalled")
+	f.relays["longbeach"].faults.line(t, "stalled")
 	longbeach.kill()
 	if n := council.log.count("update accepted", "round", "3", "member", "longbeach"); n != 0 || most < codec.MaxChunk {
 		t.Errorf("longbeach's update was accepted %d times though it was killed after %d bytes of it", n, most)
@@ -120,7 +120,7 @@ func (f *federation) blockUpload(run string, longbeach *process, n int64) {
 				return
 			}
 		}
-		f.relays["longbeach"].stallAfter(n)
+		f.relays["longbeach"].fail(fault{n: n, kind: stalls})
 	}()
 }
 

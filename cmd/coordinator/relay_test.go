@@ -1,25 +1,62 @@
 package main
 
 import (
-	"io"
+	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
-// relay is the network between one participant and the coordinator, whose address may change. It can be made to stand still
-// after so many bytes on the way to the coordinator.
+// relay is the network between one participant and the coordinator, whose address may change. It can be slow and far, and made
+// to fail after so many bytes on the way to the coordinator or back.
 type relay struct {
 	lis net.Listener
 	to  func() string
 
-	mu      sync.Mutex // guards what follows
-	room    *sync.Cond // signalled when limit changes
-	passed  int64      // bytes sent on to the coordinator
-	limit   int64      // of passed; -1: none
-	stalled *book      // has a line once it stands still
-	conns   map[net.Conn]bool
+	mu       sync.Mutex // guards what follows
+	up, down way
+	coming   []fault       // after the one that is set
+	rate     int           // bytes a second, each way; 0: as fast as it goes
+	delay    time.Duration // each way
+	faults   *book         // has a line for each that has happened
+	lines    map[*line]bool
 }
+
+// way is one of the two directions.
+type way struct {
+	name   string
+	passed int64 // bytes sent on
+	limit  int64 // of passed, at which the fault happens; -1: none
+	kind   kind
+}
+
+// fault is what happens to the connections when n more bytes have gone one way: to all, or to the one that stands still.
+type fault struct {
+	down bool // the way
+	n    int64
+	kind kind
+}
+
+type kind string
+
+const (
+	stalls kind = "stalled" // nothing passes any more, and nobody is told
+	cuts   kind = "cut"     // both ends are told that it is over
+	resets kind = "reset"   // the same, with what is on its way lost
+)
+
+var errFault = errors.New("the relay has failed")
+
+// line is a connection through a relay.
+type line struct {
+	near, far *net.TCPConn
+	once      sync.Once
+	over      chan struct{} // closed when an end is
+}
+
+func (l *line) hangUp() { l.once.Do(func() { close(l.over) }) }
 
 func newRelay(t *testing.T, to func() string) *relay {
 	t.Helper()
@@ -27,8 +64,9 @@ func newRelay(t *testing.T, to func() string) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &relay{lis: lis, to: to, limit: -1, stalled: newBook(), conns: map[net.Conn]bool{}}
-	r.room = sync.NewCond(&r.mu)
+	r := &relay{
+		lis: lis, to: to, up: way{name: "up", limit: -1}, down: way{name: "down", limit: -1}, faults: newBook(), lines: map[*line]bool{},
+	}
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -36,7 +74,7 @@ func newRelay(t *testing.T, to func() string) *relay {
 			if err != nil {
 				return
 			}
-			all.Go(func() { r.carry(near) })
+			all.Go(func() { r.carry(near.(*net.TCPConn)) })
 		}
 	})
 	t.Cleanup(func() {
@@ -48,86 +86,153 @@ func newRelay(t *testing.T, to func() string) *relay {
 }
 
 // carry joins a connection to one to the coordinator, until either ends.
-func (r *relay) carry(near net.Conn) {
+func (r *relay) carry(near *net.TCPConn) {
 	defer near.Close()
 	far, err := net.Dial("tcp", r.to())
 	if err != nil {
 		return
 	}
 	defer far.Close()
-	r.know(near, far, true)
-	defer r.know(near, far, false)
+	l := &line{near: near, far: far.(*net.TCPConn), over: make(chan struct{})}
+	r.mu.Lock()
+	r.lines[l] = true
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.lines, l)
+		r.mu.Unlock()
+	}()
 	var both sync.WaitGroup
-	both.Go(func() {
-		_, _ = io.Copy(near, far)
-		_ = near.Close()
-	})
-	both.Go(func() {
-		_, _ = io.Copy(gate{r, far}, near)
-		_ = far.Close()
-	})
+	both.Go(func() { r.move(&r.down, l, l.near, l.far) })
+	both.Go(func() { r.move(&r.up, l, l.far, l.near) })
 	both.Wait()
 }
 
-func (r *relay) know(a, b net.Conn, open bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range []net.Conn{a, b} {
-		if open {
-			r.conns[c] = true
-		} else {
-			delete(r.conns, c)
-		}
-	}
+// parcel is some bytes on their way, and when they arrive.
+type parcel struct {
+	bytes []byte
+	due   time.Time
 }
 
-// stallAfter lets n more bytes pass to the coordinator and then none.
-func (r *relay) stallAfter(n int64) {
+// move carries one way until the line is over, and then ends it.
+func (r *relay) move(w *way, l *line, to, from *net.TCPConn) {
+	parcels := make(chan parcel, 64)
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		defer close(parcels)
+		defer l.hangUp()
+		for {
+			p := make([]byte, 16<<10)
+			n, err := from.Read(p)
+			if n > 0 {
+				r.mu.Lock()
+				due := time.Now().Add(r.delay)
+				r.mu.Unlock()
+				parcels <- parcel{p[:n], due}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	for p := range parcels {
+		time.Sleep(time.Until(p.due))
+		if err := r.send(w, l, to, p.bytes); err != nil {
+			break
+		}
+	}
+	_ = to.Close()
+	_ = from.Close()
+	for range parcels { // what was on its way is lost
+	}
+	reading.Wait()
+}
+
+func (r *relay) send(w *way, l *line, to *net.TCPConn, p []byte) error {
+	for len(p) > 0 {
+		n, pause := r.pass(w, len(p))
+		if n == 0 {
+			<-l.over
+			return errFault
+		}
+		time.Sleep(pause)
+		if _, err := to.Write(p[:n]); err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// pass returns how many of n bytes may pass, and how long they take: none where a fault happens.
+func (r *relay) pass(w *way, n int) (int, time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.limit = r.passed + n
+	if w.limit >= 0 && w.passed >= w.limit {
+		_, _ = fmt.Fprintf(r.faults, "{\"msg\": %q, \"way\": %q}\n", w.kind, w.name)
+		if w.kind != stalls {
+			r.end(w.kind)
+		}
+		w.limit = -1
+		r.next()
+		return 0, 0
+	}
+	if w.limit >= 0 {
+		n = int(min(int64(n), w.limit-w.passed))
+	}
+	w.passed += int64(n)
+	if r.rate == 0 {
+		return n, 0
+	}
+	return n, time.Duration(n) * time.Second / time.Duration(r.rate)
+}
+
+// fail has faults happen, each so many bytes after the one before.
+func (r *relay) fail(all ...fault) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.coming = all
+	r.next()
+}
+
+// next sets the fault that comes next. The caller holds mu.
+func (r *relay) next() {
+	if len(r.coming) == 0 {
+		return
+	}
+	f := r.coming[0]
+	r.coming = r.coming[1:]
+	w := &r.up
+	if f.down {
+		w = &r.down
+	}
+	w.limit, w.kind = w.passed+f.n, f.kind
+}
+
+// pace makes both ways as slow and long as that.
+func (r *relay) pace(rate int, delay time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rate, r.delay = rate, delay
 }
 
 // sever cuts the connections there are, with all that is on its way in them, and lets everything pass over new ones.
 func (r *relay) sever() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for c := range r.conns {
-		_ = c.Close()
-	}
-	r.limit = -1
-	r.room.Broadcast()
+	r.up.limit, r.down.limit, r.coming = -1, -1, nil
+	r.end(cuts)
 }
 
-// gate is the way to the coordinator.
-type gate struct {
-	r   *relay
-	far net.Conn
-}
-
-func (g gate) Write(p []byte) (int, error) {
-	done := 0
-	for done < len(p) {
-		n := g.r.pass(len(p) - done)
-		k, err := g.far.Write(p[done : done+n])
-		if done += k; err != nil {
-			return done, err
+// end ends the connections there are. The caller holds mu.
+func (r *relay) end(k kind) {
+	for l := range r.lines {
+		for _, c := range []*net.TCPConn{l.near, l.far} {
+			if k == resets {
+				_ = c.SetLinger(0)
+			}
+			_ = c.Close()
 		}
+		l.hangUp()
 	}
-	return done, nil
-}
-
-// pass waits until bytes may pass and returns how many of n, which is more than 0.
-func (r *relay) pass(n int) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for r.limit >= 0 && r.passed >= r.limit {
-		_, _ = r.stalled.Write([]byte("{\"msg\": \"stalled\"}\n"))
-		r.room.Wait()
-	}
-	if r.limit >= 0 {
-		n = int(min(int64(n), r.limit-r.passed))
-	}
-	r.passed += int64(n)
-	return n
 }
