@@ -1,6 +1,6 @@
 # Every target but lint-more needs Go, make, git and the basic tools of a POSIX system, and nothing else.
 .POSIX:
-.PHONY: all build demo test check generate fuzz soak simulate reliability lint-more clean
+.PHONY: all build demo test check generate fuzz bench soak simulate reliability lint-more clean
 
 # The same sources give the same bytes, whatever folder and machine they are built on.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags=-buildid=
@@ -33,6 +33,10 @@ generate:
 FUZZTIME = 30s
 fuzz:
 	sh .ci/fuzz $(FUZZTIME)
+
+# How many pieces of evidence are judged a second, of each platform, by our verifiers and by the libraries, in one run.
+bench:
+	go test ./internal/attest/platform -run '^$$' -bench '^BenchmarkVerify$$'
 
 # A federation whose members come and go for so many minutes, and what it leaves in the coordinator's memory: make soak MINUTES=60
 MINUTES = 10
