@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+
+	"consilium.dev/internal/strictyaml"
 )
 
 // schema names the form of what -o json prints. Fields are added under it, never renamed or given a new meaning.
@@ -116,7 +118,7 @@ func (a *app) end(err error) int {
 		}
 		return f.kind.exit
 	}
-	a.say("consilium: %v", f.err)
+	a.say("consilium: %s", strictyaml.Apart(f.err))
 	if f.hint != "" {
 		a.say("hint: %s", f.hint)
 	}

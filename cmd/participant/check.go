@@ -222,7 +222,7 @@ func (x *examined) policy() (string, error) {
 		return "", err
 	}
 	if len(doubts) > 0 {
-		return "", preflight.Warn(strings.Join(doubts, "; "), "if that is not meant so, correct policy in participant.yaml, and restart the daemon")
+		return "", preflight.Warn(strings.Join(doubts, "\n"), "if that is not meant so, correct policy in participant.yaml, and restart the daemon")
 	}
 	return fmt.Sprintf("runs of %s, among %d members at least", strings.Join(x.c.Policy.Leads, ", "), x.c.Policy.LeastParticipants), nil
 }
@@ -295,13 +295,18 @@ func show(w io.Writer, output, member string, list *preflight.List) error {
 		}{member, list.Failed() == 0, list.Steps})
 	}
 	for _, s := range list.Steps {
-		if _, err := fmt.Fprintf(w, "%-9s %-8s %6.2f s  %s\n", s.Name, s.State, s.Seconds, strings.ReplaceAll(s.Found, "\n", "; ")); err != nil {
-			return err
+		first, rest, _ := strings.Cut(s.Found, "\n")
+		text := fmt.Sprintf("%-9s %-8s %6.2f s  %s\n", s.Name, s.State, s.Seconds, first)
+		for line := range strings.SplitSeq(rest, "\n") {
+			if line != "" {
+				text += fmt.Sprintf("%29s%s\n", "", strings.TrimSpace(line))
+			}
 		}
 		if s.Do != "" {
-			if _, err := fmt.Fprintf(w, "%29s%s\n", "-> ", s.Do); err != nil {
-				return err
-			}
+			text += fmt.Sprintf("%29s%s\n", "-> ", s.Do)
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			return err
 		}
 	}
 	return nil

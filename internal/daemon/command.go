@@ -8,6 +8,8 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+
+	"consilium.dev/internal/strictyaml"
 )
 
 // ExitAbsent is the exit code of a command for which no daemon is running.
@@ -78,7 +80,7 @@ func perform(name string, c Command, args []string, stdout, stderr io.Writer, co
 	if err == nil {
 		return ExitOK
 	}
-	fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	fmt.Fprintf(stderr, "%s: %s\n", name, strictyaml.Apart(err))
 	var wrong *ConfigError
 	var absent *AbsentError
 	switch {

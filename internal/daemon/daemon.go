@@ -22,6 +22,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"consilium.dev/internal/strictyaml"
 )
 
 // Version is the program's version, as peers and logs see it.
@@ -136,7 +138,7 @@ func start(
 		return ExitUsage
 	}
 	if err := load(*path, config); err != nil {
-		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(stderr, "%s: %s\n", name, strictyaml.Apart(err))
 		return ExitUsage
 	}
 	ctx, stop := untilSignal(context.Background())
@@ -145,16 +147,37 @@ func start(
 	var usage *ConfigError
 	switch {
 	case errors.As(err, &usage):
-		log.Error(name+" cannot start", zap.Error(err))
+		each(err, func(err error) { log.Error(name+" cannot start", zap.Error(err)) })
 		return ExitUsage
 	case err != nil && ctx.Err() == nil:
-		log.Error(name+" stopped", zap.Error(err))
+		each(err, func(err error) { log.Error(name+" stopped", zap.Error(err)) })
 		return ExitFailed
-	case err != nil && !errors.Is(err, context.Canceled):
-		log.Warn(name+" did not end in order", zap.Error(err)) // it was asked to end, and did
+	case err != nil && !errors.Is(err, context.Canceled): // it was asked to end, and did
+		each(err, func(err error) { log.Warn(name+" did not end in order", zap.Error(err)) })
 	}
 	log.Info(name + " ended")
 	return ExitOK
+}
+
+// each calls f for every error that [errors.Join] has put into err, or for err alone: a line of a log is one fault.
+func each(err error, f func(error)) {
+	if c, ok := err.(*ConfigError); ok {
+		each(c.Err, f)
+		return
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		f(err)
+		return
+	}
+	all := joined.Unwrap()
+	if again := errors.Join(all...); again == nil || again.Error() != err.Error() { // a text with several errors in it
+		f(err)
+		return
+	}
+	for _, one := range all {
+		each(one, f)
+	}
 }
 
 // untilSignal returns a context that SIGINT and SIGTERM end. The signals stay with us afterwards too: a process that gives them

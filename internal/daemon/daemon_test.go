@@ -71,7 +71,7 @@ func TestUsage(t *testing.T) {
 		{"doubled key", good + "tries: 1\nlisten: :2\n", nil, `probe.yaml: line 3, column 1: `},
 		{"alias", "listen: &a x\ntries: *a\n", nil, "probe.yaml: line 1: anchors, aliases and merge keys are not allowed here"},
 		{"word for a number", good + "tries: many\n", nil, "probe.yaml: line 2, column 8: want a whole number within bounds, not text"},
-		{"several faults", "listen: [a]\ntries: many\n", nil, "line 1, column 9: want text, not a list; line 2, column 8: want a whole number"},
+		{"several faults", "listen: [a]\ntries: many\n", nil, "probe.yaml:\n  line 1, column 9: want text, not a list\n  line 2, column 8: want a whole number"},
 		{"empty file", "", nil, "probe.yaml: no documents in stream"},
 		{"two documents", good + "---\n" + good, nil, "probe.yaml: expected single document"},
 		{"large file", good + "#" + strings.Repeat("x", 1<<20), nil, "probe.yaml: more than 1048576 bytes"},
@@ -84,8 +84,8 @@ func TestUsage(t *testing.T) {
 			if !strings.Contains(r.stderr, c.want) || r.stdout != "" {
 				t.Errorf("said %q and on stderr %q, want only there, with %q", r.stdout, r.stderr, c.want)
 			}
-			if first, _, _ := strings.Cut(r.stderr, "\n"); strings.HasPrefix(first, "probe: ") && strings.Count(r.stderr, "\n") != 1 {
-				t.Errorf("said %q, want one line", r.stderr)
+			if first, _, _ := strings.Cut(r.stderr, "\n"); strings.HasPrefix(first, "probe: ") && strings.Count(r.stderr, "\n") != 1+strings.Count(c.want, "\n") {
+				t.Errorf("said %q, want a line, and one for each of several faults", r.stderr)
 			}
 		})
 	}
@@ -136,6 +136,12 @@ func TestEnds(t *testing.T) {
 				t.Errorf("logged %q, want %q", got, c.want)
 			}
 		})
+	}
+	// Each of several errors has a line of its own; a text with several in it is one.
+	several := errors.Join(full, fmt.Errorf("two: %w and %w", full, full))
+	r := start(t, "tries: 3\n", []string{"--log-format=json"}, func(context.Context, daemon.Env) error { return &daemon.ConfigError{Err: several} })
+	if all := lines(t, r.stderr); len(all) != 2 || all[0]["error"] != "disk full" || all[1]["error"] != "two: disk full and disk full" {
+		t.Errorf("two errors are logged as %q, want a line for each", r.stderr)
 	}
 	if !errors.Is(&daemon.ConfigError{Err: full}, full) {
 		t.Error("a ConfigError hides what is wrong")

@@ -2,10 +2,11 @@ package manifest
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"consilium.dev/internal/strictyaml"
 )
 
 // Limits on what a document may hold, far above what a federation needs.
@@ -38,7 +39,7 @@ func (f *faults) add(line int, format string, args ...any) {
 // err returns all faults in the order of their lines as one error, nil if there are none.
 func (f *faults) err() error {
 	slices.SortStableFunc(f.list, func(a, b fault) int { return cmp.Compare(a.line, b.line) })
-	var said []string
+	var said strictyaml.Faults
 	for _, one := range f.list {
 		if one.line > 0 {
 			one.text = fmt.Sprintf("line %d: %s", one.line, one.text)
@@ -48,7 +49,7 @@ func (f *faults) err() error {
 	if said == nil {
 		return nil
 	}
-	return errors.New(strings.Join(said, "; "))
+	return said
 }
 
 // cursor stands on one value of a document. Reading what is missing or of another kind notes a fault and gives a zero, so

@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"consilium.dev/internal/strictyaml"
 )
 
 // State is what came of a step.
@@ -31,7 +33,7 @@ const (
 type Step struct {
 	Name    string  `json:"name"`
 	State   State   `json:"state"`
-	Found   string  `json:"found"`        // in words
+	Found   string  `json:"found"`        // in words; several faults stand on lines of their own
 	Do      string  `json:"do,omitempty"` // what to do, in words
 	Seconds float64 `json:"seconds"`      // that it took
 }
@@ -73,7 +75,7 @@ func (l *List) Do(name string, look func() (found string, err error)) bool {
 	found, err := look()
 	s := Step{Name: name, State: OK, Found: found, Seconds: l.now().Sub(began).Seconds()}
 	if err != nil {
-		s.State, s.Found = Failed, err.Error()
+		s.State, s.Found = Failed, strictyaml.Apart(err)
 		if a, ok := errors.AsType[*Advice](err); ok {
 			s.Do = a.Do
 			if a.Mild {

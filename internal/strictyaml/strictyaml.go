@@ -1,7 +1,7 @@
 // Package strictyaml reads the YAML that people write for Consilium: configurations, plans, manifests. What could be read
 // in two ways is refused: unknown and doubled keys, several documents, anchors, aliases and merge keys, and where values are
 // read too, numbers that versions of YAML take for different ones (010, 0x10, 1_000). All faults of a document are reported at
-// once, each with its line. They name keys, never values: one may be a secret that somebody has put in the wrong place.
+// once, as [Faults], each with its line. They name keys, never values: one may be a secret that somebody has put in the wrong place.
 package strictyaml
 
 import (
@@ -71,19 +71,19 @@ func ambiguous(n *yaml.Node) int {
 	return 0
 }
 
-// faults joins all of a document's faults in one line, each with its place.
+// faults returns all of a document's faults, each with its place.
 func faults(err error) error {
 	var all *yaml.LoadErrors
 	if errors.As(err, &all) {
-		var said []string
+		var said Faults
 		for _, e := range all.Errors {
 			said = append(said, fault(e))
 		}
-		return errors.New(strings.Join(said, "; "))
+		return said
 	}
 	var one *yaml.LoadError
 	if errors.As(err, &one) {
-		return errors.New(fault(one))
+		return Faults{fault(one)}
 	}
 	return err
 }

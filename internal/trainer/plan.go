@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -125,9 +124,9 @@ func check(p entry.Plan) (dataset.Schema, error) {
 	return s, nil
 }
 
-// inOne joins errors in one line, fit for a log.
+// inOne joins errors as the faults of one document.
 func inOne(all ...error) error {
-	var said []string
+	var said strictyaml.Faults
 	for _, err := range all {
 		if err != nil {
 			said = append(said, err.Error())
@@ -136,7 +135,7 @@ func inOne(all ...error) error {
 	if len(said) == 0 {
 		return nil
 	}
-	return errors.New(strings.Join(said, "; "))
+	return said
 }
 
 func checkNames(p entry.Plan) error {
