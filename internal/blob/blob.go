@@ -37,6 +37,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"path"
 
 	"consilium.dev/internal/entry"
@@ -63,7 +64,7 @@ func New(objects store.Objects, kek store.Sealer) *Blobs { return &Blobs{objects
 func (b *Blobs) Put(ctx context.Context, r io.Reader) (entry.Blob, error) {
 	plain, sealed := sha256.New(), sha256.New()
 	var size counter
-	s, err := newSealing(b.kek, io.TeeReader(r, io.MultiWriter(plain, &size)), []byte(blobContext))
+	s, err := newSealing(b.kek, io.TeeReader(r, io.MultiWriter(plain, &size)), sizeOf(r), []byte(blobContext))
 	if err != nil {
 		return entry.Blob{}, fmt.Errorf("sealing a blob: %w", err)
 	}
@@ -88,7 +89,7 @@ func (b *Blobs) Open(ctx context.Context, ref entry.Blob) (io.ReadCloser, error)
 		return nil, fmt.Errorf("opening a blob: %w", err)
 	}
 	sealed := sha256.New()
-	r, err := newOpening(b.kek, io.TeeReader(o, sealed), []byte(blobContext))
+	r, err := newOpening(b.kek, io.TeeReader(o, sealed), ref.Size, []byte(blobContext))
 	if err != nil {
 		o.Close()
 		return nil, fmt.Errorf("object %s: %w", name, err)
@@ -144,7 +145,7 @@ func (b *Blobs) PutNamed(ctx context.Context, name string, plaintext []byte) err
 	if int64(len(plaintext)) > MaxNamed {
 		return fmt.Errorf("object %s: %d bytes, at most %d are allowed", name, len(plaintext), int64(MaxNamed))
 	}
-	s, err := newSealing(b.kek, bytes.NewReader(plaintext), namedContext(name))
+	s, err := newSealing(b.kek, bytes.NewReader(plaintext), int64(len(plaintext)), namedContext(name))
 	if err != nil {
 		return fmt.Errorf("sealing object %s: %w", name, err)
 	}
@@ -158,7 +159,7 @@ func (b *Blobs) OpenNamed(ctx context.Context, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer o.Close()
-	r, err := newOpening(b.kek, o, namedContext(name))
+	r, err := newOpening(b.kek, o, math.MaxInt64, namedContext(name))
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", name, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -80,7 +81,11 @@ func TestRoundTrip(t *testing.T) {
 		text := bytes.Repeat([]byte("patient"), near/7+20)[:max(0, near+rapid.IntRange(-70, 70).Draw(r, "off"))]
 		m := storetest.New()
 		b := blob.New(m, key)
-		ref, err := b.Put(t.Context(), iotest.HalfReader(bytes.NewReader(text)))
+		var source io.Reader = bytes.NewReader(text) // whose length is seen
+		if rapid.Bool().Draw(r, "slow") {
+			source = iotest.HalfReader(source)
+		}
+		ref, err := b.Put(t.Context(), source)
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -112,6 +117,49 @@ func TestReader(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestShort seals short texts in both ways, and reads each with and without knowing how short it is: how long the buffers were
+// stands nowhere in what is stored. Neither takes a segment's worth of memory where the length is known.
+func TestShort(t *testing.T) {
+	m, text := storetest.New(), []byte("evidence of one machine")
+	b := blob.New(m, newKey(t))
+	for _, source := range []io.Reader{bytes.NewReader(text), iotest.OneByteReader(bytes.NewReader(text))} {
+		ref, err := b.Put(t.Context(), source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		{
+			long := ref
+			long.Size = 3 << 20
+			r, err := b.Open(t.Context(), long)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := io.ReadAll(r); !bytes.Equal(got, text) { // that it is shorter is an error
+				t.Errorf("read as if it were long: %q", got)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if got, err := b.ReadAll(t.Context(), ref, ref.Size); err != nil || !bytes.Equal(got, text) {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	const times = 64
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range times {
+		ref := put(t, b, text)
+		if _, err := b.ReadAll(t.Context(), ref, ref.Size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / times; each > 128<<10 {
+		t.Errorf("to store and read %d bytes takes %d bytes of memory", len(text), each)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math"
 
 	"github.com/tink-crypto/tink-go/v2/streamingaead/subtle"
 
@@ -21,11 +22,26 @@ const (
 	maxSealed  = 8 << 10 // bytes of a sealed data key
 	segment    = 1 << 20 // bytes of a ciphertext segment
 	plainChunk = 64 << 10
+	slack      = 128 // bytes that a segment has beside its plaintext, and some: Tink's header of 40, a tag of 16
 )
 
-// newStream returns Tink's AES256_GCM_HKDF_1MB under a data key.
-func newStream(key []byte) (*subtle.AESGCMHKDF, error) {
-	return subtle.NewAESGCMHKDF(key, "SHA256", keySize, segment, 0)
+// newStream returns Tink's AES256_GCM_HKDF_1MB under a data key, for at most size bytes of plaintext. Tink makes a buffer as long as a
+// segment. How long that is goes into no key and no byte of what fits into one segment, so a short plaintext gets a short one, and a
+// thousand pieces of evidence that are sealed at once do not take a gigabyte.
+func newStream(key []byte, size int64) (*subtle.AESGCMHKDF, error) {
+	n := segment
+	if size < segment-slack {
+		n = int(size) + slack
+	}
+	return subtle.NewAESGCMHKDF(key, "SHA256", keySize, n, 0)
+}
+
+// sizeOf returns how many bytes r has, math.MaxInt64 where only its end will tell.
+func sizeOf(r io.Reader) int64 {
+	if b, ok := r.(*bytes.Reader); ok {
+		return int64(b.Len())
+	}
+	return math.MaxInt64
 }
 
 // sealing yields the sealed form of what r yields. It encrypts as it is read, without a goroutine.
@@ -37,8 +53,8 @@ type sealing struct {
 	err   error // what follows after ready
 }
 
-// newSealing draws a data key and seals it under kek; ad says what the object is.
-func newSealing(kek store.Sealer, r io.Reader, ad []byte) (*sealing, error) {
+// newSealing draws a data key and seals it under kek; ad says what the object is. r yields at most size bytes.
+func newSealing(kek store.Sealer, r io.Reader, size int64, ad []byte) (*sealing, error) {
 	key := make([]byte, keySize)
 	rand.Read(key) // never fails: it ends the program
 	sealed, err := kek.Seal(key, ad)
@@ -50,11 +66,11 @@ func newSealing(kek store.Sealer, r io.Reader, ad []byte) (*sealing, error) {
 	}
 	header := binary.BigEndian.AppendUint16([]byte(magic), uint16(len(sealed)))
 	header = append(header, sealed...)
-	stream, err := newStream(key)
+	stream, err := newStream(key, size)
 	if err != nil {
 		return nil, err
 	}
-	s := &sealing{r: r, chunk: make([]byte, plainChunk)}
+	s := &sealing{r: r, chunk: make([]byte, min(plainChunk, max(size, 1)))} // a read of nothing hears of no end
 	s.ready.Write(header)
 	s.w, err = stream.NewEncryptingWriter(&s.ready, header)
 	return s, err
@@ -86,8 +102,8 @@ func (s *sealing) fill() {
 }
 
 // newOpening reads the header of a sealed object and returns a reader of its plaintext. It yields nothing that was not
-// authenticated under the data key.
-func newOpening(kek store.Sealer, r io.Reader, ad []byte) (io.Reader, error) {
+// authenticated under the data key. Of an object with more than size bytes of plaintext it may find that it was altered.
+func newOpening(kek store.Sealer, r io.Reader, size int64, ad []byte) (io.Reader, error) {
 	header, sealed, err := readHeader(r)
 	if err != nil {
 		return nil, err
@@ -99,7 +115,7 @@ func newOpening(kek store.Sealer, r io.Reader, ad []byte) (io.Reader, error) {
 	if len(key) != keySize {
 		return nil, fmt.Errorf("the data key has %d bytes, want %d", len(key), keySize)
 	}
-	stream, err := newStream(key)
+	stream, err := newStream(key, size)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (h *history) Tile(q *pb.TileRequest, stream grpc.ServerStreamingServer[pb.C
 	if err != nil {
 		return h.answer(err)
 	}
-	return sendChunks(stream, bytes.NewReader(text), 0, func(int) {})
+	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), func(int) {})
 }
 
 func (h *history) Prove(ctx context.Context, q *pb.ProveRequest) (*pb.ProveReply, error) {
@@ -137,7 +137,7 @@ func (h *history) Kept(q *pb.KeptRequest, stream grpc.ServerStreamingServer[pb.C
 	if err != nil {
 		return h.answer(err)
 	}
-	return sendChunks(stream, bytes.NewReader(text), 0, func(int) {})
+	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), func(int) {})
 }
 
 // kept returns where the evidence of a line's admission or boot is kept.

@@ -112,15 +112,16 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 		return answer(m.log, err)
 	}
 	going := m.begin(caller(ctx), d, q.Offset, v.Blob.Size)
-	if err := sendChunks(stream, r, q.Offset, func(n int) { m.downloads.gave(going, n) }); err != nil {
+	if err := sendChunks(stream, r, q.Offset, v.Blob.Size, func(n int) { m.downloads.gave(going, n) }); err != nil {
 		return answer(m.log, err)
 	}
 	return nil
 }
 
-// sendChunks streams r, whose first byte is at the offset, in chunks, and tells gave how many bytes of it were in each.
-func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at int64, gave func(int)) error {
-	buf := make([]byte, codec.Piece)
+// sendChunks streams r, whose first byte is at an offset of a whole of that size, in chunks, and tells gave how many bytes of it
+// were in each.
+func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at, size int64, gave func(int)) error {
+	buf := make([]byte, min(codec.Piece, size-at+1)) // one more, to hear of the end: only then is the whole believed
 	for {
 		n, err := io.ReadFull(r, buf)
 		if n > 0 {
@@ -147,33 +148,11 @@ func (m *models) mayRead(ctx context.Context, p transport.Peer, d entry.Digest) 
 	allowed := false
 	if p.Office == attest.Person {
 		allowed = m.manifest().MayReadModels(p.Name)
-	} else if err := m.loop.read(ctx, func() { allowed = m.takesPart(entry.Member(p.Name), d) }); err != nil {
+	} else if err := m.loop.read(ctx, func() { allowed = m.loop.state.TakesPart(entry.Member(p.Name), d) }); err != nil {
 		return err
 	}
 	if !allowed {
 		return status.Error(codes.PermissionDenied, "the manifest lets you read no models, or this model's run is not yours")
 	}
 	return nil
-}
-
-// takesPart reports whether a run that the member consented to began with the model or made it. Called by the loop.
-func (m *models) takesPart(who entry.Member, d entry.Digest) bool {
-	for _, run := range m.loop.state.Runs() {
-		in := false
-		for _, x := range run.Members {
-			in = in || x.Member == who && x.State == "consented"
-		}
-		if !in {
-			continue
-		}
-		if run.Fact.Model == d {
-			return true
-		}
-		for _, x := range run.Rounds {
-			if x.Model == d {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -183,7 +183,7 @@ func (r *rounds) receive(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.Off
 		r.cut(o.peer)
 	})
 	defer still.Stop()
-	buf := make([]byte, 0, codec.MaxChunk)
+	buf := make([]byte, 0, min(codec.MaxChunk, o.size-p.at)) // beside the budget, and so not more than what is within it
 	mark := p.at
 	for p.at < o.size {
 		q, err := stream.Recv()

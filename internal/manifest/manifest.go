@@ -55,6 +55,7 @@ const (
 // the caller.
 type Manifest struct {
 	envelope, payload []byte
+	digest            [32]byte // of payload; each call of a peer is held against it
 	signers, former   []string
 
 	federation   string
@@ -160,7 +161,7 @@ func parse(payload []byte) (*Manifest, error) {
 	if !bytes.Equal(canonical, payload) {
 		return nil, fmt.Errorf("the manifest is not in canonical form (RFC 8785): make it with consilium manifest build")
 	}
-	m, all := &Manifest{payload: bytes.Clone(payload)}, newFaults()
+	m, all := &Manifest{payload: bytes.Clone(payload), digest: Digest(payload)}, newFaults()
 	m.read(cursor{&document, "", all})
 	if err := all.err(); err != nil {
 		return nil, err
@@ -175,7 +176,7 @@ func (m *Manifest) Federation() string { return m.federation }
 func (m *Manifest) Epoch() uint64 { return m.epoch }
 
 // Digest returns the manifest's name: the SHA-256 of its payload.
-func (m *Manifest) Digest() [32]byte { return Digest(m.payload) }
+func (m *Manifest) Digest() [32]byte { return m.digest }
 
 // Previous returns the digest of the manifest that this one replaces, zero at epoch 1.
 func (m *Manifest) Previous() [32]byte { return m.prev }

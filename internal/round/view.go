@@ -80,6 +80,19 @@ func (s *State) RunOf(lead, id string) (string, bool) {
 	return r.fact.Run, true
 }
 
+// TakesPart reports whether a run that the member has consented to, open or not, began with that model or made it.
+func (s *State) TakesPart(m entry.Member, model entry.Digest) bool {
+	for _, r := range s.runs {
+		if p := r.member(m); p == nil || p.State != consented {
+			continue
+		}
+		if r.fact.Model == model || slices.ContainsFunc(r.tries, func(t *try) bool { return t.model == model }) {
+			return true
+		}
+	}
+	return false
+}
+
 // Progress returns the open runs that the member has consented to. Updates of rounds up to their newest closed one that is
 // released, and those of runs that are not named, are needed by nobody any more.
 func (s *State) Progress(m entry.Member, released Released) []Progress {

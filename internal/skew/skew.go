@@ -58,6 +58,17 @@ func Judge(readings []Reading, limit time.Duration) error {
 	if n < 2 {
 		return nil
 	}
+	ahead, behind := 0, 0
+	for _, r := range readings {
+		if r.Ahead > limit {
+			ahead++
+		} else if r.Ahead < -limit {
+			behind++
+		}
+	}
+	if max(ahead, behind) <= n/2 { // then the middle is within the limit, and need not be found
+		return nil
+	}
 	sorted := slices.SortedFunc(slices.Values(readings), func(a, b Reading) int { return cmp.Compare(a.Ahead, b.Ahead) })
 	low, high := sorted[(n-1)/2].Ahead, sorted[n/2].Ahead
 	var e *Error
