@@ -57,6 +57,8 @@ type made struct {
 	Fingerprint  string            `json:"fingerprint,omitempty"` // of Key, as manifest show prints it
 	Certificates [][]byte          `json:"certificates,omitempty"`
 	Measurement  string            `json:"measurement,omitempty"`
+	MRTD         string            `json:"mr_td,omitempty"`
+	MREnclave    string            `json:"mr_enclave,omitempty"`
 	PCRs         map[string]string `json:"pcrs,omitempty"`
 }
 

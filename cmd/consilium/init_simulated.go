@@ -26,8 +26,8 @@ func initRoot(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "simulated-root DIR --name NAME",
 		Short: "Make a private root of trust for simulated machines",
-		Long: "Simulated-root makes DIR/root.json and prints its certificates for manifest.yaml, under roots. It stands in for AMD\n" +
-			"and AWS. It takes some seconds.\n\n" + protectsNothing,
+		Long: "Simulated-root makes DIR/root.json and prints its certificates for manifest.yaml, under roots. It stands in for AMD,\n" +
+			"Intel and AWS. It takes some seconds.\n\n" + protectsNothing,
 		Args: oneArgument("folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := checkName(called); err != nil {
@@ -64,11 +64,11 @@ type machineOptions struct{ root, typ, measure string }
 func initMachine(a *app) *cobra.Command {
 	var o machineOptions
 	cmd := &cobra.Command{
-		Use:   "simulated-machine DIR --root ROOT.json --type sev-snp|nitro",
+		Use:   "simulated-machine DIR --root ROOT.json --type sev-snp|tdx|sgx|nitro",
 		Short: "Make a simulated machine with one enclave",
 		Long: "Simulated-machine makes DIR/machine.json and prints what its evidence will show, for a reference set of manifest.yaml:\n" +
-			"a launch measurement (sev-snp) or the PCRs 0 to 2 (nitro). With --measure the measurement, or PCR0, is the SHA-384 of\n" +
-			"that file, as if the machine had launched it.\n\n" + protectsNothing,
+			"a launch measurement (sev-snp), MRTD (tdx), MRENCLAVE (sgx) or the PCRs 0 to 2 (nitro). With --measure the measurement,\n" +
+			"or PCR0, is the SHA-384 of that file, as if the machine had launched it; MRENCLAVE is its first 32 bytes.\n\n" + protectsNothing,
 		Args: oneArgument("folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			f, err := newFolder(args[0], machineFile)
@@ -92,7 +92,7 @@ func initMachine(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&o.root, "root", "", "file of the root that vouches for it, which init simulated-root made")
-	cmd.Flags().StringVar(&o.typ, "type", "", "sev-snp or nitro")
+	cmd.Flags().StringVar(&o.typ, "type", "", "sev-snp, tdx, sgx or nitro")
 	cmd.Flags().StringVar(&o.measure, "measure", "", "file that it is to have launched (default: one that no file has)")
 	return cmd
 }
@@ -122,6 +122,16 @@ func newMachine(o machineOptions) (*simulated.Machine, made, error) {
 		copy(m[:], measured)
 		machine, err := root.SNP(simulated.SNPSpec{Measurement: m})
 		return machine, made{Measurement: hex.EncodeToString(m[:])}, err
+	case attest.TDX.String():
+		m := simulated.DefaultMRTD()
+		copy(m[:], measured)
+		machine, err := root.TDX(simulated.TDXSpec{MRTD: m})
+		return machine, made{MRTD: hex.EncodeToString(m[:])}, err
+	case attest.SGX.String():
+		m := simulated.DefaultMREnclave()
+		copy(m[:], measured)
+		machine, err := root.SGX(simulated.SGXSpec{MREnclave: m})
+		return machine, made{MREnclave: hex.EncodeToString(m[:])}, err
 	case attest.Nitro.String():
 		pcrs := simulated.DefaultPCRs()
 		if measured != nil {
@@ -134,7 +144,7 @@ func newMachine(o machineOptions) (*simulated.Machine, made, error) {
 		machine, err := root.Nitro(simulated.NitroSpec{PCRs: pcrs})
 		return machine, data, err
 	}
-	return nil, made{}, usageError("say --type sev-snp or --type nitro", "there is no simulated machine of the type %q", o.typ)
+	return nil, made{}, usageError("say --type sev-snp, tdx, sgx or nitro", "there is no simulated machine of the type %q", o.typ)
 }
 
 // fileSum returns the SHA-384 of a file.
@@ -153,8 +163,8 @@ func fileSum(path string) ([]byte, error) {
 
 // reference returns a root's certificates or what a machine's evidence shows, as manifests spell it.
 func (d made) reference() string {
-	if d.Measurement != "" {
-		return fmt.Sprintf("[%q]", d.Measurement)
+	if measured := d.Measurement + d.MRTD + d.MREnclave; measured != "" { // a machine has one of them
+		return fmt.Sprintf("[%q]", measured)
 	}
 	if d.Certificates != nil {
 		var quoted []string
@@ -168,8 +178,13 @@ func (d made) reference() string {
 
 // field returns the field of a reference set that holds it.
 func (d made) field() string {
-	if d.Measurement != "" {
+	switch {
+	case d.Measurement != "":
 		return "measurements"
+	case d.MRTD != "":
+		return "mr_td"
+	case d.MREnclave != "":
+		return "mr_enclave"
 	}
 	return "pcrs"
 }

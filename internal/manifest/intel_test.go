@@ -206,6 +206,8 @@ var intelTexts = []struct {
 	{"C77 debug", `attributes: "05`, `attributes: "07`, "no manifest can admit such an enclave"},
 	{"C78 PROVISION_KEY", `attributes: "05`, `attributes: "15`, "no manifest can admit such an enclave"},
 	{"C78 EINITTOKEN_KEY", `attributes: "05`, `attributes: "25`, "no manifest can admit such an enclave"},
+	{"C84 attributes of no bytes", `attributes: "0500000000000000e700000000000000"`, `attributes: ""`, "attributes: want 16 bytes"},
+	{"C84 a mask of no bytes", `attributes_mask: "ffffffffffffffffff00000000000000"`, `attributes_mask: ""`, "attributes_mask: want 16 bytes"},
 	{"C84 attributes outside the mask", `attributes_mask: "ff`, `attributes_mask: "fe`, "bits that attributes_mask does not look at"},
 	{"C80 neither enclave nor signer", `mr_signer: ["` + strings.Repeat("52", 32) + `"]`, `mr_signer: {any: true, reason: "x"}`, "or any enclave would do"},
 	{"C81 neither enclave nor product", "prod_id: 9", `prod_id: {any: true, reason: "x"}`, "or any enclave would do"},

@@ -106,6 +106,19 @@ func TestAccepted(t *testing.T) {
 			s.Held = attest.Collateral{dcaptest.List(p.Root, func(l *x509.RevocationList) { l.NextUpdate = now.Add(-time.Hour) })}
 			s.Lists = s.Lists[1:]
 		}, func(v dcap.Verdict) bool { return !v.RevocationChecked }},
+		{"lists held of another root, one of which names this intermediate", func(s *scene) {
+			stranger := dcaptest.Stranger()
+			s.Held = attest.Collateral{dcaptest.List(stranger.Root, dcaptest.Revoking(2)), dcaptest.List(stranger.Platform, dcaptest.Revoking(dcaptest.LeafSerial))}
+			s.Lists = nil
+		}, func(v dcap.Verdict) bool { return !v.RevocationChecked }},
+		{"lists held by these keys under another name", func(s *scene) {
+			s.Held = attest.Collateral{dcaptest.List(as(p.Root, p.TCBSigning)), dcaptest.List(as(p.Platform, p.TCBSigning), dcaptest.Revoking(dcaptest.LeafSerial))}
+			s.Lists = nil
+		}, func(v dcap.Verdict) bool { return !v.RevocationChecked }},
+		{"lists without numbers", func(s *scene) {
+			s.Lists[0] = dcaptest.WithoutNumber(s.Lists[0], p.Root)
+			s.Held = attest.Collateral{s.Lists[0]}
+		}, func(v dcap.Verdict) bool { return v.RevocationChecked }},
 		{"the oldest of all collateral counts", func(s *scene) {
 			s.Lists[0] = dcaptest.List(p.Root, func(l *x509.RevocationList) { l.ThisUpdate = now.Add(-9 * day) })
 		}, func(v dcap.Verdict) bool { return v.CollateralFrom.Equal(now.Add(-9 * day)) }},

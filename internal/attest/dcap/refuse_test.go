@@ -229,6 +229,7 @@ var chainRefusals = []refusal{
 	}},
 	{"B65 a look-alike's chain with the right root at its end", attest.ClassChain, func(s *scene) { s.Issuer = dcaptest.Stranger().Platform }},
 	{"B65 the right chain with a look-alike at its end", attest.ClassChain, func(s *scene) { s.Root = dcaptest.Stranger().Root }},
+	{"B65 PCK certificate that names another issuer", attest.ClassChain, func(s *scene) { s.Issuer = as(s.Issuer, dcaptest.Trusted().Processor) }},
 	{"B65 PCK certificate by the root itself", attest.ClassChain, func(s *scene) { s.Issuer = dcaptest.Trusted().Root }},
 	{"B65 PCK certificate by the signer of TCB info", attest.ClassChain, func(s *scene) { s.Issuer = dcaptest.Trusted().TCBSigning }},
 	{"B65 an intermediate of another name", attest.ClassChain, func(s *scene) { s.Issuer = authority("Intel SGX PCK Other CA", func(*x509.Certificate) {}) }},
@@ -539,6 +540,10 @@ func listRefusals() []refusal {
 		refusal{"B66 root's list with a lower number than that which is held", attest.ClassRevoked, func(s *scene) {
 			s.Held = attest.Collateral{dcaptest.List(p.Root, newer)}
 		}},
+		refusal{"B66 root's list without a number, where one is held", attest.ClassRevoked, func(s *scene) {
+			s.Held = attest.Collateral{s.Lists[0]}
+			s.Lists[0] = dcaptest.WithoutNumber(s.Lists[0], p.Root)
+		}},
 		refusal{"B66 intermediate's list with a lower number than that which is held, though expired", attest.ClassRevoked, func(s *scene) {
 			s.Held = attest.Collateral{dcaptest.List(p.Platform, newer, old)}
 		}})
@@ -549,7 +554,7 @@ func TestOptions(t *testing.T) {
 	p := dcaptest.Trusted()
 	self := func(curve elliptic.Curve) *x509.Certificate {
 		t := dcaptest.Template("Intel SGX Root CA", 1)
-		t.IsCA, t.KeyUsage, t.SignatureAlgorithm = true, x509.KeyUsageCertSign, 0
+		t.IsCA, t.KeyUsage = true, x509.KeyUsageCertSign
 		key := dcaptest.NewKey(curve)
 		der, _ := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
 		cert, _ := x509.ParseCertificate(der)

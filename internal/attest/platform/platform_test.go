@@ -53,7 +53,7 @@ func written(t *testing.T, m *simulated.Machine, mode os.FileMode) string {
 	return path
 }
 
-// TestOpen: machines of both platforms, opened from their files, make evidence that the verifiers of their root's
+// TestOpen: machines of all platforms, opened from their files, make evidence that the verifiers of their root's
 // certificates take, and no others.
 func TestOpen(t *testing.T) {
 	demo := root(t, "demo")
@@ -65,8 +65,18 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	domain, err := demo.TDX(simulated.TDXSpec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enclave, err := demo.SGX(simulated.SGXSpec{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	b := attest.Binding{ReportData: [64]byte{1}, Nonce: [32]byte{2}, SPKI: []byte("key")}
-	for typ, m := range map[attest.Type]*simulated.Machine{attest.SEVSNP: snp, attest.Nitro: nitro} {
+	for typ, m := range map[attest.Type]*simulated.Machine{
+		attest.SEVSNP: snp, attest.TDX: domain, attest.SGX: enclave, attest.Nitro: nitro,
+	} {
 		t.Run(typ.String(), func(t *testing.T) {
 			a, err := platform.Open("simulated:"+written(t, m, 0o600), func() time.Time { return now })
 			if err != nil {

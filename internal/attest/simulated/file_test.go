@@ -92,20 +92,34 @@ func TestParseMachineRefuses(t *testing.T) {
 	root := roots()["demo"]
 	files := map[string]string{
 		"sev-snp": string(must(must(root.SNP(simulated.SNPSpec{})).Marshal())),
+		"tdx":     string(must(must(root.TDX(simulated.TDXSpec{})).Marshal())),
+		"sgx":     string(must(must(root.SGX(simulated.SGXSpec{})).Marshal())),
 		"nitro":   string(must(must(root.Nitro(simulated.NitroSpec{})).Marshal())),
 	}
 	own := map[string][]damage{
 		"sev-snp": {
 			{"name of a root", `"root": "demo"`, `"root": "Demo"`, "want a-z"},
-			{"format of a Nitro machine", "simulated-sev-snp", "simulated-nitro", "fields of a SEV-SNP machine"},
+			{"format of a Nitro machine", "simulated-sev-snp", "simulated-nitro", "fields of another machine"},
 			{"report of another length", `"report": "`, `"report": "AAAA`, "report has 1187 bytes"},
 			{"certificate", `"vcek": "MII`, `"vcek": "AAA`, "vcek: certificate 0"},
 			{"key", `"key": "MI`, `"key": "AA`, "key: "},
 			{"fields of a Nitro machine", `"vcek"`, `"module_id": "x",` + "\n  " + `"vcek"`, "not as it was written"},
 			{"base64 in another spelling", `"report": "BQ`, `"report": "B\u0051`, "not as it was written"},
 		},
+		"tdx": {
+			{"format of an SGX machine", "simulated-tdx", "simulated-sgx", "quote: PARSE: a quote of the version 5"},
+			{"format of a Nitro machine", "simulated-tdx", "simulated-nitro", "fields of another machine"},
+			{"quote", `"quote": "BQ`, `"quote": "BA`, "quote: PARSE: "},
+			{"key", `"key": "MI`, `"key": "AA`, "key: "},
+			{"collateral of a kind that is none", `"kind": 4`, `"kind": 400`, "cannot unmarshal"},
+		},
+		"sgx": {
+			{"format of a TDX machine", "simulated-sgx", "simulated-tdx", "quote: PARSE: a quote of the version 3"},
+			{"format of a SEV-SNP machine", "simulated-sgx", "simulated-sev-snp", "fields of another machine"},
+			{"key", `"key": "MI`, `"key": "AA`, "key: "},
+		},
 		"nitro": {
-			{"format of a SEV-SNP machine", "simulated-nitro", "simulated-sev-snp", "fields of a Nitro machine"},
+			{"format of a SEV-SNP machine", "simulated-nitro", "simulated-sev-snp", "fields of another machine"},
 			{"no module id", `"module_id": "i-`, `"module_id": "",` + "\n" + `"x": "`, "unknown field"},
 			{"register that is a word", `"0": "`, `"zero": "`, "cannot unmarshal"},
 			{"certificate of the bundle", `"MII`, `"AAA`, "bundle: certificate 0"},
@@ -187,6 +201,15 @@ func TestParseRootRefuses(t *testing.T) {
 		swap("another root's ASK", "ask", other, "ask_key: not the key of the certificate"),
 		swap("another root's key of the ASK", "ask_key", other, "ask_key: not the key of the certificate"),
 		swap("another root's Nitro certificate", "nitro", other, "nitro_key: not the key of the certificate"),
+		swap("another root's Intel root", "intel", other, "Intel SGX PCK Platform CA: "),
+		swap("another root's Intel CA", "intel_ca", other, "intel_ca_key: not the key of the certificate"),
+		swap("another root's key of Intel's CA", "intel_ca_key", other, "intel_ca_key: not the key of the certificate"),
+		swap("another root's signer of TCB info", "intel_tcb", other, "intel_tcb_key: not the key of the certificate"),
+		swap("another root's key of that signer", "intel_tcb_key", other, "intel_tcb_key: not the key of the certificate"),
+		swap("another root's list", "intel_root_crl", other, "the revocation list of Intel SGX Root CA"),
+		swap("another root's list of Intel's CA", "intel_ca_crl", other, "the revocation list of Intel SGX PCK Platform CA"),
+		{"a part of Intel's part", `"intel": "` + demo["intel"] + `",` + "\n  ", "", "intel: certificate 0"},
+		{"Intel's key on another curve", demo["intel_ca_key"], demo["nitro_key"], "on the curve P-384, want P-256"},
 		swap("another root's Nitro key", "nitro_key", other, "nitro_key: not the key of the certificate"),
 		{"keys exchanged", `"` + demo["ask_key"] + `"`, `"` + demo["nitro_key"] + `"`, "ask_key: a *ecdsa.PrivateKey"},
 		{"certificate that does not parse", `"ark": "MII`, `"ark": "AAA`, "certificate 0"},
@@ -207,7 +230,7 @@ func TestParseRootOneBit(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &demo); err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range []string{"ark", "ask", "nitro"} {
+	for _, field := range []string{"ark", "ask", "nitro", "intel", "intel_ca", "intel_tcb", "intel_root_crl", "intel_ca_crl"} {
 		der := must(base64.StdEncoding.DecodeString(demo[field]))
 		der[len(der)-1] ^= 1 // in the signature
 		bad := strings.Replace(text, demo[field], base64.StdEncoding.EncodeToString(der), 1)
@@ -222,6 +245,8 @@ func FuzzParse(f *testing.F) {
 	root := roots()["demo"]
 	f.Add(must(root.Marshal()))
 	f.Add(must(must(root.SNP(simulated.SNPSpec{})).Marshal()))
+	f.Add(must(must(root.TDX(simulated.TDXSpec{})).Marshal()))
+	f.Add(must(must(root.SGX(simulated.SGXSpec{})).Marshal()))
 	f.Add(must(must(root.Nitro(simulated.NitroSpec{})).Marshal()))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if m, err := simulated.ParseMachine(text); err == nil && !bytes.Equal(must(m.Marshal()), text) {

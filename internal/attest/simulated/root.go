@@ -23,7 +23,7 @@ const (
 	leeway   = time.Hour
 )
 
-// Root is a private root of trust: AMD's root and intermediate for one product line, and AWS's root. It does not change,
+// Root is a private root of trust: AMD's root and intermediate for one product line, AWS's root, and Intel's. It does not change,
 // and is safe for concurrent use.
 type Root struct {
 	name, line string
@@ -32,6 +32,7 @@ type Root struct {
 	askKey     *rsa.PrivateKey
 	nitro      *x509.Certificate
 	nitroKey   *ecdsa.PrivateKey
+	intel      *intelRoot // nil of a root that was made before roots had Intel's part
 }
 
 // manufacturers are names that no simulated root may have: a log line that says so would pass for hardware's.
@@ -75,6 +76,9 @@ func NewRoot(name, productLine string, now time.Time) (*Root, error) {
 	if r.nitro, err = sign(top, top, &nitroKey.PublicKey, nitroKey); err != nil {
 		return nil, err
 	}
+	if r.intel, err = newIntelRoot(name, now.Add(-leeway)); err != nil {
+		return nil, err
+	}
 	return r, nil
 }
 
@@ -98,9 +102,13 @@ func valid(name, line string) error {
 }
 
 // Certificates returns what a manifest lists under the root's name, each as DER: AMD's root and intermediate (both RSA), then
-// AWS's root (P-384). platform.Verifiers takes the list as it is.
+// AWS's root (P-384), then Intel's (P-256). platform.Verifiers takes the list as it is.
 func (r *Root) Certificates() [][]byte {
-	return [][]byte{clone(r.ark), clone(r.ask), clone(r.nitro)}
+	all := [][]byte{clone(r.ark), clone(r.ask), clone(r.nitro)}
+	if r.intel != nil {
+		all = append(all, clone(r.intel.root))
+	}
+	return all
 }
 
 func clone(c *x509.Certificate) []byte { return append([]byte(nil), c.Raw...) }

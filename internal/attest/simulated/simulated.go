@@ -1,5 +1,5 @@
 // Package simulated makes enclaves out of nothing: machines whose evidence has the real formats, AMD SEV-SNP attestation
-// reports and AWS Nitro attestation documents, and verifies by the very code that verifies hardware's, but chains to a
+// reports, Intel TDX and SGX quotes with their collateral, and AWS Nitro attestation documents, and verifies by the very code that verifies hardware's, but chains to a
 // private root. It is for demonstrations, tests and development. Nothing here protects anything: who can read a machine's
 // file can sign whatever he likes with it.
 //
@@ -30,8 +30,9 @@ import (
 // Machine is one simulated machine. It does not change, and is safe for concurrent use.
 type Machine struct {
 	root  string
-	snp   *snpMachine   // one of the two is set
-	nitro *nitroMachine // -
+	snp   *snpMachine // one of the three is set
+	intel *intelMachine
+	nitro *nitroMachine
 }
 
 // Attester returns an attester for the machine. now is the machine's clock, which Nitro documents show.
@@ -46,8 +47,11 @@ type attester struct {
 
 // Types returns the one type of evidence that the machine makes.
 func (a *attester) Types() []attest.Type {
-	if a.machine.snp != nil {
+	switch {
+	case a.machine.snp != nil:
 		return []attest.Type{attest.SEVSNP}
+	case a.machine.intel != nil:
+		return []attest.Type{a.machine.intel.typ}
 	}
 	return []attest.Type{attest.Nitro}
 }
@@ -60,8 +64,11 @@ func (a *attester) Attest(ctx context.Context, b attest.Binding) (attest.Evidenc
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, fmt.Errorf("attesting: %w", context.Cause(ctx))
 	}
-	if a.machine.snp != nil {
+	switch {
+	case a.machine.snp != nil:
 		return a.machine.snp.attest(b)
+	case a.machine.intel != nil:
+		return a.machine.intel.attest(b)
 	}
 	return a.machine.nitro.attest(b, a.now())
 }

@@ -19,7 +19,9 @@ import (
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/attest/nitro"
 	"consilium.dev/internal/attest/sevsnp"
+	"consilium.dev/internal/attest/sgx"
 	"consilium.dev/internal/attest/simulated"
+	"consilium.dev/internal/attest/tdx"
 )
 
 var update = flag.Bool("update", false, "make the roots in testdata anew, which takes a while")
@@ -57,13 +59,13 @@ func must[T any](v T, err error) T {
 // verifiers trust the manufacturers and the simulated roots named.
 func verifiers(t *testing.T, names ...string) map[attest.Type]attest.Verifier {
 	t.Helper()
-	amd, aws := map[string][]*x509.Certificate{}, map[string][]*x509.Certificate{}
+	amd, aws, intel := map[string][]*x509.Certificate{}, map[string][]*x509.Certificate{}, map[string]*x509.Certificate{}
 	for _, name := range names {
 		var certs []*x509.Certificate
 		for _, der := range roots()[name].Certificates() {
 			certs = append(certs, must(x509.ParseCertificate(der)))
 		}
-		amd[name], aws[name] = certs[:2], certs[2:]
+		amd[name], aws[name], intel[name] = certs[:2], certs[2:3], certs[3]
 	}
 	snp, err := sevsnp.NewVerifier(sevsnp.Options{SimulatedRoots: amd})
 	if err != nil {
@@ -73,7 +75,15 @@ func verifiers(t *testing.T, names ...string) map[attest.Type]attest.Verifier {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[attest.Type]attest.Verifier{attest.SEVSNP: snp, attest.Nitro: nsm}
+	domains, err := tdx.NewVerifier(tdx.Options{SimulatedRoots: intel})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enclaves, err := sgx.NewVerifier(sgx.Options{SimulatedRoots: intel})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[attest.Type]attest.Verifier{attest.SEVSNP: snp, attest.TDX: domains, attest.SGX: enclaves, attest.Nitro: nsm}
 }
 
 func clock() time.Time { return now }
@@ -108,6 +118,8 @@ func machines(t *testing.T) map[string]*simulated.Machine {
 	all := map[string]*simulated.Machine{}
 	for name, root := range roots() {
 		all[name+" sev-snp"] = must(root.SNP(simulated.SNPSpec{}))
+		all[name+" tdx"] = must(root.TDX(simulated.TDXSpec{}))
+		all[name+" sgx"] = must(root.SGX(simulated.SGXSpec{}))
 		all[name+" nitro"] = must(root.Nitro(simulated.NitroSpec{}))
 	}
 	return all
@@ -175,7 +187,7 @@ func TestAttester(t *testing.T) {
 			b := binding
 			spoil(&b)
 			_, err := verifiers(t, "demo", "other")[e.Type].Verify(t.Context(), e, b, now, nil)
-			if e.Type == attest.SEVSNP && part != "report data" {
+			if e.Type != attest.Nitro && part != "report data" {
 				if err != nil {
 					t.Errorf("%s: another %s, which a report does not carry: %v", name, part, err)
 				}
@@ -195,7 +207,7 @@ func TestAttester(t *testing.T) {
 // TestConcurrent: one attester may be asked by several at once; -race watches.
 func TestConcurrent(t *testing.T) {
 	v := verifiers(t, "demo")
-	for _, m := range []*simulated.Machine{must(roots()["demo"].SNP(simulated.SNPSpec{})), must(roots()["demo"].Nitro(simulated.NitroSpec{}))} {
+	for _, m := range []*simulated.Machine{must(roots()["demo"].SNP(simulated.SNPSpec{})), must(roots()["demo"].TDX(simulated.TDXSpec{})), must(roots()["demo"].Nitro(simulated.NitroSpec{}))} {
 		a := m.Attester(clock)
 		var all sync.WaitGroup
 		for i := range 4 {

@@ -8,6 +8,7 @@
 package dcaptest
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -119,15 +120,29 @@ func List(by *Authority, spoil ...func(*x509.RevocationList)) attest.Item {
 
 // WithoutNextUpdate returns a list without the field, signed again: the standard library does not make such.
 func WithoutNextUpdate(list attest.Item, by *Authority) attest.Item {
+	return resigned(list, by, func(body []byte) []byte {
+		var parts []asn1.RawValue
+		must(asn1.Unmarshal(body, &parts))
+		// version, algorithm, issuer, thisUpdate, nextUpdate, ...
+		return must(asn1.Marshal(slices.Delete(parts, 4, 5)))
+	})
+}
+
+// WithoutNumber returns a list whose number stands in an extension that nobody knows, likewise.
+func WithoutNumber(list attest.Item, by *Authority) attest.Item {
+	return resigned(list, by, func(body []byte) []byte {
+		return bytes.Replace(body, []byte{6, 3, 0x55, 0x1d, 20}, []byte{6, 3, 0x55, 0x1d, 99}, 1)
+	})
+}
+
+// resigned returns a list with its body edited, signed again.
+func resigned(list attest.Item, by *Authority, edit func(body []byte) []byte) attest.Item {
 	var s struct {
 		Body, Algorithm asn1.RawValue
 		Signature       asn1.BitString
 	}
 	must(asn1.Unmarshal(list.Bytes, &s))
-	var parts []asn1.RawValue
-	must(asn1.Unmarshal(s.Body.FullBytes, &parts))
-	// version, algorithm, issuer, thisUpdate, nextUpdate, ...
-	body := must(asn1.Marshal(slices.Delete(parts, 4, 5)))
+	body := edit(s.Body.FullBytes)
 	digest := sha256.Sum256(body)
 	signature := must(ecdsa.SignASN1(rand.Reader, by.Key, digest[:]))
 	s.Body, s.Signature = asn1.RawValue{FullBytes: body}, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}
