@@ -33,7 +33,7 @@ var floors = [][]string{
 		"internal/model", "internal/dataset", "internal/codec", "internal/aggregate",
 	},
 	2: {
-		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro", "internal/attest/dcap", "internal/attest/dcap/dcaptest", "internal/attest/measure",
+		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro", "internal/attest/dcap", "internal/attest/dcap/dcaptest", "internal/attest/measure", "internal/attest/ear",
 		"internal/store/dir", "internal/store/storetest", "internal/durable/powercut", "internal/blob/kms/file", "internal/blob/kms/call", "internal/skew", "internal/witness",
 	},
 	3: {

@@ -10,7 +10,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/ear"
 	"consilium.dev/internal/attest/platform"
+	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/durable"
+	"consilium.dev/internal/identity"
 	"consilium.dev/internal/manifest"
 )
 
@@ -23,11 +27,16 @@ const verifyLong = `Verify judges evidence in the two steps in which a coordinat
 
 Without --policy only the first question is asked. Without --report-data nobody asks for whom the evidence was made: it may be
 a copy of anybody's. --platform takes a type as manifests spell it; without it, it is guessed. --collateral is a folder with
-certificates and revocation lists (DER or PEM), and Intel's tcb_info.json, qe_identity.json and issuer chains; nothing is fetched.`
+certificates and revocation lists (DER or PEM), and Intel's tcb_info.json, qe_identity.json and issuer chains; nothing is fetched.
+
+With --ear and --ear-key the outcome is written, for other tools, as an EAT Attestation Result (draft-ietf-rats-ear): a JSON Web
+Token with AR4SI's trustworthiness vector, signed by the key (EdDSA). It says less than this command does. --policy and
+--report-data are asked for then: who reads a token cannot see what was left out.`
 
 // verifyOptions are the flags of attest verify.
 type verifyOptions struct {
 	platform, evidence, collateral, policy, reportData, at string
+	ear, earKey                                            string
 }
 
 // verdict is what attest verify says.
@@ -42,7 +51,10 @@ type verdict struct {
 	Sets       []string       `json:"sets,omitempty"`       // of the policy, that it matches
 	NotJudged  []string       `json:"not_judged,omitempty"` // by them, each with its reason
 	Claims     map[string]any `json:"claims,omitempty"`     // of evidence that is genuine
+	EAR        string         `json:"ear,omitempty"`        // file of the attestation result
 	claims     *attest.Claims
+	appraisal  *attest.Appraisal
+	refusal    *attest.Error
 }
 
 func attestVerify(a *app) *cobra.Command {
@@ -75,6 +87,8 @@ func attestVerify(a *app) *cobra.Command {
 	f.StringVar(&o.policy, "policy", "", "manifest with the reference sets: YAML, built or signed")
 	f.StringVar(&o.reportData, "report-data", "", "bytes that the evidence must carry, in hex")
 	f.StringVar(&o.at, "at", "", "instant to judge at, RFC 3339 (default: now)")
+	f.StringVar(&o.ear, "ear", "", "file to write the outcome to as an EAT Attestation Result, for other tools")
+	f.StringVar(&o.earKey, "ear-key", "", "key that signs it: a file that consilium init made")
 	return cmd
 }
 
@@ -89,6 +103,10 @@ func (o *verifyOptions) judge(cmd *cobra.Command) (*verdict, error) {
 		if at, err = time.Parse(time.RFC3339, o.at); err != nil {
 			return nil, usageError("write it as 2026-03-01T12:00:00Z", "--at %q is no instant", o.at)
 		}
+	}
+	if (o.ear == "") != (o.earKey == "") || o.ear != "" && (o.policy == "" || o.reportData == "") {
+		return nil, usageError("name all four: --policy, --report-data, --ear, --ear-key",
+			"an attestation result is of a policy and of evidence for one session, and is signed")
 	}
 	var reportData []byte
 	if o.reportData != "" {
@@ -115,19 +133,49 @@ func (o *verifyOptions) judge(cmd *cobra.Command) (*verdict, error) {
 	}
 	out := &verdict{Platform: e.Type.String(), At: at, Verdict: "genuine", Bound: reportData != nil, Collateral: append([]string{}, taken...)}
 	claims, err := genuine(cmd.Context(), v, e, reportData, at, c)
-	if err != nil {
-		return out, out.refused(err)
+	if err == nil {
+		out.claims, out.Claims = &claims, jsonClaims(&claims)
+		if policy != nil {
+			err = out.match(policy)
+		}
 	}
-	out.claims, out.Claims = &claims, jsonClaims(&claims)
-	if policy == nil {
+	if err != nil {
+		if err := out.refused(err); err != nil {
+			return nil, err
+		}
+	}
+	if o.ear == "" {
 		return out, nil
 	}
-	appraisal, err := policy.Match(claims, at)
+	return out, out.export(o, e, policy)
+}
+
+// match holds claims against the policy's sets.
+func (v *verdict) match(policy *manifest.Manifest) error {
+	appraisal, err := policy.Match(*v.claims, v.At)
 	if err != nil {
-		return out, out.refused(err)
+		return err
 	}
-	out.Verdict, out.Sets, out.NotJudged = "admitted", appraisal.Sets, appraisal.Any
-	return out, nil
+	v.appraisal = &appraisal
+	v.Verdict, v.Sets, v.NotJudged = "admitted", appraisal.Sets, appraisal.Any
+	return nil
+}
+
+// export writes the outcome as an EAT Attestation Result.
+func (v *verdict) export(o *verifyOptions, e attest.Evidence, policy *manifest.Manifest) error {
+	key, err := identity.Open("file:" + o.earKey)
+	if err != nil {
+		return refusedError("it is a file that consilium init made", "opening the key of the attestation result: %w", err)
+	}
+	token, err := ear.Sign(ear.Result{
+		Type: e.Type, Evidence: e.Body, Claims: v.claims, Appraisal: v.appraisal, Refusal: v.refusal, Policy: policy.Digest(),
+		Issued: time.Now(), Build: "consilium " + daemon.Version, Verifier: "consilium.dev",
+	}, key)
+	if err != nil {
+		return err
+	}
+	v.EAR = o.ear
+	return durable.Replace(o.ear, token, 0o644)
 }
 
 // verifierOf returns the verifier of a type, which trusts the simulated roots that the policy names.
@@ -156,6 +204,7 @@ func (v *verdict) refused(err error) error {
 	if !errors.As(err, &refusal) {
 		return err
 	}
+	v.refusal = refusal
 	v.Verdict, v.Class, v.Reason = "refused", refusal.Class.String(), refusal.Err.Error()
 	return nil
 }
@@ -179,6 +228,9 @@ func (v *verdict) show(w *page) {
 	}
 	for _, reason := range slices.Sorted(slices.Values(v.NotJudged)) {
 		w.printf("not judged  %s\n", name(reason))
+	}
+	if v.EAR != "" {
+		w.printf("ear         %s\n", name(v.EAR))
 	}
 	if v.claims != nil {
 		w.tables(claimsTable(v.claims))
