@@ -204,6 +204,17 @@ func heldModel(r *audit.Report, file string) (*audit.Model, error) {
 		"no round of this history has made the model in %s (%s)", file, digest.Short())
 }
 
+// dropped returns how many models are kept no more.
+func dropped(models []audit.Model) int {
+	n := 0
+	for _, m := range models {
+		if !m.Deleted.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
 func showReport(w *page, r *audit.Report, held *audit.Model) {
 	verdict := "everything is as agreed"
 	if !r.Good() {
@@ -217,6 +228,9 @@ func showReport(w *page, r *audit.Report, held *audit.Model) {
 		many(r.Evidence, "piece"), many(r.Boots, "boot"), many(sum(r.Admissions), "admission"))
 	w.printf("replayed     %s, %s closed with %s, %s, epsilon %g spent\n", many(r.Runs, "run"), many(r.Rounds, "round"),
 		many(r.Updates, "update"), many(len(r.Models), "model version"), r.Epsilon)
+	if n := dropped(r.Models); n > 0 {
+		w.printf("deleted      %s of them, after their runs had ended, by the coordinator's retention\n", many(n, "model version"))
+	}
 	for _, root := range r.Simulated {
 		w.printf("warning      SIMULATED enclaves under the private root %q: their evidence proves nothing\n", name(root))
 	}

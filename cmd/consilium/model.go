@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -62,17 +63,34 @@ func showModels(w *page, models []client.Model, all bool) {
 		w.printf("no models yet; the first round of a run makes one\n")
 		return
 	}
-	t := newTable("MODEL", "RUN", "ROUND", "MEMBERS", "LOSS", "ACCURACY", "CREATED", "TAGS")
+	titles := table.Row{"MODEL", "RUN", "ROUND", "MEMBERS", "LOSS", "ACCURACY", "CREATED", "TAGS"}
+	deleted := slices.ContainsFunc(models, func(m client.Model) bool { return !m.Deleted.IsZero() })
+	if deleted {
+		titles = append(titles, "DELETED")
+	}
+	t := newTable(titles...)
 	for _, m := range models {
-		t.AppendRow(table.Row{
+		row := table.Row{
 			m.ID.Short(), name(m.RunName), m.Round, len(m.Members), over(m.Figures, "train", "loss", "%.6f"),
 			over(m.Figures, "test", "accuracy", "%.4f"), clock(m.Created), names(m.Tags),
-		})
+		}
+		if deleted {
+			row = append(row, gone(m))
+		}
+		t.AppendRow(row)
 	}
 	if older > 0 {
 		t.SetCaption("%d older versions: consilium model list --all", older)
 	}
 	w.printf("%s\n", t.Render())
+}
+
+// gone returns when a model was deleted, "" where it can be fetched.
+func gone(m client.Model) string {
+	if m.Deleted.IsZero() {
+		return ""
+	}
+	return clock(m.Deleted)
 }
 
 func modelShow(a *app) *cobra.Command {
@@ -98,6 +116,10 @@ func showModel(w *page, m client.Model) {
 	if !m.Base.IsZero() {
 		base = m.Base.String()
 	}
+	deleted := gone(m)
+	if deleted != "" {
+		deleted += ", by the coordinator's retention; it cannot be exported"
+	}
 	privacy := "no noise was asked for"
 	if m.Epsilon > 0 {
 		privacy = fmt.Sprintf("epsilon %g, delta %g spent", m.Epsilon, m.Delta)
@@ -106,6 +128,7 @@ func showModel(w *page, m client.Model) {
 		{"model", m.ID.String()},
 		{"run", fmt.Sprintf("%s (%s), round %d", name(m.RunName), name(m.Run), m.Round)},
 		{"created", clock(m.Created)},
+		{"deleted", deleted},
 		{"base", base},
 		{"size", bytesText(m.Size)},
 		{"strategy", name(m.Strategy)},
@@ -187,6 +210,9 @@ func (a *app) export(ctx context.Context, which, out string, force bool) error {
 	})
 	if err != nil {
 		return explain(short, c, err)
+	}
+	if !m.Deleted.IsZero() {
+		return newFault(kindNotFound, "the newest model of each run is kept: consilium model list", "model %s was deleted at %s by the coordinator's retention", m.ID.Short(), gone(m))
 	}
 	if err := writeModel(ctx, c, m, out, force); err != nil {
 		return explain(ctx, c, err)

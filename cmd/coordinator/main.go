@@ -36,6 +36,9 @@ type config struct {
 		OpenRuns    int            `yaml:"open_runs"`               // runs that have not ended
 		Starts      int            `yaml:"starts_per_day"`          // runs that one lead starts
 	} `yaml:"limits"`
+	Retention struct {
+		Intermediate entry.Duration `yaml:"intermediate"` // how long after a run's end the models of all its rounds are kept; 0: for ever
+	} `yaml:"retention"`
 }
 
 func main() {
@@ -62,7 +65,7 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 	server, err := coordinator.New(coordinator.Options{
 		Name: c.Name, Manifest: parts.Manifest, Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers,
 		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
-		Grace: time.Duration(c.Grace),
+		Grace: time.Duration(c.Grace), Retention: time.Duration(c.Retention.Intermediate),
 		Limits: coordinator.Limits{
 			Uploads: c.Limits.Uploads, Streams: c.Limits.Streams, Message: c.Limits.Message, Starts: c.Limits.Starts,
 			Room: transport.Room{Connections: c.Limits.Connections, PerAddress: c.Limits.Unproven},

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"consilium.dev/internal/audit"
 	"consilium.dev/internal/entry"
 )
 
@@ -290,6 +291,31 @@ func TestForgedFacts(t *testing.T) {
 		{"a tag", func(h *history) {
 			h.insert(114, item{Line: entry.Line{Fact: entry.TagMoved{Tag: "champion", Model: h.items[53].Fact.(entry.RoundClosed).Model, By: "lead"}}})
 		}, []string{`114: no program of this version writes down a entry.TagMoved`}},
+	})
+}
+
+// TestDropped: what the coordinator's retention deletes is held against the rule, and the report says which models are gone.
+func TestDropped(t *testing.T) {
+	drop := func(h *history, kept time.Duration, rounds ...int) {
+		h.insert(114, item{Line: entry.Line{Fact: entry.Dropped{Run: h.run(7), Rounds: rounds, Kept: entry.Duration(kept)}}})
+	}
+	t.Run("in time", func(t *testing.T) {
+		h := forge(t)
+		drop(h, 5*time.Second, 0, 1, 2)
+		report, err := audit.Verify(t.Context(), h.seal().write(t), options(t))
+		if err != nil || !report.Good() {
+			t.Fatalf("Verify = %v, found %v", err, report.Findings)
+		}
+		for _, m := range report.Models {
+			if gone := m.Run == h.run(7) && m.Round < 3; gone != m.Deleted.Equal(h.items[114].At) || !gone && !m.Deleted.IsZero() {
+				t.Errorf("the model of round %d of run %s was deleted at %v", m.Round, m.Run, m.Deleted)
+			}
+		}
+	})
+	checkForgeries(t, 115, []forgery{
+		{"too early", func(h *history) { drop(h, 7*time.Second, 0, 1, 2) }, []string{`114: the rules draw another fact`}},
+		{"at once", func(h *history) { drop(h, 0, 0, 1, 2) }, []string{`114: blobs are dropped as soon as their run ends`, `114: .*` + replayed}},
+		{"the newest", func(h *history) { drop(h, 5*time.Second, 0, 1, 2, 3) }, []string{`114: the rules draw another fact`, `114: .*its model is the newest of the run` + replayed}},
 	})
 }
 

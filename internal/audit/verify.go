@@ -84,6 +84,7 @@ type Model struct {
 	Members []string     `json:"members"`
 	Line    int64        `json:"line"` // of its commit
 	At      time.Time    `json:"at"`
+	Deleted time.Time    `json:"deleted,omitzero"` // from the coordinator's store, since its retention had run out
 }
 
 // Good reports whether everything is as agreed.
@@ -359,6 +360,12 @@ func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line
 		}, f)
 	case entry.RoundClosed:
 		a.closed(n, l.At, f)
+	case entry.Dropped:
+		if f.Kept > 0 {
+			a.follows(n, l.At, round.Retire{Kept: time.Duration(f.Kept), Run: f.Run}, f)
+		} else {
+			a.find(n, "blobs are dropped as soon as their run ends")
+		}
 	case entry.Evaluated:
 		a.present(n, l.At, f.Member)
 		a.follows(n, l.At, round.Evaluation{Run: f.Run, Round: f.Round, Member: f.Member, Model: f.Model, Metrics: f.Metrics}, f)
@@ -384,7 +391,7 @@ func (a *auditor) end() {
 		a.strange()
 	}
 	for _, v := range a.index.Versions() {
-		m := Model{ID: v.Model, Base: v.Base, Run: v.Run, RunName: v.RunName, Round: v.Round, Members: []string{}, Line: v.Position, At: v.Created}
+		m := Model{ID: v.Model, Base: v.Base, Run: v.Run, RunName: v.RunName, Round: v.Round, Members: []string{}, Line: v.Position, At: v.Created, Deleted: v.Dropped}
 		for _, c := range v.Members {
 			m.Members = append(m.Members, string(c.Member))
 		}

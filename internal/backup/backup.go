@@ -4,9 +4,10 @@
 //
 // # What holds
 //
-// A finished copy of a coordinator's store is one that it had at one instant, with everything that the log names by then: the
-// log's head is read before the objects are listed, blobs are durable before the log names them, and what a later commit
-// removed meanwhile is found missing and copied again with the newer head. At the end every object is read back from the copy
+// A finished copy of a coordinator's store is one that it had at one instant, with everything that the log names by then and has
+// not dropped: the log's head is read before the objects are listed, blobs are durable before the log names them, and what a later
+// commit removed meanwhile is found missing and copied again with the newer head. So is a blob that was there before the head was
+// read and is not copied: it is deleted only after the log has said that it is dropped, and a newer head says so. At the end every object is read back from the copy
 // and held against the digest that it had when it was copied, those whose names are digests against their names, and the log's
 // tree is made anew from its tiles, see [ledger.Inspect].
 //
@@ -34,6 +35,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -50,6 +52,8 @@ import (
 
 // passes is how often the store is looked at anew when its log went on under the copying. Each pass copies what is new only.
 const passes = 20
+
+const blobFolder = "blob/"
 
 // ErrDamaged is what is wrapped by the error of a copy that is not what was copied.
 var ErrDamaged = errors.New("the copy is not put back")
@@ -69,7 +73,18 @@ func Make(ctx context.Context, o Options) (Contents, error) {
 		return Contents{}, err
 	}
 	defer source.Close()
-	c := &copying{source: source, done: map[string]object{}}
+	return makeFrom(ctx, o, source)
+}
+
+// source is a store that is copied.
+type source interface {
+	Get(ctx context.Context, name string) (io.ReadCloser, error)
+	List(ctx context.Context, prefix string) iter.Seq2[string, error]
+	Load(ctx context.Context) (version uint64, value []byte, err error)
+}
+
+func makeFrom(ctx context.Context, o Options, from source) (Contents, error) {
+	c := &copying{source: from, done: map[string]object{}}
 	if o.Base != "" {
 		if err := c.openBase(o.Base); err != nil {
 			return Contents{}, err
@@ -77,7 +92,7 @@ func Make(ctx context.Context, o Options) (Contents, error) {
 		defer c.base.Close()
 	}
 	var made Contents
-	err = whole(o.To, func(part string) error {
+	err := whole(o.To, func(part string) (err error) {
 		if c.target, err = dir.Open(part); err != nil {
 			return err
 		}
@@ -143,7 +158,7 @@ type object struct {
 
 // copying is one Make.
 type copying struct {
-	source *dir.View
+	source source
 	target *dir.Dir
 	base   *dir.View         // nil: none
 	before map[string]object // what base holds
@@ -167,6 +182,10 @@ func (c *copying) openBase(path string) error {
 func (c *copying) copy(ctx context.Context) (Contents, error) {
 	var last error
 	for range passes {
+		blobs, err := c.blobs(ctx)
+		if err != nil {
+			return Contents{}, err
+		}
 		// First the head, then the list: what the log names was durable before the head that says so, so it is on the list.
 		version, head, err := c.source.Load(ctx)
 		if err != nil && !errors.Is(err, store.ErrNotExist) {
@@ -176,6 +195,10 @@ func (c *copying) copy(ctx context.Context) (Contents, error) {
 			return Contents{}, err
 		}
 		made := Contents{Version: version}
+		if name := c.lacks(blobs); name != "" {
+			last = fmt.Errorf("object %s, which was deleted meanwhile: %w", name, store.ErrNotExist)
+			continue
+		}
 		if name := c.log(); version == 0 && name != "" { // its first commit was just being made, or its head is lost
 			last = fmt.Errorf("head of the log to which object %s belongs: %w", name, store.ErrNotExist)
 			continue
@@ -211,6 +234,28 @@ func (c *copying) copy(ctx context.Context) (Contents, error) {
 		return made, nil
 	}
 	return Contents{}, fmt.Errorf("looked %d times, and each time the log lacked what its head needs: %w", passes, last)
+}
+
+// blobs returns the names of the blobs that the store has now.
+func (c *copying) blobs(ctx context.Context) ([]string, error) {
+	var names []string
+	for name, err := range c.source.List(ctx, blobFolder) {
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// lacks returns one of the names that is not copied, "" if there is none.
+func (c *copying) lacks(names []string) string {
+	for _, name := range names {
+		if _, have := c.done[name]; !have {
+			return name
+		}
+	}
+	return ""
 }
 
 // prune drops from the copy what belongs to commits before and after the head. Tiles of a later commit would stand in the way
@@ -371,7 +416,7 @@ func verify(ctx context.Context, path string, made Contents, objects map[string]
 
 // fitsName holds an object whose name is its digest to that: what the store itself has damaged is no backup.
 func fitsName(name string, o object) error {
-	if strings.HasPrefix(name, "blob/") && !strings.HasSuffix(name, "/"+o.digest.String()) {
+	if strings.HasPrefix(name, blobFolder) && !strings.HasSuffix(name, "/"+o.digest.String()) {
 		return fmt.Errorf("object %s was damaged in the store: it is not what its name says; put it back from an earlier copy", name)
 	}
 	return nil

@@ -3,6 +3,8 @@ package backup_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -214,6 +216,41 @@ func TestWhileWritten(t *testing.T) {
 	}
 	if !slices.IsSorted(sizes) || sizes[0] == sizes[len(sizes)-1] {
 		t.Errorf("copied logs of %d lines, want growing ones", sizes)
+	}
+}
+
+// TestDropped: a blob is dropped, by a line and then by deleting it, before each call that copying makes to the store. Whichever
+// instant the copy is of, it has the blob where its log does not say that it is dropped.
+func TestDropped(t *testing.T) {
+	sealer := newSealer(t)
+	for n, reached := 1, true; reached; n++ {
+		folder := t.TempDir()
+		from, to := filepath.Join(folder, "store"), filepath.Join(folder, "copy")
+		s := mustOpen(t, from, sealer)
+		sum := sha256.Sum256([]byte("a blob"))
+		name := "blob/" + hex.EncodeToString(sum[:1]) + "/" + hex.EncodeToString(sum[:])
+		put(t, s, name, "a blob")
+		if err := s.grow(t.Context(), 256, 256); err != nil { // whole tiles: the next commit removes none
+			t.Fatal(err)
+		}
+		calls := 0
+		made, err := backup.MakeThrough(t.Context(), backup.Options{Store: from, To: to, Now: now}, func() {
+			if calls++; calls != n {
+				return
+			}
+			if err := errors.Join(s.grow(t.Context(), 1, 1), s.Delete(t.Context(), name)); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if err != nil {
+			t.Fatalf("dropped before call %d: %v", n, err)
+		}
+		reached = calls >= n
+		if _, has := tree(t, to)["objects/"+name]; !has && made.Size == 256 {
+			t.Errorf("dropped before call %d: the copy is of the log of before, and has no blob", n)
+		}
+		mustOpen(t, to, sealer).check(t, made.Size)
+		s.Close()
 	}
 }
 

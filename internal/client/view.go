@@ -141,6 +141,7 @@ type Model struct {
 	Tags         []string     `json:"tags,omitempty"`
 	Measurements []string     `json:"measurements"`
 	Figures      []Figures    `json:"figures,omitempty"`
+	Deleted      time.Time    `json:"deleted,omitzero"` // from the coordinator's store, since its retention had run out
 }
 
 func summary(s *pb.RunSummary) Summary {
@@ -186,7 +187,7 @@ func activity(a *pb.Activity) *Activity {
 func version(m *pb.ModelView) Model {
 	return Model{
 		ID: digest(m.GetModel()), Run: m.GetRun(), RunName: m.GetRunName(), Round: int(m.GetRound()), Base: digest(m.GetBase()),
-		Size: m.GetSize(), Created: instant(m.GetCreatedUs()), Members: m.GetMembers(), Strategy: m.GetStrategy(),
+		Size: m.GetSize(), Created: instant(m.GetCreatedUs()), Deleted: instant(m.GetDroppedUs()), Members: m.GetMembers(), Strategy: m.GetStrategy(),
 		Epsilon: m.GetEpsilon(), Delta: m.GetDelta(), Position: m.GetPosition(), Manifest: digest(m.GetManifest()),
 		Simulated: m.GetSimulated(), Rollback: m.GetRollback(), Tags: m.GetTags(), Measurements: m.GetMeasurements(),
 		Figures: figures(m.GetMetrics()),

@@ -55,6 +55,8 @@ type Options struct {
 	Version string           // of the program
 	Speech  dialect.Speech   // of its answers; zero: what a program of this version speaks
 	Grace   time.Duration    // how long Run goes on after ctx has ended, to finish what it holds; 0: not at all
+	// How long after a run's end all its models and states are kept, and not only the newest; 0: for ever.
+	Retention time.Duration
 }
 
 // Limits bounds what peers can make the coordinator spend. A zero field has its default.
@@ -120,6 +122,9 @@ func New(o Options) (*Coordinator, error) {
 		return nil, errors.New("coordinator: skew is negative")
 	}
 	o.Skew = cmp.Or(o.Skew, skew.Default)
+	if o.Retention < 0 {
+		return nil, errors.New("coordinator: retention is negative")
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -336,14 +341,14 @@ func (c *Coordinator) takeOver(ctx context.Context, l *loop, since time.Time) (a
 			return attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
 		}
 	}
-	l.sweep(ctx, c.blobs, l.orphans)
+	l.sweep(ctx, l.orphans)
 	l.orphans = nil
 	return self, nil
 }
 
 func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 	l := &loop{
-		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine,
+		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine, blobs: c.blobs, kept: c.o.Retention,
 		presence: newPresence(c.o.Now), clocks: newClocks(c.o.Now, c.o.Skew),
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
 		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume, func() int { return len(c.epochs.now().Members()) }), studies: map[string]study{}, named: map[entry.Digest]bool{}, results: make(chan combined),

@@ -186,9 +186,14 @@ func (l *loop) commit(ctx context.Context) error {
 		return fmt.Errorf("writing to the log: %w", err)
 	}
 	l.show()
+	var unneeded []entry.Blob
 	for _, f := range l.noted {
 		tell(l.log, f.at, f.fact)
+		if f, ok := f.fact.(entry.Dropped); ok {
+			unneeded = append(unneeded, l.state.Blobs(f)...)
+		}
 	}
+	l.sweep(ctx, unneeded) // not before: who finds them gone, in the store or a copy of it, finds the fact too
 	l.noted, l.unwritten = nil, 0
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -198,7 +199,22 @@ func (h history) lost(b *book, m entry.Member) []string {
 	return out
 }
 
-// missing reads every blob that a fact names, whole, and returns what is wrong with one.
+// dropped reports whether a later fact says that what a round made is kept no more.
+func (h history) dropped(f entry.Fact, later []entry.Fact) bool {
+	run, number := "", 0
+	switch f := f.(type) {
+	case entry.RunCreated:
+		run = f.Run
+	case entry.RoundClosed:
+		run, number = f.Run, f.Round
+	}
+	return slices.ContainsFunc(later, func(g entry.Fact) bool {
+		d, ok := g.(entry.Dropped)
+		return ok && d.Run == run && slices.Contains(d.Rounds, number)
+	})
+}
+
+// missing reads every blob that a fact names and that was not dropped, whole, and returns what is wrong with one.
 func (h history) missing(d shelf) error {
 	blobs := blob.New(d, d.kek)
 	read := func(ref *entry.Blob) error {
@@ -213,8 +229,11 @@ func (h history) missing(d shelf) error {
 		_, err = io.Copy(io.Discard, r)
 		return err
 	}
-	for _, f := range h.facts {
+	for i, f := range h.facts {
 		var err error
+		if h.dropped(f, h.facts[i:]) {
+			continue
+		}
 		switch f := f.(type) {
 		case entry.Booted:
 			err = read(&f.Evidence)

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/registry"
@@ -59,7 +60,9 @@ type loop struct {
 	results   chan combined
 	running   int // combinations that have begun and are not finished
 	wake      *time.Timer
-	named     map[entry.Digest]bool // ciphertexts of the blobs that facts name; nil once the log is replayed
+	blobs     *blob.Blobs
+	kept      time.Duration         // how long a run's blobs are kept after its end, 0 for ever
+	named     map[entry.Digest]bool // ciphertexts of the blobs that are needed; nil once the log is replayed
 	orphans   []entry.Blob          // to be deleted once our boot is written
 	stale     bool                  // something has changed since the loop last settled
 	noted     []noted               // facts that are applied and not yet written; see group.go
@@ -154,6 +157,11 @@ func (l *loop) replay(ctx context.Context) error {
 		for _, b := range entry.Blobs(line.Fact) {
 			l.named[b.Sealed] = true
 		}
+		if f, ok := line.Fact.(entry.Dropped); ok { // the process before may not have got to delete them
+			for _, b := range l.state.Blobs(f) {
+				delete(l.named, b.Sealed)
+			}
+		}
 		position++
 	}
 	l.log.Info("log replayed", zap.Int64("entries", position))
@@ -170,6 +178,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer l.workers.Wait()
 	defer cancel()
 	l.stale = true
+	retire := l.retires()
 	for {
 		// What only reads changes nothing: settling after it would tell news that are none, and whoever reads at each news
 		// would never rest.
@@ -194,6 +203,11 @@ func (l *loop) run(ctx context.Context) error {
 			if err := l.finish(ctx, c); err != nil {
 				return err
 			}
+		case <-retire:
+			if err := l.retire(ctx); err != nil {
+				return err
+			}
+			retire = time.After(retireEvery)
 		case m := <-l.messages:
 			if err := l.serve(ctx, m); err != nil {
 				return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -67,18 +68,28 @@ func (m *models) resolve(ctx context.Context, text string) (v registry.Version, 
 	return v, err
 }
 
-// seen returns the newest version that text names and that may be seen. Called by the loop.
+// seen returns the newest version that text names and that may be seen: one that is kept, if there is. Called by the loop.
 func (m *models) seen(text string) (registry.Version, error) {
 	v, err := m.loop.index.Resolve(text)
-	if err != nil || !m.hidden(v) {
+	if err != nil || !m.hidden(v) && v.Dropped.IsZero() {
 		return v, err
 	}
+	var gone registry.Version
 	for _, older := range slices.Backward(m.loop.index.Versions()) { // the same model may have been made before
-		if older.Model == v.Model && !m.hidden(older) {
+		if older.Model != v.Model || m.hidden(older) {
+			continue
+		}
+		if older.Dropped.IsZero() {
 			return older, nil
 		}
+		if gone.Run == "" {
+			gone = older
+		}
 	}
-	return registry.Version{}, fmt.Errorf("%w as %.64q", registry.ErrUnknown, text)
+	if gone.Run == "" {
+		return registry.Version{}, fmt.Errorf("%w as %.64q", registry.ErrUnknown, text)
+	}
+	return gone, nil
 }
 
 // hidden reports whether the version was made by a round whose closing is not released yet.
@@ -99,6 +110,10 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 	}
 	if err := m.mayRead(ctx, caller(ctx), d); err != nil {
 		return answer(m.log, err)
+	}
+	if !v.Dropped.IsZero() {
+		return status.Errorf(codes.NotFound, "the model is kept no more: its run has ended, and the coordinator's retention deleted it at %s; what it was made of is still in the log",
+			v.Dropped.Format(time.RFC3339))
 	}
 	if q.Offset < 0 || q.Offset > v.Blob.Size {
 		return status.Errorf(codes.OutOfRange, "offset %d in a model of %d bytes", q.Offset, v.Blob.Size)

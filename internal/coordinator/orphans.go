@@ -9,8 +9,9 @@ import (
 	"consilium.dev/internal/entry"
 )
 
-// orphans finds blobs that no fact names: a process ended, or a request was refused, after a blob was stored and before the fact
-// that was to name it. named holds the ciphertexts' digests that facts name, all of them.
+// orphans finds blobs that no fact names, or that were dropped: a process ended, or a request was refused, after a blob was stored
+// and before the fact that was to name it; or a process ended before it had deleted what it dropped. named holds the ciphertexts'
+// digests of those that are needed, all of them.
 //
 // They are looked for before this process stores anything, and deleted once its own boot is written. Whoever held the log before
 // us may still have been at work: a fact of theirs that names one of these would have made our boot's commit fail, and none
@@ -28,20 +29,20 @@ func orphans(ctx context.Context, blobs *blob.Blobs, named map[entry.Digest]bool
 	return found, nil
 }
 
-// sweep deletes orphans beside the loop. What it does not get to, the next boot finds again.
-func (l *loop) sweep(ctx context.Context, blobs *blob.Blobs, found []entry.Blob) {
+// sweep deletes blobs that nothing needs beside the loop. What it does not get to, the next boot finds again.
+func (l *loop) sweep(ctx context.Context, found []entry.Blob) {
 	if len(found) == 0 {
 		return
 	}
 	l.workers.Go(func() {
 		for i, ref := range found {
-			if err := blobs.Delete(ctx, ref); err != nil {
+			if err := l.blobs.Delete(ctx, ref); err != nil {
 				if ctx.Err() == nil {
-					l.log.Warn("orphans are left until the next start", zap.Int("orphans", len(found)-i), zap.Error(err))
+					l.log.Warn("blobs that nothing needs are left until the next start", zap.Int("orphans", len(found)-i), zap.Error(err))
 				}
 				return
 			}
 		}
-		l.log.Info("orphans deleted: blobs that no fact names", zap.Int("orphans", len(found)))
+		l.log.Info("blobs deleted that nothing needs", zap.Int("orphans", len(found)))
 	})
 }

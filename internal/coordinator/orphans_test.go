@@ -71,13 +71,13 @@ func TestOrphans(t *testing.T) {
 			t.Fatalf("%d blobs are stored and %d named, want 5 orphans", len(before), len(named))
 		}
 		council = w.serve(func(o *coordinator.Options) { o.Objects = &reluctant{d, 2} })
-		w.books["council"].await(t, "orphans are left until the next start", "orphans", "3")
+		w.books["council"].await(t, "blobs that nothing needs are left until the next start", "orphans", "3")
 		council.stop()
 		if after := stored(t, d, d.kek); len(after)-len(named) < 3 {
 			t.Errorf("%d blobs are left of %d named and 3 orphans", len(after), len(named))
 		}
 		council = w.serve()
-		w.books["council"].await(t, "orphans deleted: blobs that no fact names", "orphans", "3")
+		w.books["council"].await(t, "blobs deleted that nothing needs", "orphans", "3")
 		after := stored(t, d, d.kek)
 		for b := range named {
 			if !after[b] {

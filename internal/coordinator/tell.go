@@ -43,6 +43,8 @@ func tell(log *zap.Logger, at time.Time, f entry.Fact) {
 		log.Debug("evaluated", zap.String("run", f.Run), zap.Int("round", f.Round), member(f.Member))
 	case entry.RunEnded:
 		log.Info("run ended", zap.String("run", f.Run), zap.String("outcome", f.Outcome), zap.String("reason", f.Reason))
+	case entry.Dropped:
+		log.Info("blobs dropped", zap.String("run", f.Run), zap.Int("rounds", len(f.Rounds)), zap.Duration("kept", time.Duration(f.Kept)))
 	case entry.TagMoved:
 		log.Info("tag moved", zap.String("tag", f.Tag), zap.String("model", f.Model.Short()), zap.String("by", f.By))
 	}

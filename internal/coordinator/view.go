@@ -232,6 +232,9 @@ func (v *viewer) model(x registry.Version, figures bool) *pb.ModelView {
 	if !x.Base.IsZero() {
 		out.Base = x.Base[:]
 	}
+	if !x.Dropped.IsZero() {
+		out.DroppedUs = x.Dropped.UnixMicro()
+	}
 	for _, m := range x.Members {
 		out.Members = append(out.Members, string(m.Member))
 	}

@@ -1,6 +1,6 @@
 package entry
 
-// Blobs returns the blobs that a fact names. What no fact names nobody needs: it was stored, and the fact that was to name it was
+// Blobs returns the blobs that a fact names. A later [Dropped] may have deleted some. What no fact names nobody needs: it was stored, and the fact that was to name it was
 // never written.
 func Blobs(f Fact) []Blob {
 	var all []Blob

@@ -47,6 +47,7 @@ var codecs = []codec{
 	kind[Evaluated]("evaluated"),
 	kind[RunEnded]("run_ended"),
 	kind[TagMoved]("tag_moved"),
+	kind[Dropped]("dropped"),
 }
 
 func kind[F Fact](name string) codec {

@@ -86,6 +86,7 @@ func facts() map[string]entry.Fact {
 		},
 		"run_ended": entry.RunEnded{Run: "0011223344556677", Outcome: "failed", Reason: "round 1 failed 3 times", Early: entry.Absent},
 		"tag_moved": entry.TagMoved{Tag: "champion", From: digest(8), Model: digest(12), By: "lead"},
+		"dropped":   entry.Dropped{Run: "0011223344556677", Rounds: []int{0, 1, 3}, Kept: entry.Duration(720 * time.Hour)},
 	}
 }
 

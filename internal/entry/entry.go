@@ -301,6 +301,14 @@ type TagMoved struct {
 	By    string `json:"by"`
 }
 
+// Dropped says that the coordinator keeps some blobs of a run that has ended no more: the models that rounds made, and the optimiser's
+// states, are deleted from its store after this is history. Round 0 is the statistics round, or else the initial model.
+type Dropped struct {
+	Run    string   `json:"run"`
+	Rounds []int    `json:"rounds"` // ascending; never the newest
+	Kept   Duration `json:"kept"`   // how long after its end a run's blobs are kept, as the coordinator is configured
+}
+
 func (ManifestAdopted) fact() {}
 func (Booted) fact()          {}
 func (Admitted) fact()        {}
@@ -316,6 +324,7 @@ func (RoundClosed) fact()     {}
 func (Evaluated) fact()       {}
 func (RunEnded) fact()        {}
 func (TagMoved) fact()        {}
+func (Dropped) fact()         {}
 
 // Plan is what a run shall do, as its lead wrote it and its members consent to it.
 type Plan struct {

@@ -46,6 +46,7 @@ type Version struct {
 	Simulated string       // private roots of simulated enclaves that had a part in it or in what it was made from, "" for none
 	Rollback  string       // NoProtection, or ""
 	Tags      []string     // ascending
+	Dropped   time.Time    // since when it is kept no more, though its provenance is; zero while it is
 	Evaluated []entry.Evaluated
 }
 
@@ -107,6 +108,8 @@ func (x *Index) Apply(position int64, at time.Time, f entry.Fact) error {
 			return fmt.Errorf("figures of %s are of a model that round %d of run %s did not make", f.Member, f.Round, f.Run)
 		}
 		v.Evaluated = append(v.Evaluated, f)
+	case entry.Dropped:
+		return x.dropped(at, f)
 	case entry.TagMoved:
 		if x.newest[f.Model] == nil || x.tags[f.Tag] != f.From {
 			return fmt.Errorf("tag %s moves from %s to %s, which there is not", f.Tag, f.From.Short(), f.Model.Short())
@@ -127,6 +130,19 @@ func (x *Index) closed(position int64, at time.Time, f entry.RoundClosed) error 
 		return fmt.Errorf("round %d of run %s was closed over model %s, which the run did not have", f.Round, f.Run, f.Base.Short())
 	}
 	x.add(position, at, v)
+	return nil
+}
+
+// dropped notes which versions are kept no more.
+func (x *Index) dropped(at time.Time, f entry.Dropped) error {
+	for _, number := range f.Rounds {
+		if x.rounds[roundOf{f.Run, number}] == nil {
+			return fmt.Errorf("the model of round %d of run %s is dropped, and there is none", number, f.Run)
+		}
+	}
+	for _, number := range f.Rounds {
+		x.rounds[roundOf{f.Run, number}].Dropped = at
+	}
 	return nil
 }
 

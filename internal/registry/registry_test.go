@@ -340,3 +340,26 @@ func TestKept(t *testing.T) {
 		t.Error("what was appended to a version that was returned and what the index appended are one")
 	}
 }
+
+// TestDropped: a version that is kept no more is still listed, with all that it was made from.
+func TestDropped(t *testing.T) {
+	log := append(begun(), created("r", "zeros"), closed("r", 1, "zeros", "one", "a"), closed("r", 2, "one", "two", "a"),
+		entry.RunEnded{Run: "r"}, entry.Dropped{Run: "r", Rounds: []int{0, 1}})
+	x := folded(t, log...)
+	at := start.Add(time.Duration(len(log)-1) * time.Second)
+	for model, want := range map[string]time.Time{"zeros": at, "one": at, "two": {}} {
+		if v := mustResolve(t, x, digest(model).String()); !v.Dropped.Equal(want) || model == "one" && v.Base != digest("zeros") {
+			t.Errorf("%s was dropped at %v, want %v; its base is %s", model, v.Dropped, want, v.Base.Short())
+		}
+	}
+	if got := x.Lineage(digest("two")); len(got) != 3 {
+		t.Errorf("the lineage has %d versions, want 3", len(got))
+	}
+	before := folded(t, log...)
+	if err := x.Apply(99, at, entry.Dropped{Run: "r", Rounds: []int{2, 3}}); err == nil {
+		t.Error("a round that there was not is dropped")
+	}
+	if d := cmp.Diff(x.Versions(), before.Versions()); d != "" {
+		t.Errorf("a fact that was refused changed the index:\n%s", d)
+	}
+}

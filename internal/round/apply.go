@@ -46,7 +46,11 @@ func (s *State) fold(at time.Time, f entry.Fact) error {
 		return s.adopts(at, f)
 	case entry.Booted:
 		s.boot(at)
-	case entry.Admitted, entry.TagMoved: // history, and the registry's
+	case entry.Admitted: // history
+	case entry.TagMoved: // which model it is, the registry judges
+		s.tags[f.Tag] = f.Model
+	case entry.Dropped:
+		return s.drops(f)
 	case entry.RunCreated:
 		return s.created(at, f)
 	case entry.Consented:
@@ -209,7 +213,7 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 		return fmt.Errorf("%s is closed early for a reason that its plan does not know", t)
 	}
 	r.tally(t, f.Members)
-	t.state, t.closedAt, t.model, t.blob, t.early = closed, at, f.Model, f.Blob, f.Early
+	t.state, t.closedAt, t.model, t.blob, t.memory, t.early = closed, at, f.Model, f.Blob, f.State, f.Early
 	r.base, r.model, r.state, r.closed, r.since = &f.Blob, f.Model, f.State, f.Round, at
 	s.spent.Epsilon += f.Spent.Epsilon
 	s.spent.Delta += f.Spent.Delta

@@ -43,6 +43,7 @@ func TestApplyImpossible(t *testing.T) {
 	all = append(all, impossibleOpenings()...)
 	all = append(all, impossibleUpdates()...)
 	all = append(all, impossibleEnds()...)
+	all = append(all, impossibleDrops()...)
 	for _, c := range all {
 		t.Run(c.name, func(t *testing.T) {
 			s := folded(t, c.log)

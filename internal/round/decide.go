@@ -52,6 +52,8 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 		return s.evaluation(in)
 	case Cancel:
 		return s.cancel(in)
+	case Retire:
+		return s.retire(now, in), nil
 	case Tick:
 		return s.tick(now, in.Held, in.Seen, in.Released), nil
 	}

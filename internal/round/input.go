@@ -158,6 +158,12 @@ type (
 		By     string // a lead
 		Reason string
 	}
+	// Retire drops the blobs of runs that have ended and that nothing needs any more, see [State.Blobs]. It is repeated until
+	// nothing follows.
+	Retire struct {
+		Kept time.Duration // since a run's end; more than 0
+		Run  string        // "": all runs
+	}
 	// Tick lets time pass. It is repeated until nothing follows.
 	Tick struct {
 		Held     Held
@@ -179,4 +185,5 @@ func (Reject) input()     {}
 func (Combined) input()   {}
 func (Evaluation) input() {}
 func (Cancel) input()     {}
+func (Retire) input()     {}
 func (Tick) input()       {}

@@ -42,6 +42,7 @@ type State struct {
 	live     []*run // those of them that have not ended
 	byID     map[string]*run
 	requests map[request]*run
+	tags     map[string]entry.Digest // models that somebody has given a name
 }
 
 // request is what makes a start safe to repeat.
@@ -49,7 +50,7 @@ type request struct{ lead, id string }
 
 // New returns the state before the first fact.
 func New() *State {
-	return &State{byID: map[string]*run{}, requests: map[request]*run{}}
+	return &State{byID: map[string]*run{}, requests: map[request]*run{}, tags: map[string]entry.Digest{}}
 }
 
 // run is one run. Members are in the fact's order, tries in the order of their opening.
@@ -67,6 +68,7 @@ type run struct {
 	phased  time.Time    // since when it is in it
 	ended   string       // outcome, "" while the run is open
 	reason  string
+	dropped map[int]bool // rounds whose blobs are kept no more
 }
 
 // try is one try of one round.
@@ -80,7 +82,8 @@ type try struct {
 	index    map[entry.Member]int // of accepted
 	refused  map[entry.Member]int
 	closedAt time.Time
-	blob     entry.Blob // of model
+	blob     entry.Blob  // of model
+	memory   *entry.Blob // the optimiser's state
 	early    entry.Early
 	model    entry.Digest
 	figures  []entry.Evaluated

@@ -3359,6 +3359,7 @@ type ModelView struct {
 	Tags          []string               `protobuf:"bytes,16,rep,name=tags,proto3" json:"tags,omitempty"`
 	Measurements  []string               `protobuf:"bytes,17,rep,name=measurements,proto3" json:"measurements,omitempty"` // of the coordinator's enclave, as the manifest's reference sets name it
 	Metrics       []*MemberMetrics       `protobuf:"bytes,18,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	DroppedUs     int64                  `protobuf:"varint,19,opt,name=dropped_us,json=droppedUs,proto3" json:"dropped_us,omitempty"` // since when it is kept no more, though all of the above is; 0 while it can be fetched
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3517,6 +3518,13 @@ func (x *ModelView) GetMetrics() []*MemberMetrics {
 		return x.Metrics
 	}
 	return nil
+}
+
+func (x *ModelView) GetDroppedUs() int64 {
+	if x != nil {
+		return x.DroppedUs
+	}
+	return 0
 }
 
 type CheckpointRequest struct {
@@ -4255,7 +4263,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x10ShowModelRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\"?\n" +
 	"\x0eShowModelReply\x12-\n" +
-	"\x05model\x18\x01 \x01(\v2\x17.consilium.v1.ModelViewR\x05model\"\xf2\x03\n" +
+	"\x05model\x18\x01 \x01(\v2\x17.consilium.v1.ModelViewR\x05model\"\x91\x04\n" +
 	"\tModelView\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\tR\x03run\x12\x19\n" +
@@ -4276,7 +4284,9 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\brollback\x18\x0f \x01(\tR\brollback\x12\x12\n" +
 	"\x04tags\x18\x10 \x03(\tR\x04tags\x12\"\n" +
 	"\fmeasurements\x18\x11 \x03(\tR\fmeasurements\x125\n" +
-	"\ametrics\x18\x12 \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\"\x13\n" +
+	"\ametrics\x18\x12 \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\x12\x1d\n" +
+	"\n" +
+	"dropped_us\x18\x13 \x01(\x03R\tdroppedUs\"\x13\n" +
 	"\x11CheckpointRequest\"\x8c\x01\n" +
 	"\x0fCheckpointReply\x12\x1e\n" +
 	"\n" +

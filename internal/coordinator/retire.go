@@ -1,0 +1,36 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"consilium.dev/internal/round"
+)
+
+// retireEvery is how often it is looked for blobs whose retention has run out.
+const retireEvery = 10 * time.Minute
+
+// retires returns what says when to look for the first time; nil, which never does, where everything is kept for ever.
+func (l *loop) retires() <-chan time.Time {
+	if l.kept == 0 {
+		return nil
+	}
+	return time.After(0)
+}
+
+// retire drops what runs that ended long ago need no more: a fact says so, and then the blobs are deleted, beside the loop. While
+// nothing may be written nothing is dropped, and the next time is early enough.
+func (l *loop) retire(ctx context.Context) error {
+	for !l.gated() {
+		before := l.facts.Size()
+		err := l.take(ctx, round.Retire{Kept: l.kept})
+		if _, ok := errors.AsType[*refused](err); ok {
+			return nil // the clock is contradicted
+		}
+		if err != nil || l.facts.Size() == before {
+			return err
+		}
+	}
+	return nil
+}
