@@ -27,6 +27,7 @@ type council struct {
 	state *round.State
 	sums  []*sum
 	seen  map[entry.Member]time.Duration // when they were last heard from
+	told  map[entry.Member]saying        // what they said of themselves
 
 	tally    *witness.Tally // nil: no witnesses
 	open     bool           // it may append
@@ -68,7 +69,7 @@ func (w *world) boot(d *disk) {
 	w.born++
 	d.log = d.log.clip()
 	c := &council{
-		w: w, name: fmt.Sprint("council-", w.born), d: d, log: d.log, state: round.New(), seen: map[entry.Member]time.Duration{},
+		w: w, name: fmt.Sprint("council-", w.born), d: d, log: d.log, state: round.New(), seen: map[entry.Member]time.Duration{}, told: map[entry.Member]saying{},
 		audit: newAudit(w), shown: map[entry.Member]witness.Head{}, freed: map[string]freed{},
 	}
 	w.note("boot", int64(w.born), c.log.size())
@@ -192,6 +193,9 @@ func (c *council) apply(position int64, l line) {
 		created.Plan.Quorum, created.Plan.ReportGoal = 1, 0
 		f = created
 	}
+	if _, gone := f.(entry.Left); gone && c.w.fault == asksLeavers {
+		return
+	}
 	if err := c.state.Apply(l.at, f); err != nil {
 		c.w.fail("Apply(%+v), line %d: %v", f, position, err)
 	}
@@ -245,15 +249,6 @@ func (c *council) holds(run string, number, try int, m entry.Member) (entry.Dige
 	return d, ok
 }
 
-// sighting says when a member was last heard from; after that it counts as connected for a while.
-func (c *council) sighting(m entry.Member) round.Sighting {
-	last, ok := c.seen[m]
-	if !ok {
-		return round.Sighting{}
-	}
-	return round.Sighting{Last: start.Add(last + c.skew), Connected: c.w.now-last < 15*time.Second}
-}
-
 // released is the round.Released of the witnesses.
 func (c *council) released(run string, number int) (time.Time, bool) {
 	if c.w.fault == releasesAlone {
@@ -289,13 +284,14 @@ func (c *council) settle() {
 			return
 		}
 	}
+	c.w.judge.shows(c)
 	now, actions := c.time(), c.todo()
 	for _, a := range actions {
 		switch a := a.(type) {
 		case round.Combine:
 			c.combine(a)
 		case round.Wake:
-			c.wake(max(a.At.Sub(now), time.Millisecond))
+			c.wake(min(max(a.At.Sub(now), time.Millisecond), lease)) // a dead link tells nobody
 		}
 	}
 	c.publish(actions)
@@ -448,6 +444,7 @@ func (c *council) combine(a round.Combine) {
 		return
 	}
 	s.combined = true
+	c.w.judge.leavesOut(c, a)
 	c.w.after(time.Millisecond+c.w.upTo(300*time.Millisecond), func() {
 		if c.dead || c.sum(a.Run, a.Round, a.Try) != s || c.w.fault == losesMeans {
 			return

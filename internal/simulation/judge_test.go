@@ -24,6 +24,8 @@ type judge struct {
 	history  chain                    // the longest that was released
 	size     int64                    // of it
 	cosigned []cosigned
+	wills    map[entry.Member]*will
+	words    map[*council]map[entry.Member]saying // that have come to them
 }
 
 // cosigned is a head that a witness has put its name to.
@@ -150,6 +152,9 @@ type audit struct {
 	open     map[string]try
 	over     map[string]string // outcome
 	accepted map[accepted]entry.Digest
+	selected map[string][]entry.Member        // of the open try
+	left     map[string]map[entry.Member]bool // by its own word, or since a manifest does not name it
+	refused  map[accepted]int
 	models   map[entry.Digest]int64 // lines that made them
 	closed   map[entry.Digest]bool  // those of them that a round made
 	size     int64
@@ -160,6 +165,7 @@ func newAudit(w *world) audit {
 	return audit{
 		plans: map[string]entry.RunCreated{}, weights: map[string]map[entry.Member]int64{}, newest: map[string]entry.Digest{},
 		last: map[string]int{}, open: map[string]try{}, over: map[string]string{}, accepted: map[accepted]entry.Digest{},
+		selected: map[string][]entry.Member{}, left: map[string]map[entry.Member]bool{}, refused: map[accepted]int{},
 		models: map[entry.Digest]int64{}, closed: map[entry.Digest]bool{},
 	}
 }
@@ -172,15 +178,34 @@ func (a *audit) read(c *council, l line) error {
 			return fmt.Errorf("epoch %d follows %d", f.Epoch, a.epoch)
 		}
 		a.epoch = int(f.Epoch)
+		for run, members := range a.weights {
+			for m := range members {
+				if !slices.Contains(f.Members, m) {
+					a.left[run][m] = true
+				}
+			}
+		}
 	case entry.RunCreated:
 		a.plans[f.Run], a.newest[f.Run], a.last[f.Run], a.weights[f.Run] = f, f.Model, -1, map[entry.Member]int64{}
+		a.left[f.Run] = map[entry.Member]bool{}
 		if f.Plan.Standardize == nil {
 			a.last[f.Run] = 0
 			a.made(f.Model, false)
 		}
 	case entry.Consented:
 		a.weights[f.Run][f.Member] = f.Records
+	case entry.Left:
+		a.left[f.Run][f.Member] = true
+	case entry.UpdateRefused:
+		a.refused[accepted{f.Run, try{f.Round, f.Try}, f.Member}]++
 	case entry.RoundOpened:
+		a.selected[f.Run] = nil
+		for _, s := range f.Selected {
+			if a.left[f.Run][s.Member] {
+				return fmt.Errorf("%s is asked, and has left", s.Member)
+			}
+			a.selected[f.Run] = append(a.selected[f.Run], s.Member)
+		}
 		if a.over[f.Run] != "" || a.open[f.Run] != (try{}) || f.Round != a.last[f.Run]+1 || f.Model != a.newest[f.Run] {
 			return fmt.Errorf("opened after round %d", a.last[f.Run])
 		}
@@ -192,6 +217,9 @@ func (a *audit) read(c *council, l line) error {
 		}
 		if !slices.Contains(c.charter().limits.Members, f.Member) {
 			return errors.New("accepted of somebody whom the manifest does not name")
+		}
+		if a.left[f.Run][f.Member] {
+			return fmt.Errorf("accepted of %s, which has left", f.Member)
 		}
 		a.accepted[key] = f.Update
 	case entry.RoundFailed:

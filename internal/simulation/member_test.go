@@ -21,10 +21,14 @@ type member struct {
 	records   int64
 	forgetful bool // its memory as a witness may be rolled back
 
+	calls int // that it has made
+
 	// On its disk.
-	kept  []*update
-	head  witness.Head   // newest that it has cosigned
-	heads []witness.Head // all of them: what the disk once was
+	kept   []*update
+	paused bool           // by its administrator
+	left   []string       // runs, by its administrator
+	head   witness.Head   // newest that it has cosigned
+	heads  []witness.Head // all of them: what the disk once was
 }
 
 // update is what a member has trained.
@@ -46,14 +50,23 @@ func digestOf(values []float32) entry.Digest {
 	return sha256.Sum256(text)
 }
 
-// call connects to a coordinator, if there is one, and shows what this witness keeps.
+// call connects to a coordinator, if there is one, says what this member does and which runs it has left, and shows what this witness
+// keeps.
 func (m *member) call() {
 	c := m.w.reach(string(m.name))
 	if !m.up || c == nil {
 		return
 	}
 	kept := m.head
-	m.w.send(string(m.name), c.name, func() { c.show(m, kept) })
+	m.calls++
+	t := saying{number: m.calls, follows: true, paused: m.paused}
+	m.w.send(string(m.name), c.name, func() {
+		c.show(m, kept)
+		c.tell(m, t)
+	})
+	for _, run := range m.left {
+		m.say(c, round.Leave{Run: run, Member: m.name})
+	}
 }
 
 // hear does what is wanted of this member. It hears of it again while it is wanted.
@@ -62,8 +75,12 @@ func (m *member) hear(c *council, actions []round.Action) {
 		return
 	}
 	for _, a := range actions {
+		if !m.obeys(runOf(a)) {
+			continue
+		}
 		switch a := a.(type) {
 		case round.Invite:
+			m.w.judge.gives(m, a.Run)
 			if m.w.bad(50) {
 				m.say(c, round.Decline{Run: a.Run, Member: m.name, Rule: "rule"})
 			} else {
@@ -72,6 +89,7 @@ func (m *member) hear(c *council, actions []round.Action) {
 		case round.Ask:
 			m.train(c, a)
 		case round.Evaluate:
+			m.w.judge.gives(m, a.Run)
 			m.say(c, round.Evaluation{Run: a.Run, Round: a.Round, Member: m.name, Model: a.Model})
 		}
 		if m.w.bad(10) {
@@ -90,11 +108,20 @@ func (m *member) crash() {
 	m.w.note("member ends")
 	m.w.hurt(memberDied)
 	m.up = false
+	if m.w.fault == forgetsWill {
+		m.paused, m.left = false, nil
+	}
+	m.calls++
+	gone := saying{number: m.calls}
+	for _, c := range m.w.councils { // its connection ends with it, though a link that is dead tells nobody
+		m.w.send(string(m.name), c.name, func() { c.tell(m, gone) })
+	}
 	m.w.after(m.w.upTo(longestStorm/8), func() { m.up = true })
 }
 
 // train offers what it has kept, or trains anew and keeps that first; now and then it lies.
 func (m *member) train(c *council, a round.Ask) {
+	m.w.judge.gives(m, a.Run)
 	u := m.of(a)
 	if u == nil {
 		if !a.Accepted.IsZero() {

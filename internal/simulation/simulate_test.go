@@ -18,6 +18,10 @@
 //	never unlogged  nobody is told of a model before the line is durable that has made it, with the privacy that it cost; where
 //	                there are witnesses, before it was released; no run ends by its longest time while what it has closed is withheld
 //	no lie          who is told that an update was accepted can rely on it
+//	the owner's word  a paused member gives nothing to any run, one that has left a run gives that run nothing any more, over restarts;
+//	                nothing of it is accepted, and it is not asked, after the line that says so
+//	nobody left out a round that is closed early, since those who are missing are absent, misses none that is there and not paused;
+//	                and nobody is shown as there who has said nothing for longer than that holds
 //	an end          a run that keeps its quorum and good weather is completed, every other one ends
 //
 // Several forks may each have some of the witnesses on their side, with no quorum left for any; then the federation stops. It is
@@ -78,11 +82,15 @@ const (
 	cosignsForks  fault = "a witness cosigns whatever it is shown"
 	cosignsFirst  fault = "a witness cosigns and forgets"
 	losesMeans    fault = "a mean that was taken is forgotten"
+	keepsPause    fault = "who has resumed still counts as paused"
+	holdsForEver  fault = "what a member says of itself holds for ever"
+	forgetsWill   fault = "what a member's administrator wants ends with its process"
+	asksLeavers   fault = "who has left a run is asked on"
 )
 
 var faults = []fault{
 	countsTwice, forgetsQuorum, mixesWeights, addsLate, keepsUpdates, answersFirst, showsEarly, appendsUnseen, releasesAlone,
-	cosignsForks, cosignsFirst, losesMeans,
+	cosignsForks, cosignsFirst, losesMeans, keepsPause, holdsForEver, forgetsWill, asksLeavers,
 }
 
 // search simulates federations on all processors. What comes of them does not depend on how the work is shared.
@@ -210,7 +218,7 @@ func TestWeather(t *testing.T) {
 	for _, what := range []string{
 		"end killed", "end before a write", "end after a write", "end storage is full", "end no answer", "end another writer",
 		"end no quorum is left", "cut", "clock", "full", "rollback", "second", "member ends", "a member's disk", "witness rolled back",
-		"signed", "entry.ManifestAdopted", "entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released",
+		"signed", "entry.ManifestAdopted", "entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released", "pause", "resume", "leave",
 	} {
 		if !strings.Contains(out.String(), " "+what) {
 			t.Errorf("it never happens: %s", what)

@@ -34,6 +34,8 @@ const (
 	rival
 	rolledBack
 	amended
+	paused
+	departed
 	harms // how many there are
 )
 
@@ -41,7 +43,7 @@ func (h harm) String() string {
 	return [harms]string{
 		"messages lost", "messages late", "messages doubled", "links cut", "clocks set wrong", "disks full", "writes without an answer or refused",
 		"coordinators killed", "members killed", "kept updates lost", "lies of members", "witnesses rolled back", "second coordinators",
-		"storages rolled back", "manifests replaced",
+		"storages rolled back", "manifests replaced", "members paused", "runs left",
 	}[h]
 }
 
@@ -61,7 +63,7 @@ func (w *world) storm() {
 		return
 	}
 	m := pick(w, w.members)
-	switch n := w.chance.IntN(18); {
+	switch n := w.chance.IntN(20); {
 	case n < 2 && len(w.councils) > 0:
 		pick(w, w.councils).end("killed")
 	case n < 5 && m.up:
@@ -102,20 +104,23 @@ func (w *world) storm() {
 		w.rollBack()
 	case n == 17 && w.chance.IntN(2) == 0 && len(w.charters) < mostCharters:
 		w.amend()
+	case n >= 18 && m.up:
+		m.administer(!w.judge.will(m).paused)
 	}
 }
 
 // turn has a member leave a run, or the lead cancel one.
 func (w *world) turn(m *member) {
-	c, wish := w.reach(string(m.name)), pick(w, w.wishes)
-	if c == nil {
+	run := pick(w, w.wishes).Fact.Run
+	if w.chance.IntN(2) == 0 {
+		if m.up {
+			m.leave(run)
+		}
 		return
 	}
-	var in round.Input = round.Leave{Run: wish.Fact.Run, Member: m.name}
-	if w.chance.IntN(2) == 0 {
-		in = round.Cancel{Run: wish.Fact.Run, By: "ada"}
+	if c := w.reach(string(m.name)); c != nil {
+		w.send(string(m.name), c.name, func() { c.answered(m, round.Cancel{Run: run, By: "ada"}) })
 	}
-	w.send(string(m.name), c.name, func() { c.answered(m, in) })
 }
 
 // second starts a second coordinator beside the first: on the same storage, or, where witnesses see to it, on a copy.
@@ -178,6 +183,9 @@ func (w *world) clear() bool {
 	}
 	for _, m := range w.members {
 		m.up = true
+		if w.judge.will(m).paused {
+			m.administer(false)
+		}
 	}
 	w.note("calm")
 	w.replan()

@@ -78,7 +78,7 @@ type outcome struct {
 // simulate runs the federation of one seed to its end.
 func simulate(seed uint64, f fault, log io.Writer) (o outcome) {
 	w := &world{chance: rand.New(rand.NewPCG(seed, 1)), fault: f, trace: fnv.New64a(), log: log, encodes: seed%64 == 0}
-	w.judge = judge{world: w, updates: map[entry.Digest]*update{}, judged: map[[32]byte]bool{}, shown: map[entry.Digest]bool{}}
+	w.judge = judge{world: w, updates: map[entry.Digest]*update{}, judged: map[[32]byte]bool{}, shown: map[entry.Digest]bool{}, wills: map[entry.Member]*will{}, words: map[*council]map[entry.Member]saying{}}
 	defer func() {
 		o.digest, o.steps, o.models, o.released, o.harms = w.trace.Sum64(), w.steps, len(w.judge.shown), w.judge.released(), w.harms
 		switch p := recover().(type) {
