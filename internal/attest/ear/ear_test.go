@@ -99,7 +99,9 @@ func TestVector(t *testing.T) {
 	}{
 		{"chips not judged", snp, []string{"set.chip_ids: any chip", "set.id_keys: none"}, nil, 2, vector("configuration", 2, "executables", 3, "hardware", 2, "runtime-opaque", 2)},
 		{
-			"another field not judged, for a reason that names chips", snp, []string{"set.id_keys: none, see set.chip_ids"}, nil, 2,
+			"another field not judged, for a reason that names chips", snp,
+			[]string{"set.id_keys: none, see set.chip_ids"},
+			nil, 2,
 			vector("instance-identity", 2, "configuration", 2, "executables", 3, "hardware", 2, "runtime-opaque", 2),
 		},
 		{"Nitro isolates", nitro, []string{"set.modules: any"}, nil, 32, vector("configuration", 2, "executables", 3, "hardware", 2, "runtime-opaque", 32)},

@@ -1,6 +1,7 @@
 package nitro_test
 
 import (
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hf/nitrite"
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/attest/nitro"
@@ -155,4 +157,47 @@ func newVerifier(t testing.TB, o *nitro.Options) *nitro.Verifier {
 		t.Fatal(err)
 	}
 	return v
+}
+
+// TestAgainstLibrary: nitrite judges each real document as we do, and reads the same out of it.
+func TestAgainstLibrary(t *testing.T) {
+	folder := os.Getenv("CONSILIUM_VECTORS")
+	if folder == "" {
+		folder = "testdata/vectors"
+	}
+	paths, err := filepath.Glob(filepath.Join(folder, "nitro", "*", "document.cbor"))
+	if err != nil || len(paths) == 0 {
+		t.Fatal(paths, err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(nitrite.DefaultCARoots))
+	for _, path := range paths {
+		t.Run(filepath.Base(filepath.Dir(path)), func(t *testing.T) {
+			var v vector
+			if err := json.Unmarshal(load(t, filepath.Join(filepath.Dir(path), "vector.json")), &v); err != nil {
+				t.Fatal(err)
+			}
+			raw := load(t, path)
+			claims, ours := newVerifier(t, nil).VerifyUnbound(attest.Evidence{Type: attest.Nitro, Body: raw}, v.AtTime, nil)
+			result, theirs := nitrite.Verify(raw, nitrite.VerifyOptions{Roots: roots, CurrentTime: v.AtTime})
+			if (ours == nil) != (theirs == nil) {
+				t.Fatalf("we say %v, nitrite %v", ours, theirs)
+			}
+			if ours != nil {
+				return
+			}
+			d := result.Document
+			pcrs := map[int][]byte{}
+			for index, value := range d.PCRs {
+				pcrs[int(index)] = value
+			}
+			want := attest.NitroDocument{
+				ModuleID: d.ModuleID, Timestamp: time.UnixMilli(int64(d.Timestamp)).UTC(), PCRs: pcrs, Debug: claims.Nitro.Debug, // it has no word for it
+				Nonce: d.Nonce, UserData: d.UserData, PublicKey: d.PublicKey,
+			}
+			if diff := cmp.Diff(want, *claims.Nitro); diff != "" {
+				t.Errorf("claims (-nitrite +ours):\n%s", diff)
+			}
+		})
+	}
 }
