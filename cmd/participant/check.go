@@ -296,16 +296,17 @@ func show(w io.Writer, output, member string, list *preflight.List) error {
 	}
 	for _, s := range list.Steps {
 		first, rest, _ := strings.Cut(s.Found, "\n")
-		text := fmt.Sprintf("%-9s %-8s %6.2f s  %s\n", s.Name, s.State, s.Seconds, first)
+		var text strings.Builder
+		fmt.Fprintf(&text, "%-9s %-8s %6.2f s  %s\n", s.Name, s.State, s.Seconds, first)
 		for line := range strings.SplitSeq(rest, "\n") {
 			if line != "" {
-				text += fmt.Sprintf("%29s%s\n", "", strings.TrimSpace(line))
+				fmt.Fprintf(&text, "%29s%s\n", "", strings.TrimSpace(line))
 			}
 		}
 		if s.Do != "" {
-			text += fmt.Sprintf("%29s%s\n", "-> ", s.Do)
+			fmt.Fprintf(&text, "%29s%s\n", "-> ", s.Do)
 		}
-		if _, err := io.WriteString(w, text); err != nil {
+		if _, err := io.WriteString(w, text.String()); err != nil {
 			return err
 		}
 	}

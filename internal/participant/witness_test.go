@@ -315,7 +315,13 @@ func TestDamagedMemory(t *testing.T) {
 func FuzzRemembered(f *testing.F) {
 	log := newScribe(f, "consilium.dev/hearts", "a")
 	good := []byte("consilium.witness/1\n" + log.verifier + "\n" + string(log.Checkpoint()))
-	for _, text := range [][]byte{good, good[:len(good)-1], []byte("consilium.witness/1\n"), nil} {
+	begun := []byte("consilium.witness/2\n5\n" + log.verifier + "\n" + string(log.Checkpoint()))
+	if again, err := participant.Recode(begun); err != nil || !bytes.Equal(again, begun) {
+		f.Errorf("a checkpoint of a log that took the place of another is written %q, %v", again, err)
+	}
+	for _, text := range [][]byte{
+		good, good[:len(good)-1], begun, bytes.Replace(begun, []byte("\n5\n"), []byte("\n05\n"), 1), []byte("consilium.witness/2\n0\n"), []byte("consilium.witness/1\n"), nil,
+	} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
