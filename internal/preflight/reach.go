@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"crypto"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -174,7 +175,7 @@ func (t *talk) hold(ctx context.Context) (string, error) {
 			return told(p), nil
 		}
 		if !t.takeNewer() {
-			return "", t.explain(err)
+			return "", t.explain(ctx, err)
 		}
 	}
 	return "", errors.New("the coordinator sends newer manifests again and again")
@@ -238,12 +239,34 @@ func (t *talk) ask(ctx context.Context) (transport.Peer, error) {
 	return p, nil
 }
 
-func (t *talk) reach(ctx context.Context, address string) (net.Conn, error) {
-	dial := func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", address) }
-	if t.o.Tunnel != nil {
-		dial = func(ctx context.Context) (net.Conn, error) { return t.o.Tunnel.Dial(ctx, address) }
+// other says whose certificate is shown where the coordinator should be, "" where that speaks no TLS that everybody knows: a proxy that
+// looks into what goes through it has a name of its own. Nothing is believed of it, and nothing sent to it.
+func (t *talk) other(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, patienceConnect)
+	defer cancel()
+	conn, err := t.dial(ctx, t.o.Address)
+	if err != nil {
+		return ""
 	}
-	conn, err := dial(ctx)
+	defer conn.Close() //nolint:errcheck // nothing was sent
+	host, _, _ := net.SplitHostPort(t.o.Address)
+	c := tls.Client(conn, &tls.Config{ServerName: host, InsecureSkipVerify: true}) // whoever it is shall show itself
+	if err := c.HandshakeContext(ctx); err != nil || len(c.ConnectionState().PeerCertificates) == 0 {
+		return ""
+	}
+	leaf := c.ConnectionState().PeerCertificates[0]
+	return fmt.Sprintf("; who answers is no coordinator, and shows a certificate of %.128q, issued by %.128q", leaf.Subject, leaf.Issuer)
+}
+
+func (t *talk) dial(ctx context.Context, address string) (net.Conn, error) {
+	if t.o.Tunnel != nil {
+		return t.o.Tunnel.Dial(ctx, address)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
+}
+
+func (t *talk) reach(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := t.dial(ctx, address)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.way = err
@@ -275,16 +298,19 @@ func (t *talk) sent(_ uint64, envelopes [][]byte) error {
 }
 
 // explain says why a conversation did not come about.
-func (t *talk) explain(err error) error {
+func (t *talk) explain(ctx context.Context, err error) error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch r := t.refusal; {
+	r, way := t.refusal, t.way
+	t.mu.Unlock()
+	switch {
 	case r != nil && r.ByPeer:
 		return Advise(fmt.Errorf("the coordinator refuses this member: %s", r.Class), "%s; its log says more", remedy(r.Class))
+	case r != nil && r.Class == attest.ClassTLS:
+		return Advise(fmt.Errorf("the coordinator does not pass: %s: %w%s", r.Class, r.Err, t.other(ctx)), "%s", remedy(r.Class))
 	case r != nil:
 		return Advise(fmt.Errorf("the coordinator does not pass: %s: %w", r.Class, r.Err), "%s", remedy(r.Class))
-	case t.way != nil:
-		return Advise(t.way, "%s", noLine(t.way, t.o.Address, "the coordinator"))
+	case way != nil:
+		return Advise(way, "%s", noLine(way, t.o.Address, "the coordinator"))
 	case errors.Is(err, dialect.ErrForeign):
 		return Advise(errors.New(status.Convert(err).Message()), "the older of the two programs is to be replaced")
 	}
