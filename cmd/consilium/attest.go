@@ -172,33 +172,23 @@ type unbound interface {
 
 // genuine judges evidence. Without reportData nobody asks for whom it was made.
 func genuine(ctx context.Context, v attest.Verifier, e attest.Evidence, reportData []byte, now time.Time, c attest.Collateral) (attest.Claims, error) {
+	got := platform.ReportData(e.Type, e.Body)
+	var claims attest.Claims
+	var err error
 	if free, ok := v.(unbound); ok {
-		claims, err := free.VerifyUnbound(e, now, c)
-		if err != nil || reportData == nil {
-			return claims, err
-		}
-		got := reportDataOf(&claims)
-		if len(got) == 0 || subtle.ConstantTimeCompare(got, reportData) != 1 {
-			return attest.Claims{}, attest.Refuse(attest.ClassBind, "report data is %x, want %x", got, reportData)
-		}
-		return claims, nil
+		claims, err = free.VerifyUnbound(e, now, c)
+	} else { // asked for what it carries, whatever that is
+		var b attest.Binding
+		copy(b.ReportData[:], got)
+		claims, err = v.Verify(ctx, e, b, now, c)
 	}
-	if len(reportData) != 64 {
-		return attest.Claims{}, usageError("name the 64 bytes that it must carry with --report-data",
-			"evidence of the type %s is judged with its report data only", e.Type)
+	if err == nil && reportData != nil && (len(got) == 0 || subtle.ConstantTimeCompare(got, reportData) != 1) {
+		err = attest.Refuse(attest.ClassBind, "report data is %x, want %x", got, reportData)
 	}
-	return v.Verify(ctx, e, attest.Binding{ReportData: [64]byte(reportData)}, now, c)
-}
-
-// reportDataOf returns where evidence carries its report data: a field of its own, or a document's user_data.
-func reportDataOf(c *attest.Claims) []byte {
-	switch {
-	case c.SNP != nil:
-		return c.SNP.ReportData[:]
-	case c.Nitro != nil:
-		return c.Nitro.UserData
+	if err != nil {
+		return attest.Claims{}, err
 	}
-	return nil
+	return claims, nil
 }
 
 // openPolicy reads the manifest whose reference sets evidence is held against: signed, built, or the YAML that it is built from.
