@@ -2,37 +2,18 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"strings"
 	"time"
 
 	"consilium.dev/cmd/internal/setup"
-	"consilium.dev/internal/attest"
-	"consilium.dev/internal/control"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/dialect"
-	"consilium.dev/internal/entry"
-	"consilium.dev/internal/participant"
 	"consilium.dev/internal/preflight"
 	"consilium.dev/internal/skew"
-	"consilium.dev/internal/store/dir"
-	"consilium.dev/internal/trainer"
 )
-
-// The space on the disk below which somebody should look, and that which is too little to keep a model and an update of some size.
-const (
-	lowSpace  = 1 << 30
-	tooLittle = 64 << 20
-)
-
-// maxPlan is the most bytes of a plan's file that are read; a plan has 256 KiB at most, and the trainer says so.
-const maxPlan = 1 << 20
 
 // check is the command that looks at all that a member needs.
 func check(c *config) daemon.Command {
@@ -67,6 +48,7 @@ func examine(ctx context.Context, env daemon.Env, c *config, plan string) *prefl
 	list := &preflight.List{}
 	x := &examined{c: c, env: env}
 	list.Do("settings", x.settings)
+	list.Do("memory", x.memory) // before the first key is read
 	agreed := list.Do("manifest", x.manifest)
 	known := false
 	if agreed {
@@ -102,187 +84,6 @@ func examine(ctx context.Context, env daemon.Env, c *config, plan string) *prefl
 		Identity: x.parts.Identity, Attester: x.parts.Attester, Verifiers: setup.Verifiers, Skew: limit, Speech: dialect.Own(daemon.Version),
 	})
 	return list
-}
-
-// examined is what is looked at, and what of it is open.
-type examined struct {
-	c     *config
-	env   daemon.Env
-	parts setup.Parts
-}
-
-func (x *examined) settings() (string, error) {
-	if err := x.c.Times(); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("participant.yaml reads; member %s, program %s, grace %s", x.c.Name, daemon.Version, time.Duration(x.c.Grace)), nil
-}
-
-func (x *examined) manifest() (found string, err error) {
-	m, err := x.c.Agreed(x.env, attest.Participant)
-	if err != nil {
-		return "", preflight.Advise(err, "take manifest.dsse.json and its digest from the other members again, and compare the digest with them by another way")
-	}
-	x.parts.Manifest = m
-	found = fmt.Sprintf("federation %s, epoch %d, signed by %s; %d are needed", m.Federation(), m.Epoch(), strings.Join(m.Signers(), ", "), m.Threshold())
-	if _, ok := m.Key(attest.Coordinator, x.c.Coordinator.Name); !ok {
-		return "", preflight.Advise(fmt.Errorf("coordinator.name: the manifest knows no coordinator %q", x.c.Coordinator.Name), "it knows %s",
-			strings.Join(m.Coordinators(), ", "))
-	}
-	return found, nil
-}
-
-func (x *examined) identity() (found string, err error) {
-	if x.parts.Identity, err = x.c.Known(x.env, attest.Participant, x.parts.Manifest); err != nil {
-		return "", preflight.Advise(err, "%s", aboutFile(err, "name the key that consilium init made for this member; a new key needs a new epoch of the manifest"))
-	}
-	return "the key that the manifest gives " + x.c.Name + ", for its owner's eyes only", nil
-}
-
-func (x *examined) platform() (found string, err error) {
-	a, err := x.c.Machine(x.env)
-	if err != nil {
-		return "", preflight.Advise(err, "%s", aboutFile(err, "the machine's file or device is missing or another one than platform names"))
-	}
-	x.parts.Attester = a
-	var types []string
-	for _, t := range a.Types() {
-		types = append(types, t.String())
-	}
-	found = "attests by " + strings.Join(types, ", ")
-	if root := a.Simulated(); root != "" {
-		return "", preflight.Warn(fmt.Sprintf("%s; SIMULATED under the private root %q", found, root), "nothing, while you try things out: such a machine protects nobody's data from its host")
-	}
-	return found, nil
-}
-
-func (x *examined) kek(ctx context.Context) (string, error) {
-	if x.parts.Attester == nil {
-		return "", preflight.Warn("not looked at: platform has failed", "see there")
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	unwraps, err := x.c.TryKEK(ctx, x.env, x.parts.Attester)
-	if err != nil {
-		return "", preflight.Advise(err, "%s", aboutFile(err, "see Key-encryption keys in docs/operating.md; without this key the store cannot be opened"))
-	}
-	return "seals, and opens what it has sealed; who can open: " + unwraps, nil
-}
-
-// store writes where the store would, leaving nothing, and looks how much space is left.
-func (x *examined) store() (string, error) {
-	path, err := x.c.Folder(x.env)
-	if err != nil {
-		return "", err
-	}
-	t, err := dir.Try(path)
-	if err != nil {
-		return "", preflight.Advise(fmt.Errorf("store: %w", err), "the folder must belong to the user that the daemon runs as, on a local disk that is not full")
-	}
-	found := fmt.Sprintf("folder %s can be written; %d MiB are free", t.Folder, t.Free>>20)
-	if !t.Made {
-		found += "; the store's own folder is made at the first start"
-	}
-	switch {
-	case t.Free < tooLittle:
-		return "", preflight.Advise(fmt.Errorf("store: %d MiB are free in folder %s, less than %d", t.Free>>20, t.Folder, tooLittle>>20),
-			"make room: models and updates are kept here")
-	case t.Free < lowSpace:
-		return "", preflight.Warn(found, "make room: models and updates are kept here")
-	case t.Shared:
-		return "", preflight.Warn(found+"; others than its owner may enter it",
-			"chmod 700 %s: whoever enters it may speak to the daemon as its administrator", t.Folder)
-	}
-	return found, nil
-}
-
-func (x *examined) daemon(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	data, err := control.Ask(ctx, x.c.control(x.env), control.Question{Verb: "status"})
-	if errors.Is(err, control.ErrAbsent) {
-		return "not running", nil
-	}
-	if err != nil {
-		return "", preflight.Advise(err, "%s", aboutFile(err, "run this as the user that the daemon runs as"))
-	}
-	var s participant.Status
-	if err := json.Unmarshal(data, &s); err != nil {
-		return "", fmt.Errorf("the daemon's answer: %w", err)
-	}
-	if s.Heard.IsZero() {
-		return "", preflight.Warn("running, and has not heard the coordinator since it started", "its log says why; so may the steps below")
-	}
-	return fmt.Sprintf("running, %s; heard the coordinator %s ago", s.Doing, max(s.Now.Sub(s.Heard), 0).Round(time.Second)), nil
-}
-
-func (x *examined) policy() (string, error) {
-	doubts, err := x.c.Policy.Doubts(x.parts.Manifest)
-	if err != nil {
-		return "", err
-	}
-	if len(doubts) > 0 {
-		return "", preflight.Warn(strings.Join(doubts, "\n"), "if that is not meant so, correct policy in participant.yaml, and restart the daemon")
-	}
-	return fmt.Sprintf("runs of %s, among %d members at least", strings.Join(x.c.Policy.Leads, ", "), x.c.Policy.LeastParticipants), nil
-}
-
-// data reads the member's files: by a plan, if one is given, else as far as that goes without.
-func (x *examined) data(file string) (string, error) {
-	d := participant.Data{Records: x.env.Path(x.c.Data.Records), Split: x.env.Path(x.c.Data.Split)}
-	if err := d.Check(); err != nil {
-		return "", preflight.Advise(err, "%s", aboutFile(err, "correct data in participant.yaml, or the file"))
-	}
-	if file == "" {
-		return "both files can be read; --plan FILE reads the records by a plan's schema too", nil
-	}
-	plan, err := readPlan(file)
-	if err != nil {
-		return "", err
-	}
-	digest, err := participant.SchemaDigest(plan.Schema)
-	if err != nil {
-		return "", err
-	}
-	n, err := d.Count(plan)
-	if err != nil {
-		return "", preflight.Advise(err, "the place is said, and never what stands there: correct the file, or ask the plan's author about its schema")
-	}
-	found := fmt.Sprintf("%d rows to train on and %d to test, of %d numbers each, by schema %s", n.Train, n.Test, n.Columns, digest)
-	for _, lead := range x.c.Policy.Leads {
-		if rule := x.c.Policy.Refuses(lead, plan); rule != "" {
-			return "", preflight.Warn(found+"; the owner's policy declines this plan: "+rule, "if that is not meant so, correct policy in participant.yaml, and restart the daemon")
-		}
-	}
-	return found, nil
-}
-
-func readPlan(file string) (entry.Plan, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return entry.Plan{}, fmt.Errorf("plan: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxPlan))
-	if err != nil {
-		return entry.Plan{}, fmt.Errorf("plan: %w", err)
-	}
-	plan, err := trainer.ParsePlan(text)
-	if err != nil {
-		return entry.Plan{}, fmt.Errorf("plan %s: %w", file, err)
-	}
-	return plan, nil
-}
-
-// aboutFile says what to do about a file that is not there or may not be read, and else what otherwise is to be done.
-func aboutFile(err error, otherwise string) string {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "put it there, or correct its path; paths are relative to the configuration's folder"
-	case errors.Is(err, fs.ErrPermission):
-		return "run this as the user that the daemon runs as, and give that user the right to read it"
-	}
-	return otherwise
 }
 
 // show prints what was found.
