@@ -135,8 +135,8 @@ func TestForgedAdmissions(t *testing.T) {
 			k.Evidence[0].Body[0x90] ^= 1
 		}), []string{`31: .* SIG: `, gone}},
 		{
-			"evidence of a type that nobody judges", cleveland(func(_ *entry.Admitted, k *entry.Kept) { k.Evidence[0].Type = "tdx" }),
-			[]string{`31: .* nothing here judges evidence of the type "tdx"`, gone},
+			"evidence of a type that nobody judges", cleveland(func(_ *entry.Admitted, k *entry.Kept) { k.Evidence[0].Type = "cca" }),
+			[]string{`31: .* nothing here judges evidence of the type "cca"`, gone},
 		},
 		{
 			"evidence twice", cleveland(func(_ *entry.Admitted, k *entry.Kept) { k.Evidence = append(k.Evidence, k.Evidence[0]) }),

@@ -184,7 +184,6 @@ func TestPublishRefuses(t *testing.T) {
 			{"another one before it", w.realm.next(t, w.realm.manifestOf(t, "rounds_max: 200", "rounds_max: 7")).Envelope(), codes.InvalidArgument, "the successor follows"},
 			{"another federation", w.realm.next(t, one, "four-hospitals", "five-hospitals").Envelope(), codes.InvalidArgument, "of the federation five-hospitals"},
 			{"another build of the coordinator", w.realm.next(t, one, "<launched>", strings.Repeat("ab", 48)).Envelope(), codes.FailedPrecondition, "the own enclave does not pass the manifest of epoch 2"},
-			{"other witnesses", w.realm.next(t, one, `{none: true, reason: "a test"}`, "{quorum: 1, members: [budapest]}").Envelope(), codes.FailedPrecondition, "it names other witnesses than the epoch before"},
 			{"a new log", w.realm.next(t, one, "roots:", `old_log: {lines: 3, root: "`+strings.Repeat("ab", 32)+"\"}\nroots:").Envelope(), codes.FailedPrecondition, "a new log begins with epoch 2, and this coordinator has the log of before"},
 			{"another key of the coordinator", w.realm.next(t, one, "<coordinator/council>", textOf(t, "coordinator/other")).Envelope(), codes.FailedPrecondition, "does not give the key"},
 		} {
