@@ -237,6 +237,12 @@ func showReport(w *page, r *audit.Report, held *audit.Model) {
 	if r.Quorum > 0 {
 		w.printf("witnesses    %d of %d have cosigned the checkpoint, %d are needed: %s\n", len(r.Cosigned), r.Witnesses, r.Quorum, names(r.Cosigned))
 	}
+	for _, f := range r.Former {
+		w.printf("             of epoch %d, who have not handed over: %d of %d, %d are needed: %s\n", f.Epoch, len(f.Cosigned), f.Witnesses, f.Quorum, names(f.Cosigned))
+	}
+	for _, h := range r.Handovers {
+		w.printf("handed over  to the witnesses of epoch %d at line %d, by %s\n", h.Epoch, h.Line, names(h.Cosigned))
+	}
 	if old := r.OldLog; old != nil {
 		w.printf("old log      this log takes the place of one that is known up to its line %d, root %s: audit that one by itself\n", old.Lines, old.Root)
 	}

@@ -27,7 +27,8 @@
 //	checkpoint             the log's signed checkpoint (C2SP tlog-checkpoint)
 //	cosignatures.json      those of its witnesses (witness.Cosigned), where the manifest names any
 //	log.jsonl              its lines, each as it was hashed
-//	kept/N.json            what was kept of the admission or boot at line N, counted from 0
+//	kept/N.json            what was kept of the admission, boot or adoption at line N, counted from 0; of a handover, what the
+//	                       witnesses had cosigned (witness.Cosigned)
 package audit
 
 import (
@@ -188,7 +189,7 @@ func epochPath(folder string, epoch uint64) string {
 
 func epochName(epoch uint64) string { return strconv.FormatUint(epoch, 10) + ".dsse.json" }
 
-// keptBy returns where a fact says that its evidence is kept.
+// keptBy returns where a fact says that its evidence, or what the witnesses cosigned who hand over, is kept.
 func keptBy(f entry.Fact) (entry.Blob, bool) {
 	switch f := f.(type) {
 	case entry.Admitted:
@@ -199,6 +200,8 @@ func keptBy(f entry.Fact) (entry.Blob, bool) {
 		if f.Enclave != nil {
 			return f.Enclave.Evidence, true
 		}
+	case entry.HandedOver:
+		return f.Cosigned, true
 	}
 	return entry.Blob{}, false
 }

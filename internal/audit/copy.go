@@ -90,7 +90,7 @@ func (a *auditor) strange() {
 	}{
 		{"", map[string]bool{
 			manifestFile: true, checkpointFile: true, linesFile: true, keptFolder: true, epochFolder: len(a.epochs) > 0,
-			cosignedFile: a.report.Quorum > 0,
+			cosignedFile: len(a.sets.Deciding(a.signed.Size)) > 0,
 		}},
 		{keptFolder, a.named},
 		{epochFolder, a.epochs},

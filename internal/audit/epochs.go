@@ -20,6 +20,7 @@ import (
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/transport"
+	"consilium.dev/internal/witness"
 )
 
 // maxEpochs is the most epochs of a log that is judged.
@@ -125,6 +126,13 @@ func (a *auditor) adopts(ctx context.Context, n int64, root [32]byte, at time.Ti
 	if n > 0 && !a.draws(n, at, m, f) {
 		return
 	}
+	set, err := witness.ParseSet(f.Epoch, f.Witnesses)
+	if err != nil {
+		a.find(n, "%v", err)
+		return
+	}
+	a.sets.Adopt(n, set)
+	clear(a.roots) // a head that lets the witnesses hand over has this line in it
 	if err := a.under(m); err != nil {
 		a.find(n, "the manifest of epoch %d: %v", f.Epoch, err)
 	}

@@ -23,14 +23,9 @@ const slack = time.Minute
 
 // kept returns what was kept at a line, after comparing it with the fact that names it.
 func (a *auditor) kept(n int64, ref entry.Blob) (entry.Kept, error) {
-	path := keptPath(a.folder, n)
-	a.named[filepath.Base(path)] = true
-	text, err := read(path, entry.MaxKept)
+	text, err := a.keptText(n, ref)
 	if err != nil {
-		return entry.Kept{}, fmt.Errorf("what was kept of it is missing: %w", err)
-	}
-	if sha256.Sum256(text) != ref.Plain || int64(len(text)) != ref.Size {
-		return entry.Kept{}, errors.New("what is here as kept of it is not what the log names")
+		return entry.Kept{}, err
 	}
 	k, err := entry.DecodeKept(text)
 	if err != nil {
@@ -42,6 +37,20 @@ func (a *auditor) kept(n int64, ref entry.Blob) (entry.Kept, error) {
 	return k, nil
 }
 
+// keptText returns the bytes that were kept at a line, after comparing them with the fact that names them.
+func (a *auditor) keptText(n int64, ref entry.Blob) ([]byte, error) {
+	path := keptPath(a.folder, n)
+	a.named[filepath.Base(path)] = true
+	text, err := read(path, entry.MaxKept)
+	if err != nil {
+		return nil, fmt.Errorf("what was kept of it is missing: %w", err)
+	}
+	if sha256.Sum256(text) != ref.Plain || int64(len(text)) != ref.Size {
+		return nil, errors.New("what is here as kept of it is not what the log names")
+	}
+	return text, nil
+}
+
 // booted judges the coordinator's own evidence over the log's key, as of its boot. Whom its predecessor had admitted and what
 // it held is gone.
 func (a *auditor) booted(ctx context.Context, n int64, root [32]byte, at time.Time, f entry.Booted) {
@@ -49,7 +58,7 @@ func (a *auditor) booted(ctx context.Context, n int64, root [32]byte, at time.Ti
 	a.boot, a.bootedAt, a.coordinator, a.unproven = n, at, f.Coordinator, false
 	if !f.Since.IsZero() { // it admitted witnesses before it could write so down
 		a.bootedAt = f.Since
-		if _, quorum := a.manifest.Quorum(); quorum == 0 || f.Since.After(at) {
+		if len(a.sets.Deciding(n)) == 0 || f.Since.After(at) {
 			a.find(n, "it is said to have waited since %s for witnesses, and there are none, or that is later than its boot", f.Since.Format(time.RFC3339))
 			a.bootedAt = at
 		}

@@ -17,6 +17,7 @@ import (
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
+	"consilium.dev/internal/witness"
 )
 
 // maxFindings ends an audit: what is wrong with a log that has more of them is clear.
@@ -62,6 +63,8 @@ type Report struct {
 	Quorum     int            `json:"quorum,omitempty"`     // of the manifest's witnesses; 0 where it names none
 	Witnesses  int            `json:"witnesses,omitempty"`  // how many it names
 	Cosigned   []string       `json:"cosigned,omitempty"`   // which of them have cosigned the checkpoint, ascending
+	Former     []Former       `json:"former,omitempty"`     // witnesses of epochs before, who had not handed over yet
+	Handovers  []Handover     `json:"handovers,omitempty"`  // from one set of witnesses to the next
 	NotJudged  []string       `json:"not_judged,omitempty"` // fields of reference sets that the manifest leaves open, with reasons
 	Findings   []Finding      `json:"findings"`
 }
@@ -72,6 +75,22 @@ type Epoch struct {
 	Manifest entry.Digest `json:"manifest"`
 	Signers  []string     `json:"signers"`
 	Line     int64        `json:"line"` // that adopted it
+}
+
+// Former is a set of witnesses whose quorum a checkpoint needs too, because a newer one has not taken over yet.
+type Former struct {
+	Epoch     uint64   `json:"epoch"`
+	Quorum    int      `json:"quorum"`
+	Witnesses int      `json:"witnesses"`
+	Cosigned  []string `json:"cosigned"`
+}
+
+// Handover is a line from which on the newest witnesses decide alone.
+type Handover struct {
+	Epoch    uint64   `json:"epoch"` // that held
+	Line     int64    `json:"line"`
+	Lines    int64    `json:"lines"` // of the head that all of them had cosigned
+	Cosigned []string `json:"cosigned"`
 }
 
 // Model is a model version in a report.
@@ -96,7 +115,7 @@ func Verify(ctx context.Context, folder string, o Options) (*Report, error) {
 	a := &auditor{
 		folder: folder, state: round.New(), index: registry.New(), admitted: map[who]time.Time{}, open: map[string]bool{},
 		simulated: map[string]bool{}, named: map[string]bool{}, sessions: map[entry.Digest]int64{}, instances: map[string]int64{},
-		leaves: map[[32]byte]int64{}, fresh: map[part]entry.Digest{}, epochs: map[string]bool{}, judges: o.Verifiers,
+		leaves: map[[32]byte]int64{}, roots: map[int64][32]byte{}, fresh: map[part]entry.Digest{}, epochs: map[string]bool{}, judges: o.Verifiers,
 		report: &Report{Admissions: map[string]int{}, Epochs: []Epoch{}, Models: []Model{}, Findings: []Finding{}},
 	}
 	if err := a.begin(o); err != nil {
@@ -167,6 +186,9 @@ type auditor struct {
 	adopting bool     // nothing but what follows from it has come
 	adopted  [32]byte // root hash of the lines before it
 	unproven bool     // nobody has shown that the coordinator passes it
+
+	sets  witness.Sets
+	roots map[int64][32]byte // root hashes by number of lines, while the witnesses change
 
 	named     map[string]bool        // files in kept that lines name
 	epochs    map[string]bool        // files of manifests that lines name
@@ -288,6 +310,9 @@ func (a *auditor) line(ctx context.Context, text []byte) {
 	a.report.To = l.At
 	owed := a.inTurn(n, l)
 	a.fact(ctx, n, root, l)
+	if a.sets.Changing() {
+		a.roots[a.tree.Size()] = a.tree.RootHash()
+	}
 	if _, adopts := l.Fact.(entry.ManifestAdopted); !adopts && !owed {
 		a.adopting = false
 	}
@@ -326,6 +351,9 @@ func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line
 	switch f := l.Fact.(type) {
 	case entry.ManifestAdopted:
 		a.adopts(ctx, n, root, l.At, f)
+	case entry.HandedOver:
+		a.handedOver(n, f)
+		a.follows(n, l.At, round.HandOver{Fact: f}, f)
 	case entry.Booted:
 		a.booted(ctx, n, root, l.At, f)
 	case entry.Admitted:

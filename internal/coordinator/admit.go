@@ -13,7 +13,6 @@ import (
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
-	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/transport"
 	pb "consilium.dev/proto/consilium/v1"
@@ -45,9 +44,8 @@ func (connections) HandleConn(context.Context, stats.ConnStats)                 
 
 // admitter makes each admission a fact, with everything that an auditor needs to judge it again kept beside it.
 type admitter struct {
-	loop     *loop
-	blobs    *blob.Blobs
-	manifest func() *manifest.Manifest
+	loop  *loop
+	blobs *blob.Blobs
 }
 
 // patience is how long a person's call waits for the log's witnesses before it is told for whom it waits. Participants have
@@ -79,7 +77,7 @@ func (a *admitter) opened(ctx context.Context, p transport.Peer) error {
 
 // entered writes the fact before the connection's first call is served.
 func (a *admitter) entered(ctx context.Context, p transport.Peer, method string) error {
-	if a.loop.quorum != nil && (method != pb.Witnesses_Cosign_FullMethodName || !a.manifest().IsWitness(p.Name)) {
+	if method != pb.Witnesses_Cosign_FullMethodName || !a.loop.quorum.decides(p.Name) {
 		if err := a.opened(ctx, p); err != nil {
 			return err
 		}

@@ -263,19 +263,13 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 	if err != nil {
 		return nil, attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
 	}
-	if l.quorum, err = newQuorum(m, c.epochs.now, c.blobs, c.o.Log); err != nil {
+	if err := c.electors(ctx, l); err != nil {
 		return nil, attest.Appraisal{}, err
 	}
-	if l.quorum == nil {
-		l.closings = nil
+	if l.quorum.open {
 		self, err := c.takeOver(ctx, l, time.Time{})
 		return l, self, err
 	}
-	if err := l.quorum.restore(ctx, c.o.Objects, facts.View()); err != nil {
-		return nil, attest.Appraisal{}, err
-	}
-	l.quorum.withholdAll(l.closings)
-	l.closings = nil
 	// Evidence is judged as of the boot's line, and witnesses may be away for days: it is made anew when they have come. What is
 	// made now says whether it would pass at all.
 	_, self, err := c.epochs.self(ctx, m)
@@ -290,6 +284,29 @@ func (c *Coordinator) boot(ctx context.Context) (*loop, attest.Appraisal, error)
 	return l, self, nil
 }
 
+// electors finds out whose word the log needs before it may grow: of those who decide over it, and of those who will once the
+// manifests are adopted that it is to go on under.
+func (c *Coordinator) electors(ctx context.Context, l *loop) (err error) {
+	due := c.epochs.due(l.adopted)
+	sets, free := l.ahead(due)
+	if len(due) > 0 {
+		if err := releasable(c.epochs.now(), sets); err != nil {
+			return fmt.Errorf("epoch %d: %w", c.epochs.now().Epoch(), err)
+		}
+	}
+	if l.quorum, err = newQuorum(sets, free, c.blobs, c.o.Log); err != nil {
+		return err
+	}
+	if len(sets) > 0 {
+		if err := l.quorum.restore(ctx, c.o.Objects, l.facts.View(), &l.sets, c.epochs.chain.Load()); err != nil {
+			return err
+		}
+	}
+	l.quorum.withholdAll(l.closings)
+	l.closings = nil
+	return nil
+}
+
 // settle finds the manifest under which this process goes on, and has the channel use it.
 func (c *Coordinator) settle(ctx context.Context, l *loop) (*manifest.Manifest, error) {
 	e := c.epochs
@@ -297,14 +314,9 @@ func (c *Coordinator) settle(ctx context.Context, l *loop) (*manifest.Manifest, 
 		return nil, err
 	}
 	m := e.now()
-	if n := len(l.adopted); n > 0 && l.adopted[n-1].Manifest != m.Digest() {
-		if before := e.chain.Load().At(l.adopted[n-1].Epoch); before != nil && !mayFollow(before, m) {
-			return nil, fmt.Errorf("epoch %d: %w", m.Epoch(), errWitnesses)
-		}
-		if _, begins := m.OldLog(); begins {
-			return nil, fmt.Errorf("%w: a new log begins with epoch %d, and this store holds the log of before: name an empty store, or a manifest without old_log",
-				round.ErrOtherLog, m.Epoch())
-		}
+	if _, begins := m.OldLog(); begins && len(l.adopted) > 0 && l.adopted[len(l.adopted)-1].Manifest != m.Digest() {
+		return nil, fmt.Errorf("%w: a new log begins with epoch %d, and this store holds the log of before: name an empty store, or a manifest without old_log",
+			round.ErrOtherLog, m.Epoch())
 	}
 	if key, known := m.Key(attest.Coordinator, c.o.Name); !known || !key.Equal(c.o.Identity.Public()) {
 		return nil, fmt.Errorf("the manifest of epoch %d does not give this identity key to a coordinator named %q", m.Epoch(), c.o.Name)
@@ -321,16 +333,23 @@ func (c *Coordinator) settle(ctx context.Context, l *loop) (*manifest.Manifest, 
 }
 
 // takeOver writes under which manifest this process goes on, if that is a new one, and that it does; since is when the log's
-// witnesses began to be waited for, zero where there are none.
+// witnesses began to be waited for, zero where there are none. What is newer still it adopts then as a coordinator that runs does.
 func (c *Coordinator) takeOver(ctx context.Context, l *loop, since time.Time) (attest.Appraisal, error) {
 	e := c.epochs
+	due := e.due(l.adopted)
 	m := e.now()
+	if len(due) > 0 {
+		m = due[0]
+	}
 	enclave, self, err := e.self(ctx, m)
 	if err != nil {
 		return attest.Appraisal{}, err
 	}
 	if err := e.keep(ctx, m); err != nil {
 		return attest.Appraisal{}, err
+	}
+	if sets, _ := l.ahead(due[:min(1, len(due))]); len(sets) == 0 {
+		since = time.Time{} // a newer manifest came meanwhile, which names none
 	}
 	booted := entry.Booted{
 		Coordinator: c.o.Name, Instance: e.creds.Now().Instance(), Version: c.o.Version, Types: enclave.Types, Sets: enclave.Sets,
@@ -339,6 +358,18 @@ func (c *Coordinator) takeOver(ctx context.Context, l *loop, since time.Time) (a
 	for _, in := range []round.Input{adoption(m), round.Boot{Fact: booted}} {
 		if err := l.take(ctx, in); err != nil {
 			return attest.Appraisal{}, fmt.Errorf("taking over the log: %w", err)
+		}
+	}
+	for _, m := range due[min(1, len(due)):] {
+		if err := e.keep(ctx, m); err != nil {
+			return attest.Appraisal{}, err
+		}
+		in, err := e.proven(ctx, m)
+		if err == nil {
+			err = l.take(ctx, in)
+		}
+		if err != nil {
+			return attest.Appraisal{}, fmt.Errorf("taking over the log, epoch %d: %w", m.Epoch(), err)
 		}
 	}
 	l.sweep(ctx, l.orphans)
@@ -374,12 +405,9 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	m, now := c.epochs.now, c.o.Now
 	gate := &guard{manifest: m, now: now}
 	words := &voice{speech: c.o.Speech, log: c.o.Log}
-	doorman := &admitter{loop: l, blobs: c.blobs, manifest: m}
+	doorman := &admitter{loop: l, blobs: c.blobs}
 	fetched := &downloads{}
-	view := &viewer{unwraps: c.o.Unwraps, presence: l.presence, downloads: fetched, now: now, simulated: self.Simulated}
-	if l.quorum == nil {
-		view.rollback = registry.NoProtection
-	}
+	view := &viewer{unwraps: c.o.Unwraps, presence: l.presence, downloads: fetched, now: now, simulated: self.Simulated, rollback: l.rollback}
 	server := grpc.NewServer(
 		grpc.Creds(c.epochs.creds),
 		grpc.StatsHandler(connections{}),

@@ -24,6 +24,9 @@ import (
 // maxStale is how many offers in a row a witness may answer with another size than was believed.
 const maxStale = 8
 
+// errNoWitness is what a member gets that is no witness, and one that was, once its word does not count any more.
+var errNoWitness = status.Error(codes.PermissionDenied, "this member is no witness: the manifest does not say so")
+
 // witnesses asks the members that are witnesses for their cosignatures.
 type witnesses struct {
 	pb.UnimplementedWitnessesServer
@@ -42,8 +45,8 @@ type witnesses struct {
 // Cosign serves one witness until its connection breaks. The newest connection of a witness is the one that counts.
 func (w *witnesses) Cosign(stream grpc.BidiStreamingServer[pb.CosignSaid, pb.CosignAsked]) error {
 	peer := caller(stream.Context())
-	if !w.manifest().IsWitness(peer.Name) {
-		return status.Error(codes.PermissionDenied, "this member is no witness: the manifest does not say so")
+	if !w.loop.quorum.decides(peer.Name) {
+		return errNoWitness
 	}
 	defer w.begin(&peer)()
 	w.presence.enter(entry.Member(peer.Name))
@@ -108,6 +111,9 @@ func (c *cosigning) run(ctx context.Context) error {
 	defer beat.Stop()
 	for {
 		b := c.loop.quorum.ballot.Load()
+		if !c.loop.quorum.decides(c.peer.Name) {
+			return errNoWitness
+		}
 		if b.head.Size > c.cosigned && !c.contradicts {
 			if err := c.ask(ctx, b); err != nil {
 				return err
@@ -179,7 +185,10 @@ func (c *cosigning) show(ctx context.Context, checkpoint []byte) error {
 	err := c.loop.read(ctx, func() {
 		judged = c.loop.quorum.tally.Show(c.peer.Name, seen, v.Size(), root)
 	})
-	if judged == nil && err == nil {
+	switch {
+	case errors.Is(judged, witness.ErrNoWitness): // the others have handed over meanwhile
+		return errNoWitness
+	case judged == nil && err == nil:
 		c.log.Debug("witness has shown what it keeps", zap.Int64("entries", seen.Size))
 		return nil
 	}
@@ -252,16 +261,24 @@ func (c *cosigning) take(ctx context.Context, b *ballot, text []byte, line strin
 
 // waiting says for whom a log that is not open waits.
 func (l *loop) waiting(ctx context.Context) error {
-	var missing []witness.Standing
-	var least, of int
-	if err := l.read(ctx, func() {
-		least, of = l.quorum.tally.Quorum()
-		missing = l.quorum.tally.Missing()
-	}); err != nil {
+	var w waiting
+	if err := l.read(ctx, func() { w = l.quorum.waiting() }); err != nil {
 		return err
 	}
-	return status.Errorf(codes.Unavailable, "%v: %d of the %d that are needed have shown what they keep; missing: %s", errWaiting,
-		of-len(missing), least, standings(missing, nil))
+	return status.Errorf(codes.Unavailable, "%v: %s", errWaiting, w.words("shown what they keep", nil))
+}
+
+// words says of which set how many are there, and who is missing. done is what they are to have done.
+func (w waiting) words(done string, seen func(entry.Member) string) string {
+	var all []string
+	for _, l := range w.lacks {
+		of := ""
+		if w.sets > 1 {
+			of = fmt.Sprintf("of the witnesses of epoch %d, ", l.Set.Epoch)
+		}
+		all = append(all, fmt.Sprintf("%s%d of the %d that are needed have %s; missing: %s", of, l.There, l.Set.Quorum, done, standings(l.Missing, seen)))
+	}
+	return strings.Join(all, "; ")
 }
 
 // standings words whose word is missing, and why where that is known. seen words when somebody was last heard from.

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/witness"
 )
@@ -39,7 +40,7 @@ func (q *quorum) keep(ctx context.Context, r *release) error {
 
 // restore finds the newest cosignatures that were kept. Those that were lost or do not count are asked for again; those that count
 // and are over lines that the log does not have say that the log was put back.
-func (q *quorum) restore(ctx context.Context, objects store.Objects, v ledger.View) error {
+func (q *quorum) restore(ctx context.Context, objects store.Objects, v ledger.View, sets *witness.Sets, chain *manifest.Chain) error {
 	var names []string
 	for name, err := range objects.List(ctx, cosignedFolder) {
 		if err != nil {
@@ -61,15 +62,16 @@ func (q *quorum) restore(ctx context.Context, objects store.Objects, v ledger.Vi
 			q.log.Warn("kept cosignatures do not count, they are asked for again", zap.String("object", name), zap.Error(err))
 			continue
 		}
-		who := q.signers(c)
-		if least, _ := q.tally.Quorum(); len(who) < least {
+		deciding := sets.Deciding(said.Size)
+		who := signers(c, deciding, chain.At(sets.Epoch(said.Size)))
+		if !witness.Decided(deciding, who) {
 			q.log.Warn("kept cosignatures do not count, they are asked for again", zap.String("object", name), zap.Int("cosigned", len(who)))
 			continue
 		}
 		if err := q.contained(ctx, said.Head(), v, who[0]); err != nil {
 			return err
 		}
-		q.tally.Restore(said.Head(), who)
+		q.tally.Restore(said.Head(), deciding, who)
 		q.released.Store(&release{said.Size, c})
 		return nil
 	}
@@ -89,16 +91,19 @@ func (q *quorum) contained(ctx context.Context, cosigned witness.Head, v ledger.
 	return err
 }
 
-// signers returns whose cosignatures of c count under the manifest.
-func (q *quorum) signers(c witness.Cosigned) []string {
-	now := q.manifest()
+// signers returns whose cosignatures of c count, of witnesses in those sets, under the manifest that holds at the head; nobody's where
+// that is not known.
+func signers(c witness.Cosigned, sets []witness.Set, m *manifest.Manifest) []string {
+	if m == nil {
+		return nil
+	}
 	var names []string
 	for _, x := range c.Cosignatures {
-		m, ok := now.Member(x.Member)
-		if !ok || !now.IsWitness(x.Member) || slices.Contains(names, x.Member) {
+		by, ok := m.Member(x.Member)
+		if !ok || slices.Contains(names, x.Member) || !slices.ContainsFunc(sets, func(s witness.Set) bool { return slices.Contains(s.Names, x.Member) }) {
 			continue
 		}
-		if _, err := x.Check(now.Federation(), m.Identity, witness.Text([]byte(c.Checkpoint))); err == nil {
+		if _, err := x.Check(m.Federation(), by.Identity, witness.Text([]byte(c.Checkpoint))); err == nil {
 			names = append(names, x.Member)
 		}
 	}

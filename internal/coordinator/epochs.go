@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,6 +149,26 @@ func (e *epochs) restore(ctx context.Context, adopted []entry.ManifestAdopted) e
 	return nil
 }
 
+// due returns the manifests that the log has yet to adopt, oldest first. One that begins may begin with any.
+func (e *epochs) due(adopted []entry.ManifestAdopted) []*manifest.Manifest {
+	chain := e.chain.Load()
+	if len(adopted) == 0 {
+		return []*manifest.Manifest{chain.Newest()}
+	}
+	return chain.After(adopted[len(adopted)-1].Epoch)
+}
+
+// proven returns the adoption of a manifest with evidence that the own enclave passes it, bound to the log as it is.
+func (e *epochs) proven(ctx context.Context, m *manifest.Manifest) (round.Input, error) {
+	enclave, _, err := e.self(ctx, m)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnfit, err)
+	}
+	in := adoption(m)
+	in.Fact.Enclave = &enclave
+	return in, nil
+}
+
 // adoption returns what is decided on when a manifest is adopted.
 func adoption(m *manifest.Manifest) round.Adopt {
 	in := round.Adopt{
@@ -220,8 +241,8 @@ func (e *epochs) turn(ctx context.Context, chain *manifest.Chain, spared [64]byt
 	if _, begins := m.OldLog(); begins {
 		return fmt.Errorf("%w: a new log begins with epoch %d, and this coordinator has the log of before: start one that has an empty store and that manifest", errUnfit, m.Epoch())
 	}
-	if m := chain.Newest(); !sameWitnesses(e.now(), m) {
-		return fmt.Errorf("%w: epoch %d: %w", errUnfit, m.Epoch(), errWitnesses)
+	if err := releasable(m, *e.loop.quorum.deciding.Load()); err != nil {
+		return fmt.Errorf("%w: epoch %d: %w", errUnfit, m.Epoch(), err)
 	}
 	before := e.creds.Now()
 	creds, err := e.channel(m, before.Instance(), before.Refused())
@@ -233,14 +254,12 @@ func (e *epochs) turn(ctx context.Context, chain *manifest.Chain, spared [64]byt
 	}
 	// Its evidence is bound to the head that it is written over, so it is made where nothing else is written meanwhile.
 	err = e.loop.send(context.WithoutCancel(ctx), message{
-		draw: func(ctx context.Context) (round.Input, error) {
-			enclave, _, err := e.self(ctx, m)
-			if err != nil {
-				return nil, fmt.Errorf("%w: %w", errUnfit, err)
+		draw: func(ctx context.Context) (round.Input, error) { return e.proven(ctx, m) },
+		gated: func(ctx context.Context) error { // it is written down when the log opens; those whom that takes may all be at this epoch
+			if _, _, err := e.self(ctx, m); err != nil {
+				return &refused{fmt.Errorf("%w: %w", errUnfit, err)}
 			}
-			in := adoption(m)
-			in.Fact.Enclave = &enclave
-			return in, nil
+			return nil
 		},
 		after: func() error {
 			e.chain.Store(chain)
@@ -248,6 +267,9 @@ func (e *epochs) turn(ctx context.Context, chain *manifest.Chain, spared [64]byt
 			e.loop.clocks.only(e.loop.members)
 			e.creds.Turn(creds)
 			e.part(before, spared)
+			if e.loop.gated() {
+				return e.loop.await(e.due(e.loop.adopted))
+			}
 			return nil
 		},
 	})
@@ -267,6 +289,31 @@ func (e *epochs) part(creds *transport.Credentials, spared [64]byte) {
 		}
 		_ = creds.Close() // it cuts and forgets, and always can
 	})
+}
+
+// reachable returns an error for a manifest with other witnesses of whom too few are connected. Adopted, nothing would be released
+// until they come, and no later epoch could take that back. Of one who is no member yet nothing can be known. Whether the manifest may be
+// adopted at all adopt finds out.
+func (e *epochs) reachable(envelope []byte) error {
+	next, err := e.chain.Load().Extend(envelope)
+	if err != nil {
+		return nil
+	}
+	set := witnessesOf(next.Newest())
+	if slices.ContainsFunc(*e.loop.quorum.deciding.Load(), set.Same) {
+		return nil
+	}
+	var away []string
+	for _, name := range set.Names {
+		if _, known := e.now().Member(name); known && !e.loop.presence.sighting(entry.Member(name)).Connected {
+			away = append(away, name)
+		}
+	}
+	if there := len(set.Names) - len(away); there < set.Quorum {
+		return fmt.Errorf("%w: epoch %d: nothing would be released before %d of its witnesses have come, and %d may; not connected: %s; "+
+			"publish it when they are", errUnfit, set.Epoch, set.Quorum, there, strings.Join(away, ", "))
+	}
+	return nil
 }
 
 // self has our own enclave make evidence over the log's key, for a manifest and the log as it is, and judges it as a peer would: a
@@ -322,6 +369,9 @@ type federation struct {
 
 func (f *federation) Publish(ctx context.Context, q *pb.PublishRequest) (*pb.PublishReply, error) {
 	by := caller(ctx)
+	if err := f.epochs.reachable(q.Envelope); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
 	adopted, err := f.epochs.adopt(ctx, by.Binding, q.Envelope)
 	var refusal *attest.Error
 	switch {

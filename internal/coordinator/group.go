@@ -84,6 +84,9 @@ func (l *loop) handle(ctx context.Context, m message) error {
 		return &refused{errEpoch}
 	}
 	if l.gated() && (m.in != nil || m.draw != nil) {
+		if m.gated != nil {
+			return m.gated(ctx)
+		}
 		return l.quorum.postpone(m.in)
 	}
 	if m.draw != nil {
@@ -186,6 +189,9 @@ func (l *loop) commit(ctx context.Context) error {
 		return fmt.Errorf("writing to the log: %w", err)
 	}
 	l.show()
+	if err := l.redecide(); err != nil {
+		return err
+	}
 	var unneeded []entry.Blob
 	for _, f := range l.noted {
 		tell(l.log, f.at, f.fact)

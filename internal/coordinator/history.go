@@ -30,7 +30,7 @@ type history struct {
 
 func (h *history) Checkpoint(context.Context, *pb.CheckpointRequest) (*pb.CheckpointReply, error) {
 	v := h.loop.view.Load()
-	if h.loop.quorum == nil {
+	if h.loop.quorum.unguarded() {
 		return &pb.CheckpointReply{Checkpoint: v.Checkpoint(), Verifier: v.Verifier()}, nil
 	}
 	r := h.loop.quorum.released.Load()
@@ -48,7 +48,7 @@ func (h *history) Checkpoint(context.Context, *pb.CheckpointRequest) (*pb.Checkp
 
 // visible refuses what reaches beyond what may be seen.
 func (h *history) visible(size int64) error {
-	if n := h.loop.visible(); size > n {
+	if n := h.loop.quorum.visible(); size > n {
 		return status.Errorf(codes.OutOfRange, "%d lines, of which %d may be seen", size, n)
 	}
 	return nil
@@ -140,7 +140,7 @@ func (h *history) Kept(q *pb.KeptRequest, stream grpc.ServerStreamingServer[pb.C
 	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), func(int) {})
 }
 
-// kept returns where the evidence of a line's admission or boot is kept.
+// kept returns where the evidence of a line's admission or boot is kept, or what the witnesses cosigned who handed over there.
 func (h *history) kept(ctx context.Context, n int64) (entry.Blob, error) {
 	for text, err := range h.loop.view.Load().Entries(ctx, n) {
 		if err != nil {
@@ -155,6 +155,8 @@ func (h *history) kept(ctx context.Context, n int64) (entry.Blob, error) {
 			return f.Kept, nil
 		case entry.Booted:
 			return f.Evidence, nil
+		case entry.HandedOver:
+			return f.Cosigned, nil
 		case entry.ManifestAdopted:
 			if f.Enclave != nil {
 				return f.Enclave.Evidence, nil

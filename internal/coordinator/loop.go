@@ -20,6 +20,7 @@ import (
 	"consilium.dev/internal/skew"
 	"consilium.dev/internal/trainer"
 	"consilium.dev/internal/transport"
+	"consilium.dev/internal/witness"
 )
 
 // errStopping is what a handler gets that still waits when the coordinator stops.
@@ -35,7 +36,7 @@ type loop struct {
 	now     func() time.Time
 	version string // of the program
 	facts   *ledger.Ledger
-	quorum  *quorum // nil where the log has no witnesses
+	quorum  *quorum // nil while the log is replayed
 	clocks  *clocks // of the members
 	combine func(context.Context, round.Combine, *sum) (round.Combined, error)
 
@@ -56,6 +57,7 @@ type loop struct {
 	epoch     uint64           // of the manifest that holds
 	members   []entry.Member   // of it
 	adopted   []entry.ManifestAdopted
+	sets      witness.Sets // of the log's witnesses
 	workers   sync.WaitGroup
 	results   chan combined
 	running   int // combinations that have begun and are not finished
@@ -94,7 +96,8 @@ type message struct {
 	first func() error                               // judged before in is decided, for what only memory knows
 	after func() error                               // its error ends the loop
 	reply chan error
-	epoch uint64 // under which whoever asks was appraised; 0 for nobody's asking
+	gated func(context.Context) error // instead of in and draw while the log is not open; nil: an admission waits, all else is refused
+	epoch uint64                      // under which whoever asks was appraised; 0 for nobody's asking
 }
 
 // combined is the outcome of a combination beside the loop.
@@ -241,7 +244,16 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 	}
 	switch f := f.(type) {
 	case entry.ManifestAdopted:
+		set, err := witness.ParseSet(f.Epoch, f.Witnesses)
+		if err != nil {
+			return err
+		}
 		l.adopted = append(l.adopted, f)
+		l.sets.Adopt(position, set)
+	case entry.HandedOver:
+		if err := l.sets.HandOver(position, f.Size); err != nil {
+			return err
+		}
 	case entry.RunCreated:
 		s, err := studyOf(f.Plan)
 		if err != nil {
@@ -256,7 +268,7 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 		l.hold.drop(attempt{f.Run, f.Round, f.Try})
 		if l.closings != nil {
 			l.closings[closing{f.Run, f.Round}] = position
-		} else if l.quorum != nil {
+		} else {
 			l.quorum.withhold(position, f)
 		}
 	case entry.RunEnded:
@@ -298,6 +310,9 @@ func (l *loop) settle(ctx context.Context) error {
 		if err := l.finish(ctx, c); err != nil {
 			return err
 		}
+	}
+	if err := l.handOver(ctx); err != nil {
+		return err
 	}
 	for {
 		now := l.time(read)

@@ -94,7 +94,7 @@ func (m *models) seen(text string) (registry.Version, error) {
 
 // hidden reports whether the version was made by a round whose closing is not released yet.
 func (m *models) hidden(v registry.Version) bool {
-	return len(v.Members) > 0 && v.Position >= m.loop.visible()
+	return len(v.Members) > 0 && v.Position >= m.loop.quorum.visible()
 }
 
 // Fetch streams a model's safetensors from an offset, so that a broken download goes on where it broke.

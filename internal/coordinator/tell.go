@@ -13,6 +13,8 @@ func tell(log *zap.Logger, at time.Time, f entry.Fact) {
 	switch f := f.(type) {
 	case entry.ManifestAdopted:
 		log.Info("manifest adopted", zap.Uint64("epoch", f.Epoch), zap.Stringer("manifest", f.Manifest), zap.String("witnesses", f.Witnesses))
+	case entry.HandedOver:
+		log.Info("witnesses have handed over", zap.Uint64("epoch", f.Epoch), zap.Int64("entries", f.Size))
 	case entry.Booted:
 		log.Info("booted", zap.String("instance", f.Instance), zap.Strings("types", f.Types))
 	case entry.Admitted:

@@ -24,7 +24,7 @@ type viewer struct {
 	downloads *downloads
 	now       func() time.Time
 	simulated string // private root of our own enclave
-	rollback  string
+	rollback  func() string
 	unwraps   func() string // who can open the key-encryption key of our store; nil: not said
 }
 
@@ -36,7 +36,7 @@ func (v *viewer) run(r round.Run, lacking *lack, figures bool) *pb.ShowReply {
 	}
 	out := &pb.ShowReply{
 		Summary: summary(r), Plan: plan, Reason: r.Reason, Waiting: v.waiting(r, lacking), Simulated: v.simulated,
-		Rollback: v.rollback, NowUs: v.now().UnixMicro(),
+		Rollback: v.rollback(), NowUs: v.now().UnixMicro(),
 	}
 	if v.unwraps != nil {
 		out.Unwraps = v.unwraps()
@@ -125,8 +125,7 @@ func metrics(all []entry.Evaluated) []*pb.MemberMetrics {
 // waiting says for whom a run waits, and since when they have not been heard from.
 func (v *viewer) waiting(r round.Run, lacking *lack) string {
 	if lacking != nil {
-		return fmt.Sprintf("round %d is closed and waits for its witnesses: %d of the %d that are needed have cosigned; missing: %s",
-			lacking.round, lacking.cosigned, lacking.quorum, standings(lacking.missing, v.sighting))
+		return fmt.Sprintf("round %d is closed and waits for its witnesses: %s", lacking.round, lacking.words("cosigned", v.sighting))
 	}
 	if ended(r.State) {
 		return ""

@@ -14,6 +14,8 @@ func Blobs(f Fact) []Blob {
 		if f.Enclave != nil {
 			add(&f.Enclave.Evidence)
 		}
+	case HandedOver:
+		add(&f.Cosigned)
 	case Booted:
 		add(&f.Evidence)
 	case Admitted:

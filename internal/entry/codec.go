@@ -33,6 +33,7 @@ type codec struct {
 // codecs are all kinds of facts. A name is never changed, and never given to another kind.
 var codecs = []codec{
 	kind[ManifestAdopted]("manifest_adopted"),
+	kind[HandedOver]("handed_over"),
 	kind[Booted]("booted"),
 	kind[Admitted]("admitted"),
 	kind[RunCreated]("run_created"),

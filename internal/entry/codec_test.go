@@ -46,6 +46,7 @@ func facts() map[string]entry.Fact {
 			},
 			OldLog: entry.LogHead{Lines: 5120, Root: digest(16)},
 		},
+		"handed_over": entry.HandedOver{Epoch: 2, Size: 57, Cosigned: blob(15)},
 		"booted": entry.Booted{
 			Coordinator: "council", Instance: strings.Repeat("0f", 16), Version: "v0.1.0", Types: []string{"sev-snp"},
 			Sets: []string{"snp-coordinator"}, Simulated: "demo", LogKey: "four-hospitals+5a1c2f00+AXyz", Evidence: blob(3), Since: at.Add(-time.Minute),

@@ -120,6 +120,14 @@ type Booted struct {
 	Since time.Time `json:"since,omitzero"`
 }
 
+// HandedOver says that the witnesses of before the newest manifest which changed them have no word any more: a quorum of each set that
+// decided, theirs and the new one, has cosigned a head with the adoption of that manifest in it.
+type HandedOver struct {
+	Epoch    uint64 `json:"epoch"`    // of the manifest that holds: its witnesses decide alone from here on
+	Size     int64  `json:"size"`     // lines of the head
+	Cosigned Blob   `json:"cosigned"` // the checkpoint with its cosignatures, as package witness encodes it, sealed
+}
+
 // Admitted says that a peer proved itself over the attested channel.
 type Admitted struct {
 	Office    string    `json:"office"`
@@ -310,6 +318,7 @@ type Dropped struct {
 }
 
 func (ManifestAdopted) fact() {}
+func (HandedOver) fact()      {}
 func (Booted) fact()          {}
 func (Admitted) fact()        {}
 func (RunCreated) fact()      {}

@@ -60,6 +60,19 @@ func (e *epochs) limits() manifest.Limits {
 	return e.chain.Newest().Limits()
 }
 
+// witnesses reports whether the member is a witness in any epoch that is known here. One that was has a word until the others have
+// handed over, and knows what a coordinator on an older copy would have to know.
+func (e *epochs) witnesses(member string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for m := e.chain.Newest(); m != nil; m = e.chain.At(m.Epoch() - 1) {
+		if m.IsWitness(member) {
+			return true
+		}
+	}
+	return false
+}
+
 // turned reports whether another manifest holds than when it was last asked.
 func (e *epochs) turned() bool {
 	e.mu.Lock()

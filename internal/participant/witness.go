@@ -214,7 +214,13 @@ func (m *memory) shown(now time.Time) (*pb.CosignKept, error) {
 func (p *Participant) cosign(ctx context.Context, conn grpc.ClientConnInterface, heard func()) error {
 	err := p.cosigning(ctx, conn, heard)
 	switch status.Code(err) {
-	case codes.Unimplemented, codes.PermissionDenied, codes.InvalidArgument, codes.FailedPrecondition:
+	case codes.PermissionDenied:
+		if !p.epochs.now().IsWitness(p.o.Name) {
+			p.log.Info("a witness no more: others remember the log now", zap.Int64("entries", p.memory.kept.head.Size))
+			return nil
+		}
+		fallthrough
+	case codes.Unimplemented, codes.InvalidArgument, codes.FailedPrecondition:
 		// This coordinator does not want our cosignatures, and will not in this session. What else it wants it still gets.
 		p.log.Error("coordinator takes no cosignatures of this witness", zap.Error(err))
 		return nil
@@ -245,13 +251,21 @@ func (p *Participant) cosigning(ctx context.Context, conn grpc.ClientConnInterfa
 	if err := send(&pb.CosignSaid{Said: &pb.CosignSaid_Kept{Kept: kept}}); err != nil {
 		return err
 	}
-	p.log.Info("witness is connected", zap.Int64("entries", p.memory.kept.head.Size))
+	connected := false
 	for {
+		if !connected && p.epochs.now().IsWitness(p.o.Name) {
+			p.log.Info("witness is connected", zap.Int64("entries", p.memory.kept.head.Size))
+			connected = true
+		}
 		q, err := stream.Recv()
 		if err != nil {
 			return err
 		}
 		heard()
+		if !connected {
+			p.log.Info("witness is connected until the next ones take over", zap.Int64("entries", p.memory.kept.head.Size))
+			connected = true
+		}
 		if len(q.Checkpoint) == 0 {
 			continue
 		}

@@ -44,6 +44,8 @@ func (s *State) fold(at time.Time, f entry.Fact) error {
 	switch f := f.(type) {
 	case entry.ManifestAdopted:
 		return s.adopts(at, f)
+	case entry.HandedOver:
+		return s.holds(f.Epoch)
 	case entry.Booted:
 		s.boot(at)
 	case entry.Admitted: // history

@@ -74,6 +74,8 @@ func impossibleBeginnings() []impossible {
 		{"adopted over an epoch", log, adoption(func(f *entry.ManifestAdopted) { f.Epoch = 5 })},
 		{"adopted with a new log", log, adoption(func(f *entry.ManifestAdopted) { f.OldLog.Lines = 1 })},
 		{"adopted over another manifest", log, adoption(func(f *entry.ManifestAdopted) { f.Previous = entry.Digest{2} })},
+		{"handed over before anything was adopted", nil, entry.HandedOver{Size: 1}},
+		{"handed over to another epoch", log, entry.HandedOver{Epoch: 4, Size: 1}},
 		{"run created twice", log, run(func(f *entry.RunCreated) { f.Run = "run" })},
 		{"request used twice", log, run(func(f *entry.RunCreated) { f.Request = "request" })},
 		{"no quorum", log, run(func(f *entry.RunCreated) { f.Plan.Quorum = 0 })},

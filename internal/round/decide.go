@@ -24,6 +24,11 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 	switch in := in.(type) {
 	case Adopt:
 		return s.adopt(in)
+	case HandOver:
+		if err := s.holds(in.Fact.Epoch); err != nil {
+			return nil, err
+		}
+		return facts(in.Fact), nil
 	case Boot:
 		return facts(in.Fact), nil
 	case Admit:

@@ -131,6 +131,8 @@ func refusedPlans() []refusal {
 		{"the same manifest of another federation", log, adopt(func(f *entry.ManifestAdopted) { *f = adopted; f.Federation = "g" }), round.ErrOtherLog},
 		{"no epoch", nil, adopt(func(f *entry.ManifestAdopted) { f.Epoch = 0 }), round.ErrOtherLog},
 		{"nothing", nil, round.Adopt{}, round.ErrOtherLog},
+		{"handing over to another epoch", log, round.HandOver{Fact: entry.HandedOver{Epoch: 4, Size: 1}}, round.ErrOtherLog},
+		{"handing over before anything was adopted", nil, round.HandOver{}, round.ErrOtherLog},
 		{"request with another plan", log, another(func(c *round.Create) { c.Fact.Request, c.Fact.Plan.Rounds = "request", 1 }), round.ErrRequest},
 		{"request with a plan that cannot be written", append([]entry.Fact{adopted}, with(created(), func(f *entry.RunCreated) {
 			f.Plan.Schema = []byte("{")

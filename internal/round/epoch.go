@@ -85,6 +85,14 @@ func (s *State) succeeds(f entry.ManifestAdopted) error {
 	return nil
 }
 
+// holds reports why an epoch is not the one that the log is under.
+func (s *State) holds(epoch uint64) error {
+	if epoch == 0 || epoch != s.manifest.Epoch {
+		return fmt.Errorf("%w: it is at epoch %d, and this is of epoch %d", ErrOtherLog, s.manifest.Epoch, epoch)
+	}
+	return nil
+}
+
 // adopts puts the state under a manifest. Members that it does not name leave the runs that go on; what the facts after it say
 // ends the others and the open tries.
 func (s *State) adopts(at time.Time, f entry.ManifestAdopted) error {

@@ -80,6 +80,9 @@ type (
 		Limits Limits   // of the manifest
 		Leads  []string // who may lead under it
 	}
+	// HandOver says that the witnesses of before have no word any more. It has to be of the epoch that holds; whether the witnesses may
+	// hand over its caller knows.
+	HandOver struct{ Fact entry.HandedOver }
 	// Boot says that a process has taken over the log.
 	Boot struct{ Fact entry.Booted }
 	// Admit says that a peer was admitted.
@@ -173,6 +176,7 @@ type (
 )
 
 func (Adopt) input()      {}
+func (HandOver) input()   {}
 func (Boot) input()       {}
 func (Admit) input()      {}
 func (Create) input()     {}

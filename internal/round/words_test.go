@@ -48,6 +48,8 @@ func (s *script) fact(f entry.Fact) string {
 	switch f := f.(type) {
 	case entry.ManifestAdopted:
 		return fmt.Sprintf("adopted epoch %d, manifest %s", f.Epoch, s.name(f.Manifest))
+	case entry.HandedOver:
+		return fmt.Sprintf("handed over to the witnesses of epoch %d", f.Epoch)
 	case entry.Booted:
 		return "booted"
 	case entry.RunCreated:
