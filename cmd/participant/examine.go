@@ -230,4 +230,3 @@ func aboutFile(err error, otherwise string) string {
 	}
 	return otherwise
 }
-
