@@ -176,6 +176,9 @@ func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 	defer die()
 	defer func() { _ = c.epochs.creds.Now().Close() }() // it cuts and forgets, and always can
 	l, self, err := c.boot(ctx)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // it was asked to end before it served: what a boot has written, the next one goes on from
+	}
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,11 @@
 package coordinator_test
 
 import (
+	"context"
+	"io"
+	"iter"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -210,5 +215,89 @@ func TestIdleEnds(t *testing.T) {
 		if d := time.Since(began); d > time.Minute {
 			t.Errorf("three idle programs took %v to end", d)
 		}
+	})
+}
+
+// called has a program asked to end at one of its calls to its storage.
+type called struct {
+	*disk
+	left  atomic.Int64 // calls to come, that one too
+	now   func()
+	asked chan struct{} // closed when it has been asked
+}
+
+func (c *called) call() {
+	if c.left.Add(-1) == 0 {
+		c.now()
+		<-c.asked
+	}
+}
+
+func (c *called) Put(ctx context.Context, name func() string, r io.Reader) error {
+	c.call()
+	return c.disk.Put(ctx, name, r)
+}
+
+func (c *called) Get(ctx context.Context, name string) (io.ReadCloser, error) {
+	c.call()
+	return c.disk.Get(ctx, name)
+}
+
+func (c *called) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	c.call()
+	return c.disk.List(ctx, prefix)
+}
+
+func (c *called) Load(ctx context.Context) (uint64, []byte, error) {
+	c.call()
+	return c.disk.Load(ctx)
+}
+
+func (c *called) Swap(ctx context.Context, old uint64, value []byte) error {
+	c.call()
+	return c.disk.Swap(ctx, old, value)
+}
+
+// TestEndingAtStart asks both programs to end at each call that they make to their storage while they start. That is no failure of
+// theirs, and the next one starts.
+func TestEndingAtStart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.serve().stopAfter() // so that there is a log to replay
+		for who, start := range map[string]func(*called) *program{
+			"council": func(c *called) *program {
+				return w.serve(func(o *coordinator.Options) { o.Objects, o.Head = c, c })
+			},
+			"cleveland": func(c *called) *program {
+				return w.join("cleveland", func(o *participant.Options) { o.Objects = c })
+			},
+		} {
+			points := 0
+			for n, reached := int64(1), true; reached; n++ {
+				now := make(chan struct{})
+				c := &called{disk: w.disks[who], now: sync.OnceFunc(func() { close(now) }), asked: make(chan struct{})}
+				c.left.Store(n)
+				p := start(c)
+				go func() {
+					<-now
+					p.cancel()
+					close(c.asked)
+				}()
+				synctest.Wait()
+				reached = c.left.Load() <= 0
+				c.now() // where it makes fewer calls
+				if err := p.wait(); err != nil {
+					t.Errorf("%s, asked to end at its call %d, ends with %v", who, n, err)
+				}
+				points++
+			}
+			if points < 5 {
+				t.Errorf("%s was ended at %d calls, want more", who, points)
+			}
+		}
+		w.serve()
+		w.joinAll()
+		w.completed(w.start(plan(t, bare)))
 	})
 }

@@ -180,6 +180,9 @@ func (p *Participant) load(ctx context.Context) error {
 // if the grace of its options is enough; an update that is finished is kept, and offered by the next process.
 func (p *Participant) Run(ctx context.Context) error {
 	if err := errors.Join(p.epochs.load(ctx, p.o.Manifest), p.load(ctx)); err != nil {
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return nil // it was asked to end before it had begun: what is wrong besides, the next process finds too
+		}
 		return err
 	}
 	for _, name := range p.o.Policy.strangers(p.epochs.now()) {
