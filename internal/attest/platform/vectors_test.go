@@ -19,9 +19,6 @@ func TestVectors(t *testing.T) {
 	if folder == "" {
 		t.Skip("CONSILIUM_VECTORS names no folder of attestation evidence")
 	}
-	if _, err := os.Stat(folder); err != nil {
-		t.Fatal(err)
-	}
 	var supported strings.Builder
 	verifiers, err := platform.Verifiers(platform.Options{})
 	if err != nil {
@@ -31,8 +28,8 @@ func TestVectors(t *testing.T) {
 		supported.WriteString(" " + v.Type().String())
 	}
 	paths, err := filepath.Glob(filepath.Join(folder, "*", "*", "vector.json"))
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%s holds no vectors: %v", folder, err)
 	}
 	for _, path := range paths {
 		dir := filepath.Dir(path)
