@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
+	"encoding/base64"
 	"time"
 
 	"consilium.dev/internal/attest"
@@ -39,18 +40,24 @@ func (c *chain) authority() string {
 // chainIn reads the PCK certificate's chain out of a quote. Its shape is fixed: leaf, intermediate, root, of which the root
 // is held here, so it is checked link by link.
 func (v *Verifier) chainIn(text []byte, now time.Time) (*chain, *attest.Error) {
-	certs, err := strictPEM(text)
-	if err != nil {
-		return nil, err
+	ders, refusal := strictPEM(text)
+	if refusal != nil {
+		return nil, refusal
 	}
-	c := &chain{leaf: certs[0], ca: certs[1]}
+	c := &chain{}
 	for i := range v.roots {
-		if bytes.Equal(v.roots[i].Raw, certs[2].Raw) {
+		if bytes.Equal(v.roots[i].Raw, ders[2]) {
 			c.root = &v.roots[i]
 		}
 	}
 	if c.root == nil {
-		return nil, attest.Refuse(attest.ClassChain, "the PCK certificate's chain ends in %q, which is no root that is trusted here", certs[2].Subject)
+		return nil, attest.Refuse(attest.ClassChain, "the PCK certificate's chain ends in no root that is trusted here (SHA-256 %x)", sha256.Sum256(ders[2]))
+	}
+	for i, cert := range []**x509.Certificate{&c.leaf, &c.ca} {
+		var err error
+		if *cert, err = x509.ParseCertificate(ders[i]); err != nil {
+			return nil, attest.Refuse(attest.ClassChain, "certificate %d of the PCK certificate's chain does not parse: %v", i, err)
+		}
 	}
 	if name := c.ca.Subject.CommonName; name != namePlatformCA && name != nameProcessorCA {
 		return nil, attest.Refuse(attest.ClassChain, "the PCK certificate's issuer is named %q, want %q or %q", name, namePlatformCA, nameProcessorCA)
@@ -104,29 +111,55 @@ func valid(cert *x509.Certificate, now time.Time) *attest.Error {
 	return nil
 }
 
-// strictPEM reads exactly three certificates, written as Intel writes them: one after the other, with nothing before, between
-// or behind them but one newline and one zero byte at the end. Readers of PEM pass over much more, and what they pass over could be
-// altered unseen.
-func strictPEM(text []byte) ([]*x509.Certificate, *attest.Error) {
+// The lines around a certificate in PEM, and the letters of base64 on a line between them.
+const (
+	pemBegin = "-----BEGIN CERTIFICATE-----\n"
+	pemEnd   = "-----END CERTIFICATE-----\n"
+	pemLine  = 64
+)
+
+// strictPEM reads the DER of exactly three certificates, written as Intel writes them: one after the other, with nothing before,
+// between or behind them but one newline and one zero byte at the end. Readers of PEM pass over much more, and what they pass over
+// could be altered unseen.
+func strictPEM(text []byte) ([][]byte, *attest.Error) {
 	text = bytes.TrimSuffix(text, []byte{0})
 	if !bytes.HasSuffix(text, []byte("\n")) {
 		text = append(text[:len(text):len(text)], '\n')
 	}
-	var certs []*x509.Certificate
+	var ders [][]byte
 	for len(text) > 0 {
-		block, rest := pem.Decode(text)
-		if block == nil || len(certs) == 3 || !bytes.Equal(text[:len(text)-len(rest)], pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})) {
+		inside, begun := bytes.CutPrefix(text, []byte(pemBegin))
+		lines, rest, ended := bytes.Cut(inside, []byte(pemEnd))
+		der := strictBase64(lines)
+		if !begun || !ended || der == nil || len(ders) == 3 {
 			return nil, attest.Refuse(attest.ClassParse, "the PCK certificate's chain is not three certificates in strict PEM")
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, attest.Refuse(attest.ClassChain, "certificate %d of the PCK certificate's chain does not parse: %v", len(certs), err)
-		}
-		certs = append(certs, cert)
+		ders = append(ders, der)
 		text = rest
 	}
-	if len(certs) != 3 {
-		return nil, attest.Refuse(attest.ClassChain, "the PCK certificate's chain has %d certificates, want 3", len(certs))
+	if len(ders) != 3 {
+		return nil, attest.Refuse(attest.ClassChain, "the PCK certificate's chain has %d certificates, want 3", len(ders))
 	}
-	return certs, nil
+	return ders, nil
+}
+
+// strictBase64 decodes lines of 64 letters, of which the last may be shorter; nil where they are not that, or are not the one way
+// to write what they decode to.
+func strictBase64(lines []byte) []byte {
+	letters := make([]byte, 0, len(lines))
+	for len(lines) > 0 {
+		n := min(pemLine, len(lines)-1)
+		if lines[n] != '\n' {
+			return nil
+		}
+		letters, lines = append(letters, lines[:n]...), lines[n+1:]
+	}
+	if bytes.ContainsAny(letters, "\r\n") { // which the decoder would pass over
+		return nil
+	}
+	der, err := base64.StdEncoding.Strict().DecodeString(string(letters))
+	if err != nil || len(der) == 0 {
+		return nil
+	}
+	return der
 }

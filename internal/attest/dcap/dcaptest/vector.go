@@ -64,6 +64,8 @@ type Fields struct {
 	TEETCBSVN    string   `json:"tee_tcb_svn"`
 	TEETCBSVN2   string   `json:"tee_tcb_svn2"`
 	XFAM         string   `json:"xfam"`
+
+	Hardware *Fields `json:"hw"` // of a quote inside of something else; Load takes them out
 }
 
 // Platform fills in what SGX and TDX have in common.
@@ -85,7 +87,11 @@ func Load(t testing.TB, dir string, typ attest.Type) *Vector {
 		t.Fatal(err)
 	}
 	v.Evidence.Type = typ
-	if v.Evidence.Body, err = os.ReadFile(filepath.Join(dir, "quote.bin")); err != nil {
+	quote := "quote.bin"
+	if v.Fields.Hardware != nil { // one that a cloud's own layer asked for
+		quote, v.Fields = "td_quote.bin", *v.Fields.Hardware
+	}
+	if v.Evidence.Body, err = os.ReadFile(filepath.Join(dir, quote)); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range []struct {
