@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/pem"
@@ -125,6 +124,7 @@ func readCollateral(folder string) (c attest.Collateral, taken []string, err err
 // collateralNames are files that are known by name; others, by what they end in.
 var collateralNames = map[string]attest.Kind{
 	"certtable.bin": attest.KindCertTable, "tcb_info.json": attest.KindTCBInfo, "qe_identity.json": attest.KindQEIdentity,
+	"ccel.bin": attest.KindEventLog,
 }
 
 func isCollateral(name string) bool {
@@ -165,28 +165,30 @@ func derItem(der []byte) (attest.Item, error) {
 	return attest.Item{Kind: attest.KindCRL, Bytes: der}, nil
 }
 
-// unbound is a verifier that can judge evidence apart from a session.
+// unbound is a verifier that can judge evidence apart from a session, as all of this version can.
 type unbound interface {
 	VerifyUnbound(e attest.Evidence, now time.Time, c attest.Collateral) (attest.Claims, error)
 }
 
-// genuine judges evidence. Without reportData nobody asks for whom it was made.
-func genuine(ctx context.Context, v attest.Verifier, e attest.Evidence, reportData []byte, now time.Time, c attest.Collateral) (attest.Claims, error) {
+// genuine judges evidence. Without reportData nobody asks for whom it was made. Collateral is held to be the caller's own, but for an
+// event log, which belongs to the evidence.
+func genuine(v attest.Verifier, e attest.Evidence, reportData []byte, now time.Time, c attest.Collateral) (attest.Claims, error) {
+	free, ok := v.(unbound)
+	if !ok {
+		return attest.Claims{}, usageError("look at it with attest show", "evidence of the type %s is judged in its own session only", e.Type)
+	}
+	for _, item := range c {
+		if item.Kind == attest.KindEventLog {
+			e.Collateral = append(e.Collateral, item)
+		}
+	}
+	claims, err := free.VerifyUnbound(e, now, c)
+	if err != nil || reportData == nil {
+		return claims, err
+	}
 	got := platform.ReportData(e.Type, e.Body)
-	var claims attest.Claims
-	var err error
-	if free, ok := v.(unbound); ok {
-		claims, err = free.VerifyUnbound(e, now, c)
-	} else { // asked for what it carries, whatever that is
-		var b attest.Binding
-		copy(b.ReportData[:], got)
-		claims, err = v.Verify(ctx, e, b, now, c)
-	}
-	if err == nil && reportData != nil && (len(got) == 0 || subtle.ConstantTimeCompare(got, reportData) != 1) {
-		err = attest.Refuse(attest.ClassBind, "report data is %x, want %x", got, reportData)
-	}
-	if err != nil {
-		return attest.Claims{}, err
+	if len(got) == 0 || subtle.ConstantTimeCompare(got, reportData) != 1 {
+		return attest.Claims{}, attest.Refuse(attest.ClassBind, "report data is %x, want %x", got, reportData)
 	}
 	return claims, nil
 }

@@ -27,7 +27,7 @@ const verifyLong = `Verify judges evidence in the two steps in which a coordinat
 
 Without --policy only the first question is asked. Without --report-data nobody asks for whom the evidence was made: it may be
 a copy of anybody's. --platform takes a type as manifests spell it; without it, it is guessed. --collateral is a folder with
-certificates and revocation lists (DER or PEM), and Intel's tcb_info.json, qe_identity.json and issuer chains; nothing is fetched.
+certificates and revocation lists (DER or PEM), Intel's tcb_info.json, qe_identity.json and issuer chains, a domain's event log as ccel.bin; nothing is fetched.
 
 With --ear and --ear-key the outcome is written, for other tools, as an EAT Attestation Result (draft-ietf-rats-ear): a JSON Web
 Token with AR4SI's trustworthiness vector, signed by the key (EdDSA). It says less than this command does. --policy and
@@ -132,7 +132,7 @@ func (o *verifyOptions) judge(cmd *cobra.Command) (*verdict, error) {
 		return nil, err
 	}
 	out := &verdict{Platform: e.Type.String(), At: at, Verdict: "genuine", Bound: reportData != nil, Collateral: append([]string{}, taken...)}
-	claims, err := genuine(cmd.Context(), v, e, reportData, at, c)
+	claims, err := genuine(v, e, reportData, at, c)
 	if err == nil {
 		out.claims, out.Claims = &claims, jsonClaims(&claims)
 		if policy != nil {

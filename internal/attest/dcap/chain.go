@@ -21,20 +21,15 @@ const (
 	nameTCBSigning  = "Intel SGX TCB Signing"
 )
 
+// authorities are those that certify platforms' keys, as claims name them.
+var authorities = map[string]string{namePlatformCA: "platform", nameProcessorCA: "processor"}
+
 // A chain is the certificate of a platform's key, with those above it.
 type chain struct {
 	leaf, ca *x509.Certificate
 	root     *root
 	key      *ecdsa.PublicKey // the leaf's
 	platform extensions
-}
-
-// authority returns "platform" or "processor".
-func (c *chain) authority() string {
-	if c.ca.Subject.CommonName == nameProcessorCA {
-		return "processor"
-	}
-	return "platform"
 }
 
 // chainIn reads the PCK certificate's chain out of a quote. Its shape is fixed: leaf, intermediate, root, of which the root
@@ -59,7 +54,7 @@ func (v *Verifier) chainIn(text []byte, now time.Time) (*chain, *attest.Error) {
 			return nil, attest.Refuse(attest.ClassChain, "certificate %d of the PCK certificate's chain does not parse: %v", i, err)
 		}
 	}
-	if name := c.ca.Subject.CommonName; name != namePlatformCA && name != nameProcessorCA {
+	if name := c.ca.Subject.CommonName; authorities[name] == "" {
 		return nil, attest.Refuse(attest.ClassChain, "the PCK certificate's issuer is named %q, want %q or %q", name, namePlatformCA, nameProcessorCA)
 	}
 	for _, pair := range [][2]*x509.Certificate{{c.ca, c.root.Certificate}, {c.leaf, c.ca}} {

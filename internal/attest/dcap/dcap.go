@@ -98,15 +98,37 @@ func (v *Verifier) Verify(q *Quote, theirs, ours attest.Collateral, now time.Tim
 	}
 	return Verdict{
 		Simulated:         chain.root.simulated,
-		Signed:            sha256.Sum256(q.signed),
+		Signed:            q.Signed(),
 		RevocationChecked: j.revocationChecked,
 		CollateralFrom:    j.from,
 		Platform: attest.DCAP{
-			FMSPC: chain.platform.fmspc, PPID: chain.platform.ppid, Instance: chain.platform.instance, CA: chain.authority(),
+			FMSPC: chain.platform.fmspc, PPID: chain.platform.ppid, Instance: chain.platform.instance, CA: authorities[chain.ca.Subject.CommonName],
 			QESVN: Enclave(q.enclave).ISVSVN(), TCB: j.tcb,
 		},
 	}, nil
 }
+
+// Unverified returns what the quote says of its platform, its certificate included, judging nothing: anybody can write one. What
+// it does not say, or in another form than Intel's, is zero.
+func (q *Quote) Unverified() attest.DCAP {
+	d := attest.DCAP{QESVN: Enclave(q.enclave).ISVSVN()}
+	ders, refusal := strictPEM(q.certificate)
+	if refusal != nil {
+		return d
+	}
+	leaf, err := x509.ParseCertificate(ders[0])
+	if err != nil {
+		return d
+	}
+	if x, refusal := readExtensions(leaf); refusal == nil {
+		d.FMSPC, d.PPID, d.Instance = x.fmspc, x.ppid, x.instance
+	}
+	d.CA = authorities[leaf.Issuer.CommonName]
+	return d
+}
+
+// Signed returns the SHA-256 of what the attestation key is to have signed.
+func (q *Quote) Signed() [32]byte { return sha256.Sum256(q.signed) }
 
 // A judgement is one quote in the course of being judged by its collateral.
 type judgement struct {

@@ -168,6 +168,22 @@ var bothForm = []refusal{
 	{"B73 text behind the certificates", attest.ClassParse, chain(func(p []byte) []byte { return append(p, ' ') })},
 	{"B73 two zeros behind the certificates", attest.ClassParse, chain(func(p []byte) []byte { return append(p, 0, 0) })},
 	{"B73 lines ended by CR LF", attest.ClassParse, chain(func(p []byte) []byte { return bytes.ReplaceAll(p, []byte("\n"), []byte("\r\n")) })},
+	{"B73 another byte where a line ends", attest.ClassParse, chain(func(p []byte) []byte { p[len("-----BEGIN CERTIFICATE-----\n")+64] = ' '; return p })},
+	{"B73 a line of 63 letters", attest.ClassParse, chain(func(p []byte) []byte {
+		at := len("-----BEGIN CERTIFICATE-----\n") + 63
+		p[at], p[at+1] = p[at+1], p[at]
+		return p
+	})},
+	{"B73 a letter that is none of base64's", attest.ClassParse, chain(func(p []byte) []byte { p[40] = '*'; return p })},
+	{"B73 bits behind the last byte", attest.ClassParse, func(s *scene) {
+		s.Chain = func(c [][]byte) []byte {
+			for c[0] = append(c[0], 0); len(c[0])%3 != 1; { // one byte over, of zero: AA==
+				c[0] = append(c[0], 0)
+			}
+			return bytes.Replace(dcaptest.PEM(c...), []byte("A==\n"), []byte("B==\n"), 1)
+		}
+	}},
+	{"B73 an empty certificate", attest.ClassParse, func(s *scene) { s.Chain = func(c [][]byte) []byte { return dcaptest.PEM(nil, c[1], c[2]) } }},
 	{"B73 a header in a certificate", attest.ClassParse, chain(func(p []byte) []byte {
 		return bytes.Replace(p, []byte("CERTIFICATE-----\n"), []byte("CERTIFICATE-----\nA: b\n\n"), 1)
 	})},

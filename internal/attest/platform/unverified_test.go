@@ -16,6 +16,9 @@ func TestRecognize(t *testing.T) {
 	for path, want := range map[string]attest.Type{
 		"../sevsnp/testdata/vectors/sevsnp/genoa-v5-oak/report.bin": attest.SEVSNP,
 		"../nitro/testdata/vectors/nitro/dstack-nsm/document.cbor":  attest.Nitro,
+		"../tdx/testdata/vectors/tdx/v5-td15-gotdxguest/quote.bin":  attest.TDX,
+		"../tdx/testdata/vectors/tdx/v4-cmc/quote.bin":              attest.TDX,
+		"../sgx/testdata/vectors/sgx/v3-cmc/quote.bin":              attest.SGX,
 		"../nitro/testdata/README.md":                               0,
 	} {
 		body, err := os.ReadFile(path)
@@ -25,7 +28,7 @@ func TestRecognize(t *testing.T) {
 		if got, ok := platform.Recognize(body); got != want || ok != (want != 0) {
 			t.Errorf("Recognize(%s) = %s, %t, want %s", path, got, ok, want)
 		}
-		for _, typ := range []attest.Type{attest.SEVSNP, attest.Nitro} {
+		for _, typ := range []attest.Type{attest.SEVSNP, attest.TDX, attest.SGX, attest.Nitro} {
 			if c, err := platform.OpenUnverified(typ, body); (err == nil) != (typ == want) || err == nil && c.Type != typ {
 				t.Errorf("OpenUnverified(%s, %s) = %s, %v", typ, path, c.Type, err)
 			}

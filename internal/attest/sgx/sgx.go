@@ -56,14 +56,27 @@ func (v *Verifier) Type() attest.Type { return attest.SGX }
 // Verify judges the quote e.Body at the instant now, as the package's comment says. Collateral is taken from e.Collateral and
 // from c. Of b only ReportData counts. The error is an *attest.Error.
 func (v *Verifier) Verify(_ context.Context, e attest.Evidence, b attest.Binding, now time.Time, c attest.Collateral) (attest.Claims, error) {
-	claims, refusal := v.judge(e, b, now, c)
+	claims, err := v.VerifyUnbound(e, now, c)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	if subtle.ConstantTimeCompare(claims.SGX.ReportData[:], b.ReportData[:]) != 1 {
+		return attest.Claims{}, attest.Refuse(attest.ClassBind, "REPORTDATA is %x, want %x", claims.SGX.ReportData, b.ReportData)
+	}
+	return claims, nil
+}
+
+// VerifyUnbound judges as Verify does, but for the binding: it says what machine made a quote, and not for whom. It is for showing
+// evidence of sessions that are over; whoever admits a peer by it admits whoever has a copy.
+func (v *Verifier) VerifyUnbound(e attest.Evidence, now time.Time, c attest.Collateral) (attest.Claims, error) {
+	claims, refusal := v.judge(e, now, c)
 	if refusal != nil {
 		return attest.Claims{}, refusal
 	}
 	return claims, nil
 }
 
-func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c attest.Collateral) (attest.Claims, *attest.Error) {
+func (v *Verifier) judge(e attest.Evidence, now time.Time, c attest.Collateral) (attest.Claims, *attest.Error) {
 	var none attest.Claims
 	if e.Type != attest.SGX {
 		return none, attest.Refuse(attest.ClassParse, "evidence of the type %s, want %s", e.Type, attest.SGX)
@@ -80,13 +93,21 @@ func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c a
 	if err != nil {
 		return none, err
 	}
-	if subtle.ConstantTimeCompare(body.ReportData(), b.ReportData[:]) != 1 {
-		return none, attest.Refuse(attest.ClassBind, "REPORTDATA is %x, want %x", body.ReportData(), b.ReportData)
-	}
 	claims := verdict.Claims(attest.SGX)
 	claims.SGX = enclave(body)
 	claims.SGX.Platform = verdict.Platform
 	return claims, nil
+}
+
+// OpenUnverified returns what a quote says, judging nothing but its form: anybody can write one.
+func OpenUnverified(raw []byte) (attest.Claims, error) {
+	q, err := dcap.Parse(raw, dcap.SGX)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	e := enclave(dcap.Enclave(q.Body))
+	e.Platform = q.Unverified()
+	return attest.Claims{Type: attest.SGX, Signed: q.Signed(), SGX: e}, nil
 }
 
 // Bits of the first byte of ATTRIBUTES (Intel SDM volume 3D, table "Layout of ATTRIBUTES Structure").

@@ -55,14 +55,27 @@ func (v *Verifier) Type() attest.Type { return attest.TDX }
 // Verify judges the quote e.Body at the instant now, as the package's comment says. Collateral is taken from e.Collateral and
 // from c, the event log from e.Collateral alone. Of b only ReportData counts. The error is an *attest.Error.
 func (v *Verifier) Verify(_ context.Context, e attest.Evidence, b attest.Binding, now time.Time, c attest.Collateral) (attest.Claims, error) {
-	claims, refusal := v.judge(e, b, now, c)
+	claims, err := v.VerifyUnbound(e, now, c)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	if subtle.ConstantTimeCompare(claims.TDX.ReportData[:], b.ReportData[:]) != 1 {
+		return attest.Claims{}, attest.Refuse(attest.ClassBind, "REPORTDATA is %x, want %x", claims.TDX.ReportData, b.ReportData)
+	}
+	return claims, nil
+}
+
+// VerifyUnbound judges as Verify does, but for the binding: it says what machine made a quote, and not for whom. It is for showing
+// evidence of sessions that are over; whoever admits a peer by it admits whoever has a copy.
+func (v *Verifier) VerifyUnbound(e attest.Evidence, now time.Time, c attest.Collateral) (attest.Claims, error) {
+	claims, refusal := v.judge(e, now, c)
 	if refusal != nil {
 		return attest.Claims{}, refusal
 	}
 	return claims, nil
 }
 
-func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c attest.Collateral) (attest.Claims, *attest.Error) {
+func (v *Verifier) judge(e attest.Evidence, now time.Time, c attest.Collateral) (attest.Claims, *attest.Error) {
 	var none attest.Claims
 	if e.Type != attest.TDX {
 		return none, attest.Refuse(attest.ClassParse, "evidence of the type %s, want %s", e.Type, attest.TDX)
@@ -75,17 +88,24 @@ func (v *Verifier) judge(e attest.Evidence, b attest.Binding, now time.Time, c a
 	if err != nil {
 		return none, err
 	}
-	d := domain(q)
-	d.Platform = verdict.Platform
-	if d.EventLog, err = replay(e.Collateral, &d.RTMR); err != nil {
+	claims := verdict.Claims(attest.TDX)
+	claims.TDX = domain(q)
+	claims.TDX.Platform = verdict.Platform
+	if claims.TDX.EventLog, err = replay(e.Collateral, &claims.TDX.RTMR); err != nil {
 		return none, err
 	}
-	if subtle.ConstantTimeCompare(d.ReportData[:], b.ReportData[:]) != 1 {
-		return none, attest.Refuse(attest.ClassBind, "REPORTDATA is %x, want %x", d.ReportData, b.ReportData)
-	}
-	claims := verdict.Claims(attest.TDX)
-	claims.TDX = d
 	return claims, nil
+}
+
+// OpenUnverified returns what a quote says, judging nothing but its form: anybody can write one.
+func OpenUnverified(raw []byte) (attest.Claims, error) {
+	q, err := dcap.Parse(raw, dcap.TDX)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	d := domain(q)
+	d.Platform = q.Unverified()
+	return attest.Claims{Type: attest.TDX, Signed: q.Signed(), TDX: d}, nil
 }
 
 // attributeDebug is the bit of the first byte of TDATTRIBUTES that lets the host read the domain.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -74,6 +75,14 @@ func judgeVector(t *testing.T, dir string) {
 	}
 	if claims.Simulated != "" || claims.CollateralFrom.IsZero() == (v.Fields.Collateral || v.Fields.Lists) {
 		t.Errorf("claims of the root %q, with collateral from %s", claims.Simulated, claims.CollateralFrom)
+	}
+	if unbound, err := verifier.VerifyUnbound(v.Evidence, v.AtTime, nil); err != nil || !cmp.Equal(unbound, claims) {
+		t.Errorf("VerifyUnbound = %+v, %v", unbound, err)
+	}
+	open, err := tdx.OpenUnverified(v.Evidence.Body)
+	claims.RevocationChecked, claims.CollateralFrom, claims.TDX.Platform.TCB = false, time.Time{}, attest.IntelTCB{}
+	if diff := cmp.Diff(claims, open); diff != "" || err != nil {
+		t.Errorf("OpenUnverified (-verified +opened): %v\n%s", err, diff)
 	}
 	for _, bit := range []int{0, 255, 511} {
 		altered := v.Binding
