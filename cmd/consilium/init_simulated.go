@@ -54,7 +54,7 @@ func initRoot(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&called, "name", "", "name of the root in the manifest")
-	cmd.Flags().StringVar(&line, "product-line", "Genoa", "AMD product line of its SEV-SNP machines: Milan or Genoa")
+	cmd.Flags().StringVar(&line, "product-line", "Genoa", "AMD product line of its SEV-SNP machines: Milan, Genoa or Turin")
 	return cmd
 }
 

@@ -196,7 +196,7 @@ func TestParseRootRefuses(t *testing.T) {
 	for _, d := range append([]damage{
 		{"name", `"name": "demo"`, `"name": "Demo"`, "want a-z"},
 		{"a manufacturer's name", `"name": "demo"`, `"name": "amd"`, "is a manufacturer's"},
-		{"product line", `"product_line": "Genoa"`, `"product_line": "Turin"`, "want Milan or Genoa"},
+		{"product line", `"product_line": "Genoa"`, `"product_line": "Rome"`, "want Milan, Genoa or Turin"},
 		swap("another root's ARK", "ark", other, "simulated root"),
 		swap("another root's ASK", "ask", other, "ask_key: not the key of the certificate"),
 		swap("another root's key of the ASK", "ask_key", other, "ask_key: not the key of the certificate"),

@@ -39,7 +39,7 @@ type Root struct {
 var manufacturers = []string{"amd", "aws", "amazon", "arm", "azure", "gcp", "google", "intel", "microsoft", "nvidia"}
 
 // NewRoot makes a root that is valid from shortly before now, for ten years. name is what manifests will call it, 1 to 63 of
-// a-z, 0-9 and -, and no manufacturer's; productLine is Milan or Genoa. It takes seconds, for its two RSA keys of 4096 bits; keep what it returns.
+// a-z, 0-9 and -, and no manufacturer's; productLine is Milan, Genoa or Turin. It takes seconds, for its two RSA keys of 4096 bits; keep what it returns.
 func NewRoot(name, productLine string, now time.Time) (*Root, error) {
 	if err := valid(name, productLine); err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func valid(name, line string) error {
 		return fmt.Errorf("a simulated root's name %q is a manufacturer's", name)
 	}
 	if _, ok := processors[line]; !ok {
-		return fmt.Errorf("product line %q: want Milan or Genoa", line)
+		return fmt.Errorf("product line %q: want Milan, Genoa or Turin", line)
 	}
 	return nil
 }

@@ -255,7 +255,7 @@ func TestNewRoot(t *testing.T) {
 		t.Skip("two RSA keys of 4096 bits take seconds")
 	}
 	t.Parallel()
-	root, err := simulated.NewRoot("a-1", "Milan", now)
+	root, err := simulated.NewRoot("a-1", "Turin", now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,6 +272,30 @@ func TestNewRoot(t *testing.T) {
 			t.Errorf("certificate %d is valid from %s to %s, want %s to %s", i, cert.NotBefore, cert.NotAfter, from, to)
 		}
 	}
+	testTurin(t, again)
+}
+
+// testTurin: a Turin's TCBs have an FMC and another order, its chip's id 8 bytes, and its evidence the real form.
+func testTurin(t *testing.T, root *simulated.Root) {
+	t.Helper()
+	low, high := attest.TCB{FMC: 3, Bootloader: 9, TEE: 1, SNP: 23, Microcode: 200}, attest.TCB{FMC: 4, Bootloader: 9, TEE: 1, SNP: 24, Microcode: 201}
+	spec := simulated.SNPSpec{Reported: &low, Current: &high, ChipID: [64]byte(bytes.Repeat([]byte{0xc5}, 64))}
+	var certs []*x509.Certificate
+	for _, der := range root.Certificates()[:2] {
+		certs = append(certs, must(x509.ParseCertificate(der)))
+	}
+	v := must(sevsnp.NewVerifier(sevsnp.Options{SimulatedRoots: map[string][]*x509.Certificate{"a-1": certs}}))
+	claims, err := v.Verify(t.Context(), attested(t, must(root.SNP(spec))), binding, now, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [64]byte{0xc5, 0xc5, 0xc5, 0xc5, 0xc5, 0xc5, 0xc5, 0xc5}
+	if s := claims.SNP; s.ProductLine != "Turin" || s.Reported != low || s.Launch != low || s.Current != high || s.ChipID != want || s.ChipMasked {
+		t.Errorf("claims %+v", s)
+	}
+	if _, err := root.SNP(simulated.SNPSpec{Reported: &attest.TCB{FMC: 128}}); err == nil {
+		t.Error("an FMC of 128: SNP took it")
+	}
 }
 
 func TestNewRootRefuses(t *testing.T) {
@@ -282,8 +306,8 @@ func TestNewRootRefuses(t *testing.T) {
 		{"a b", "Genoa", "want a-z"},
 		{"amd", "Genoa", "is a manufacturer's"},
 		{"aws", "Genoa", "is a manufacturer's"},
-		{"demo", "Turin", "want Milan or Genoa"},
-		{"demo", "", "want Milan or Genoa"},
+		{"demo", "Rome", "want Milan, Genoa or Turin"},
+		{"demo", "", "want Milan, Genoa or Turin"},
 	} {
 		if _, err := simulated.NewRoot(test.name, test.line, now); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("NewRoot(%q, %q) = %v, want an error with %q", test.name, test.line, err, test.want)

@@ -10,6 +10,7 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/google/go-sev-guest/abi"
 	"github.com/google/go-sev-guest/kds"
@@ -47,10 +48,10 @@ type SNPSpec struct {
 	Platform *attest.SNPPlatform
 
 	// The TCBs. Reported defaults to {Bootloader: 9, TEE: 0, SNP: 23, Microcode: 72}, the others to Reported. Each component
-	// but the microcode is at most 127, and FMC is zero.
+	// but the microcode is at most 127, and FMC is zero but on Turin.
 	Reported, Current, Committed, Launch *attest.TCB
 
-	ChipID     [64]byte // default: random
+	ChipID     [64]byte // default: random; of Turin the first 8 bytes count, and zeros are behind them
 	ChipMasked bool     // the host masks the chip's id: the report shows zeros
 }
 
@@ -64,7 +65,11 @@ var processors = map[string]struct {
 }{
 	"Milan": {abi.FmsToCpuid1Eax(0x19, 0x01, 1), "Milan-B1"},
 	"Genoa": {abi.FmsToCpuid1Eax(0x19, 0x11, 1), "Genoa"},
+	turin:   {abi.FmsToCpuid1Eax(0x1a, 0x02, 1), turin},
 }
+
+// turin is the product line whose hardware ids have 8 bytes, and whose TCBs have an FMC.
+const turin = "Turin"
 
 // snpMachine is a chip with one guest.
 type snpMachine struct {
@@ -79,6 +84,11 @@ func (r *Root) SNP(s SNPSpec) (*Machine, error) {
 	if chip == [64]byte{} {
 		rand.Read(chip[:]) // cannot fail
 	}
+	id := chip[:]
+	if r.line == turin {
+		clear(chip[8:])
+		id = chip[:8]
+	}
 	report, err := s.report(r.line, chip)
 	if err != nil {
 		return nil, err
@@ -90,7 +100,7 @@ func (r *Root) SNP(s SNPSpec) (*Machine, error) {
 	vcek := amd(r.name, "SEV-VCEK", r.ask.NotBefore)
 	vcek.SerialNumber = new(big.Int) // AMD's, of all of them
 	vcek.BasicConstraintsValid = false
-	if vcek.ExtraExtensions, err = vcekExtensions(processors[r.line].product, report.ReportedTcb, chip); err != nil {
+	if vcek.ExtraExtensions, err = vcekExtensions(r.line, report.ReportedTcb, id); err != nil {
 		return nil, err
 	}
 	cert, err := sign(vcek, r.ask, &key.PublicKey, r.askKey)
@@ -115,11 +125,10 @@ func (s *SNPSpec) report(line string, chip [64]byte) (*sevsnp.Report, error) {
 		if t == nil {
 			t = &attest.TCB{Bootloader: 9, SNP: 23, Microcode: 72}
 		}
-		v, err := kds.ComposeTCBParts(kds.TCBParts{BlSpl: t.Bootloader, TeeSpl: t.TEE, SnpSpl: t.SNP, UcodeSpl: t.Microcode})
-		if err != nil || t.FMC != 0 {
-			return nil, fmt.Errorf("TCB %+v: want an FMC of zero, and other components than the microcode at most 127", *t)
+		if max(t.FMC, t.Bootloader, t.TEE, t.SNP) > 127 || t.FMC != 0 && line != turin {
+			return nil, fmt.Errorf("TCB %+v: want an FMC of zero but on Turin, and other components than the microcode at most 127", *t)
 		}
-		tcbs[i] = uint64(v)
+		tcbs[i] = tcbVersion(line, *t)
 	}
 	if s.Measurement == [48]byte{} {
 		s.Measurement = DefaultMeasurement()
@@ -177,32 +186,55 @@ func (s *SNPSpec) platformInfo() uint64 {
 	return info
 }
 
-// vcekExtensions are AMD's extensions in a chip's certificate (AMD 57230, "VCEK Certificate Definition").
-func vcekExtensions(product string, tcb uint64, chip [64]byte) ([]pkix.Extension, error) {
-	p := kds.DecomposeTCBVersion(kds.TCBVersion(tcb))
-	var extensions []pkix.Extension
-	for _, e := range []struct {
-		id    asn1.ObjectIdentifier
-		value any
-	}{
-		{kds.OidStructVersion, 1},
-		{kds.OidProductName1, asn1.RawValue{Tag: asn1.TagIA5String, Bytes: []byte(product)}},
-		{kds.OidBlSpl, int(p.BlSpl)},
-		{kds.OidTeeSpl, int(p.TeeSpl)},
-		{kds.OidSpl4, 0},
-		{kds.OidSpl5, 0},
-		{kds.OidSpl6, 0},
-		{kds.OidSpl7, 0},
-		{kds.OidSnpSpl, int(p.SnpSpl)},
-		{kds.OidUcodeSpl, int(p.UcodeSpl)},
-	} {
-		der, err := asn1.Marshal(e.value)
-		if err != nil {
-			return nil, fmt.Errorf("a chip's certificate: %w", err)
-		}
-		extensions = append(extensions, pkix.Extension{Id: e.id, Value: der})
+// tcbParts are the places of a TCB's components in a TCB_VERSION, by the extensions that a chip's certificate has for them (AMD
+// 56860, tables "TCB_VERSION"). Places that are not named are reserved.
+func tcbParts(line string) map[byte]asn1.ObjectIdentifier {
+	if line == turin {
+		fmc := append(slices.Clone(kds.OidBlSpl[:len(kds.OidBlSpl)-1]), 9)
+		return map[byte]asn1.ObjectIdentifier{0: fmc, 1: kds.OidBlSpl, 2: kds.OidTeeSpl, 3: kds.OidSnpSpl, 4: kds.OidSpl5, 5: kds.OidSpl6, 6: kds.OidSpl7, 7: kds.OidUcodeSpl}
 	}
-	return append(extensions, pkix.Extension{Id: kds.OidHwid, Value: chip[:]}), nil // bare, as AMD has it
+	return map[byte]asn1.ObjectIdentifier{
+		0: kds.OidBlSpl, 1: kds.OidTeeSpl, 2: kds.OidSpl4, 3: kds.OidSpl5, 4: kds.OidSpl6, 5: kds.OidSpl7, 6: kds.OidSnpSpl, 7: kds.OidUcodeSpl,
+	}
+}
+
+// tcbVersion puts a TCB's components where its line has them.
+func tcbVersion(line string, t attest.TCB) uint64 {
+	places := []uint8{t.Bootloader, t.TEE, 0, 0, 0, 0, t.SNP, t.Microcode}
+	if line == turin {
+		places = []uint8{t.FMC, t.Bootloader, t.TEE, t.SNP, 0, 0, 0, t.Microcode}
+	}
+	var version uint64
+	for i, part := range places {
+		version |= uint64(part) << (8 * i)
+	}
+	return version
+}
+
+// vcekExtensions are AMD's extensions in a chip's certificate (AMD 57230, "VCEK Certificate Definition").
+func vcekExtensions(line string, tcb uint64, id []byte) ([]pkix.Extension, error) {
+	var extensions []pkix.Extension
+	add := func(id asn1.ObjectIdentifier, value any) error {
+		der, err := asn1.Marshal(value)
+		if err != nil {
+			return fmt.Errorf("a chip's certificate: %w", err)
+		}
+		extensions = append(extensions, pkix.Extension{Id: id, Value: der})
+		return nil
+	}
+	if err := add(kds.OidStructVersion, 1); err != nil {
+		return nil, err
+	}
+	if err := add(kds.OidProductName1, asn1.RawValue{Tag: asn1.TagIA5String, Bytes: []byte(processors[line].product)}); err != nil {
+		return nil, err
+	}
+	parts := tcbParts(line)
+	for place := range byte(8) {
+		if err := add(parts[place], int(tcb>>(8*place)&0xff)); err != nil {
+			return nil, err
+		}
+	}
+	return append(extensions, pkix.Extension{Id: kds.OidHwid, Value: id}), nil // bare, as AMD has it
 }
 
 // attest returns a report that carries b, with the chip's certificate as collateral.

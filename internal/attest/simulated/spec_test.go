@@ -89,7 +89,7 @@ func TestSNPSpecRefuses(t *testing.T) {
 		"an FMC": {FMC: 1}, "bootloader": {Bootloader: 128}, "tee": {TEE: 128}, "snp": {SNP: 255},
 	} {
 		for i, s := range []simulated.SNPSpec{{Reported: &tcb}, {Current: &tcb}, {Committed: &tcb}, {Launch: &tcb}} {
-			if _, err := roots()["demo"].SNP(s); err == nil || !strings.Contains(err.Error(), "want an FMC of zero") {
+			if _, err := roots()["demo"].SNP(s); err == nil || !strings.Contains(err.Error(), "want an FMC of zero but on Turin") {
 				t.Errorf("%s in TCB %d: SNP = %v", name, i, err)
 			}
 		}
