@@ -207,10 +207,11 @@ func (l *loop) run(ctx context.Context) error {
 				return err
 			}
 		case <-retire:
-			if err := l.retire(ctx); err != nil {
+			again, err := l.retire(ctx)
+			if err != nil {
 				return err
 			}
-			retire = time.After(retireEvery)
+			retire = time.After(again)
 		case m := <-l.messages:
 			if err := l.serve(ctx, m); err != nil {
 				return err
