@@ -1,7 +1,6 @@
 package measure
 
 import (
-	"bytes"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/binary"
@@ -123,8 +122,11 @@ func eifCertificate(body []byte) ([]byte, error) {
 	if len(signatures) != 1 {
 		return nil, fmt.Errorf("the enclave image has %d signatures in their section, want one, that of PCR0", len(signatures))
 	}
-	block, _ := pem.Decode(bytes.TrimSpace(signatures[0].Certificate))
-	if block == nil || block.Type != "CERTIFICATE" {
+	block, rest := pem.Decode(signatures[0].Certificate)
+	for block != nil && block.Type != "CERTIFICATE" { // the first that is one is measured, whatever stands around it
+		block, rest = pem.Decode(rest)
+	}
+	if block == nil {
 		return nil, errors.New("the enclave image's signature has no certificate in PEM")
 	}
 	if _, err := x509.ParseCertificate(block.Bytes); err != nil {

@@ -57,6 +57,13 @@ func want(pieces ...string) [48]byte {
 	return sha512.Sum384(append(make([]byte, 48), sum[:]...))
 }
 
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 func signer(t testing.TB) (der []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -73,7 +80,8 @@ func signer(t testing.TB) (der []byte) {
 // signature returns a signature's section; bytes are lists of numbers in it, as AWS's tool writes them, or bytes.
 func signature(t testing.TB, der []byte, numbers bool, times int) []byte {
 	t.Helper()
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	text := append([]byte("Certificate:\n"), pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6, 0}})...)
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	var one map[string]any
 	if numbers {
 		list := make([]int, len(text))
@@ -160,6 +168,7 @@ func TestEIFRefuses(t *testing.T) {
 		{"two signatures", eif(4, kernel, disk, sig, sig), "has two signatures"},
 		{"two signatures in one", eif(4, kernel, disk, part{4, signature(t, signer(t), true, 2)}), "2 signatures"},
 		{"a signature that is no CBOR", eif(4, kernel, disk, part{4, []byte{0xff}}), "the enclave image's signature"},
+		{"no certificate", eif(4, kernel, disk, part{4, must(cbor.Marshal([]any{map[string]any{"signing_certificate": []byte("x"), "signature": []byte{1}}}))}), "no certificate in PEM"},
 		{"a certificate that is none", eif(4, kernel, disk, part{4, signature(t, []byte("x"), false, 1)}), "the enclave image's certificate"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
