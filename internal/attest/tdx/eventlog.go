@@ -17,13 +17,12 @@ const (
 // What an event log is made of (TCG PC Client Platform Firmware Profile, section 10; UEFI specification, section 38.4, for
 // confidential computing: register 0 is MRTD, 1 to 4 are RTMR0 to RTMR3).
 const (
-	eventNoAction    = 3
-	algorithmSHA384  = 0x000C
-	registerOfRTMR0  = 1
-	specHeadBytes    = 16 + 4 + 4 // signature, platform class, version and widths
-	legacyHeadBytes  = 4 + 4 + 20 // register, type, SHA-1 digest
-	specSignature    = "Spec ID Event03\x00"
-	endOfLogRegister = 0xFFFFFFFF // the unused rest of a table that firmware reserved
+	eventNoAction   = 3
+	algorithmSHA384 = 0x000C
+	registerOfRTMR0 = 1
+	specHeadBytes   = 16 + 4 + 4 // signature, platform class, version and widths
+	legacyHeadBytes = 4 + 4 + 20 // register, type, SHA-1 digest
+	specSignature   = "Spec ID Event03\x00"
 )
 
 // replay judges the event log among the collateral, if there is one: the extensions that it tells must lead to the registers
@@ -116,7 +115,7 @@ func event(b []byte, sizes map[uint16]int) (register, kind uint32, digest, rest 
 	register, kind = binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
 	count := binary.LittleEndian.Uint32(b[8:])
 	b = b[12:]
-	if register == endOfLogRegister || count > maxAlgorithms {
+	if count > maxAlgorithms { // so is the unused rest of a table that firmware reserved
 		return 0, 0, nil, nil, false
 	}
 	for range count {

@@ -145,10 +145,33 @@ var logRefusals = []refusal{
 		return slices.Concat(l, bytes.Repeat([]byte{0xff}, 64), []byte{1})
 	})},
 	{"B54 more than 128 KiB", attest.ClassMeas, logged(func(l []byte) []byte { return append(l, bytes.Repeat([]byte{0xff}, 128<<10)...) })},
+	{"B54 a first event of 10 bytes", attest.ClassMeas, logged(func(l []byte) []byte { l[28] = 10; return l })},
+	{"B54 9 algorithms", attest.ClassMeas, instead([]uint16{0x0B, 0x0C, 1, 2, 3, 5, 6, 7, 8}, events...)},
+	{"B54 a log that does not parse, where nothing was measured", attest.ClassMeas, func(s *scene) {
+		clear(s.Body[328:520])
+		s.More = attest.Collateral{{Kind: attest.KindEventLog, Bytes: []byte("log")}}
+	}},
 	{"B54 two logs", attest.ClassMeas, func(s *scene) {
 		logged(func(l []byte) []byte { return l })(s)
 		s.More = append(s.More, s.More[0])
 	}},
+}
+
+// TestCutLog cuts a log at every byte: none of its beginnings passes.
+func TestCutLog(t *testing.T) {
+	s := dcaptest.NewTDX()
+	logged(func(l []byte) []byte { return l })(s)
+	s.Info, s.Identity, s.Lists, s.Signer = nil, nil, nil, nil
+	e, v := s.Evidence(), newVerifier(t)
+	log := s.More[0].Bytes
+	if _, err := v.VerifyUnbound(e, s.Now, nil); err != nil {
+		t.Fatal(err)
+	}
+	for n := range log {
+		e.Collateral = attest.Collateral{{Kind: attest.KindEventLog, Bytes: log[:n:n]}}
+		_, err := v.VerifyUnbound(e, s.Now, nil)
+		wantClass(t, err, attest.ClassMeas)
+	}
 }
 
 // TestAccepted: what must not be refused, and what the claims then say.
