@@ -43,7 +43,8 @@ type Disk struct {
 
 	mu    sync.Mutex // guards what follows
 	calls []call
-	live  int // calls that the process still has, less than 0 for all
+	live  int  // calls that the process still has, less than 0 for all
+	dead  bool // one was refused
 }
 
 // call is one change of the disk.
@@ -81,7 +82,7 @@ func (d *Disk) At(root *os.Root) durable.Folder {
 func (d *Disk) Acknowledge(what string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.live != 0 {
+	if !d.dead {
 		d.calls = append(d.calls, call{do: "acknowledge", name: what})
 	}
 }
@@ -98,8 +99,8 @@ func (d *Disk) Kill(n int) {
 func (d *Disk) Revive() (killed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	killed = d.live == 0
-	d.live = -1
+	killed = d.dead
+	d.live, d.dead = -1, false
 	return killed
 }
 
@@ -115,6 +116,7 @@ func (d *Disk) step(c call, do func() error) (number int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.live == 0 {
+		d.dead = true
 		return 0, fmt.Errorf("%s: %w", c, ErrKilled)
 	}
 	if err := do(); err != nil {
