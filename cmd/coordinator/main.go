@@ -31,7 +31,7 @@ type config struct {
 		PerSecond   int            `yaml:"handshakes_per_second"`   // that begin
 		Streams     uint32         `yaml:"streams"`                 // open calls on one connection
 		Message     int            `yaml:"message"`                 // bytes of a message from a peer
-		Progress    entry.Duration `yaml:"progress"`                // most that an upload may stand still
+		Progress    entry.Duration `yaml:"progress"`                // most that an upload may stand still, or what is sent lie unread
 		Resume      entry.Duration `yaml:"resume"`                  // longest that what came of an upload that was cut is kept
 		OpenRuns    int            `yaml:"open_runs"`               // runs that have not ended
 		Starts      int            `yaml:"starts_per_day"`          // runs that one lead starts

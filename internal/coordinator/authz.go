@@ -5,11 +5,14 @@ import (
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/codec"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/transport"
 	pb "consilium.dev/proto/consilium/v1"
@@ -54,6 +57,9 @@ var methods = map[string][]may{
 type guard struct {
 	manifest func() *manifest.Manifest // that holds
 	now      func() time.Time
+	cut      func(transport.Peer) // closes the peer's connection
+	progress time.Duration        // longest that a piece of what is sent may lie unread
+	log      *zap.Logger
 }
 
 // check returns the caller if it may call the method now.
@@ -147,6 +153,7 @@ type guardedStream struct {
 	guard *guard
 	peer  transport.Peer
 	ctx   context.Context
+	last  int // bytes of the message that was sent last
 }
 
 func (s *guardedStream) Context() context.Context { return s.ctx }
@@ -158,9 +165,20 @@ func (s *guardedStream) RecvMsg(m any) error {
 	return s.ServerStream.RecvMsg(m)
 }
 
+// SendMsg cuts the connection of a peer that takes nothing in: it waits while what was sent before is not read, and no longer than
+// for an upload of as many bytes.
 func (s *guardedStream) SendMsg(m any) error {
 	if err := s.guard.alive(s.peer); err != nil {
 		return err
+	}
+	wait := s.guard.progress * time.Duration(max(1, s.last/codec.Piece))
+	unread := time.AfterFunc(wait, func() {
+		s.guard.log.Warn("peer does not read, connection cut", zap.Stringer("office", s.peer.Office), zap.String("name", s.peer.Name))
+		s.guard.cut(s.peer)
+	})
+	defer unread.Stop()
+	if p, ok := m.(proto.Message); ok {
+		s.last = proto.Size(p)
 	}
 	return s.ServerStream.SendMsg(m)
 }

@@ -66,7 +66,7 @@ type Limits struct {
 	Handshakes transport.Limits // with peers that have not proven their name
 	Streams    uint32           // open calls on one connection; default 16
 	Message    int              // bytes of one message that a peer sends; default 2 MiB, at least 1.25 and at most 4 MiB
-	Progress   time.Duration    // most that an upload may stand still; default 60 s
+	Progress   time.Duration    // most that an upload may stand still, or what is sent lie unread; default 60 s
 	Resume     time.Duration    // longest that what came of an upload that was cut is kept; default 10 min
 	OpenRuns   int              // runs that have not ended; default 64
 	Starts     int              // runs that one lead starts in 24 hours; default 100
@@ -91,7 +91,7 @@ func (l Limits) withDefaults() Limits {
 
 func (l Limits) check() error {
 	switch {
-	case l.Uploads < 0 || l.Room.Connections < 0 || l.Room.PerAddress < 0 || l.Progress < 0 || l.Resume < 0 || l.OpenRuns < 0 || l.Starts < 0:
+	case l.Uploads < 0 || l.Room.Connections < 0 || l.Room.PerAddress < 0 || l.Room.Unread < 0 || l.Progress < 0 || l.Resume < 0 || l.OpenRuns < 0 || l.Starts < 0:
 		return errors.New("coordinator: a limit is negative")
 	case l.Message != 0 && (l.Message < leastMessage || l.Message > mostMessage):
 		return fmt.Errorf("coordinator: the limit of %d bytes for a message, want %d to %d", l.Message, leastMessage, mostMessage)
@@ -188,7 +188,9 @@ func (c *Coordinator) Run(ctx context.Context, lis net.Listener) error {
 	g, work := errgroup.WithContext(work)
 	g.Go(func() error { return l.run(work) })
 	g.Go(func() error {
-		err := server.Serve(transport.Door(lis, c.o.Limits.Room, c.turnedAway()))
+		room := c.o.Limits.Room
+		room.Unread = cmp.Or(room.Unread, c.o.Limits.Progress)
+		err := server.Serve(transport.Door(lis, room, c.turnedAway()))
 		if err != nil && !errors.Is(err, grpc.ErrServerStopped) { // stopped before it had begun
 			return fmt.Errorf("serving: %w", err)
 		}
@@ -406,7 +408,7 @@ func orRestore(err error) error {
 // serve makes the gRPC server with every service and both guards.
 func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	m, now := c.epochs.now, c.o.Now
-	gate := &guard{manifest: m, now: now}
+	gate := &guard{manifest: m, now: now, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log}
 	words := &voice{speech: c.o.Speech, log: c.o.Log}
 	doorman := &admitter{loop: l, blobs: c.blobs}
 	fetched := &downloads{}

@@ -223,7 +223,7 @@ type peer struct {
 }
 
 // connect dials the coordinator as a person or, without its program, as a participant.
-func (w *world) connect(office attest.Office, name string) *peer {
+func (w *world) connect(office attest.Office, name string, more ...grpc.DialOption) *peer {
 	w.t.Helper()
 	c := transport.Config{
 		Office: office, Name: name, PeerOffice: attest.Coordinator, PeerName: "council", Federation: w.manifest.Federation(),
@@ -237,8 +237,9 @@ func (w *world) connect(office attest.Office, name string) *peer {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	conn, err := grpc.NewClient("passthrough:///council", grpc.WithTransportCredentials(creds), grpc.WithContextDialer(w.line.dial),
-		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	conn, err := grpc.NewClient("passthrough:///council", append([]grpc.DialOption{
+		grpc.WithTransportCredentials(creds), grpc.WithContextDialer(w.line.dial), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)),
+	}, more...)...)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -6,12 +6,15 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // Room is how many connections a door lets in. A zero field has its default.
 type Room struct {
 	Connections int // open at once; default 2048. Half of them at most are with peers that have not proven their name
 	PerAddress  int // of these, from one IPv4 address or from one /64 of IPv6; default 128
+
+	Unread time.Duration // longest that a write may wait for the other side to read, then the connection is closed; default 1 min
 }
 
 // The reasons for which a door turns a connection away.
@@ -24,7 +27,7 @@ var (
 // waited for room instead would fill the line before the door, and keep members out of it. A connection counts as proven when
 // the handshake of [Credentials] has found whose it is.
 func Door(lis net.Listener, r Room, turned func(from net.Addr, why error)) net.Listener {
-	r.Connections, r.PerAddress = cmp.Or(r.Connections, 2048), cmp.Or(r.PerAddress, 128)
+	r.Connections, r.PerAddress, r.Unread = cmp.Or(r.Connections, 2048), cmp.Or(r.PerAddress, 128), cmp.Or(r.Unread, time.Minute)
 	if turned == nil {
 		turned = func(net.Addr, error) {}
 	}
@@ -99,6 +102,14 @@ func (g *guestLine) known() {
 	if d.from[g.from]--; d.from[g.from] == 0 {
 		delete(d.from, g.from)
 	}
+}
+
+// Write gives up a peer that does not read. What asks for a sign of life is not enough for that: it is not asked while the peer
+// goes on to send.
+func (g *guestLine) Write(p []byte) (int, error) {
+	stuck := time.AfterFunc(g.door.room.Unread, func() { _ = g.Close() }) // which ends the write
+	defer stuck.Stop()
+	return g.Conn.Write(p)
 }
 
 func (g *guestLine) Close() error {
