@@ -77,6 +77,10 @@ func TestKill(t *testing.T) {
 		members[m] = f.participant(m)
 	}
 	got := f.completed(council, run)
+	goesOn := council.log.lines("upload goes on", "round", "3", "member", "longbeach")
+	if len(goesOn) != 1 || goesOn[0]["offset"].(float64) < codec.MaxChunk/2 {
+		t.Errorf("longbeach's upload goes on: %v, want once, behind what had come before it was killed", goesOn)
+	}
 	council.stop()
 	l = f.replay()
 	l.checkKills(t, run, most)

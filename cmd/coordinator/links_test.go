@@ -37,8 +37,9 @@ func (f *federation) edit(who, file, old, text string) {
 }
 
 // TestLinks has longbeach reach the coordinator over a line on which connections are reset, cut and stand still, in the middle of
-// updates and of models, and which is slow and long in the end. The run's model is that of the same run over a good line; what
-// is sent twice is less than a chunk for each fault.
+// updates and of models, and which is slow and long in the end. Then the coordinator is killed in the middle of a model, and comes
+// back at another address. The run's model is that of the same run over a good line; what is sent twice is less than a chunk for
+// each fault.
 func TestLinks(t *testing.T) {
 	f := newFederation(t)
 	f.genes(width)
@@ -55,16 +56,14 @@ func TestLinks(t *testing.T) {
 	line.fail(
 		fault{n: middle, kind: resets}, fault{down: true, n: middle, kind: resets},
 		fault{n: middle, kind: cuts}, fault{down: true, n: middle, kind: cuts},
-		fault{n: middle, kind: stalls},
+		fault{n: middle, kind: stalls}, fault{down: true, n: middle, kind: stalls},
 	)
 	run := f.start(plan(t, linked(5, "over bad lines")))
 	council.log.line(t, "round closed", "run", run, "round", "3")
 	line.faults.line(t, "stalled", "way", "up")
 	line.pace(500_000, 50*time.Millisecond)
-	if got := f.completed(council, run); got != want {
-		t.Errorf("the model is %s, that of the same run over good lines %s", got, want)
-	}
-	for what, n := range map[string]int{"reset": 2, "cut": 2, "stalled": 1} {
+	line.faults.line(t, "stalled", "way", "down")
+	for what, n := range map[string]int{"reset": 2, "cut": 2, "stalled": 2} {
 		if got := line.faults.count(what); got != n {
 			t.Errorf("the line was %s %d times, want %d", what, got, n)
 		}
@@ -80,6 +79,19 @@ func TestLinks(t *testing.T) {
 	}
 	if n := members["longbeach"].log.count("download goes on"); n != 2 {
 		t.Errorf("%d downloads went on where they had broken, want 2", n)
+	}
+	before := f.where()
+	council.kill()
+	council = f.coordinator("coordinator")
+	if f.where() == before {
+		t.Errorf("the coordinator is back at %s, want it at another address", before)
+	}
+	if got := f.completed(council, run); got != want {
+		t.Errorf("the model is %s, that of the same run over good lines %s", got, want)
+	}
+	again := members["longbeach"].log.lines("download goes on")
+	if len(again) != 3 || again[2]["offset"].(float64) < middle/2 {
+		t.Errorf("longbeach's downloads go on: %v, want three, the last behind what had come before the coordinator was killed", again)
 	}
 	for _, p := range members {
 		p.stop()

@@ -49,9 +49,12 @@ func (b *book) forget() {
 }
 
 // count returns how many lines have that message and those fields (name, value, ...).
-func (b *book) count(message string, fields ...string) int {
+func (b *book) count(message string, fields ...string) int { return len(b.lines(message, fields...)) }
+
+// lines returns them, with all that they say.
+func (b *book) lines(message string, fields ...string) []map[string]any {
 	text, _ := b.read()
-	n := 0
+	var all []map[string]any
 	for l := range strings.Lines(text) {
 		var m map[string]any
 		if json.Unmarshal([]byte(l), &m) != nil { // the last line may still be in the making
@@ -62,10 +65,10 @@ func (b *book) count(message string, fields ...string) int {
 			ok = ok && fmt.Sprint(m[fields[i]]) == fields[i+1]
 		}
 		if ok {
-			n++
+			all = append(all, m)
 		}
 	}
-	return n
+	return all
 }
 
 // await waits until ready is true, and looks again whenever the book has more.
