@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"strings"
@@ -94,23 +95,46 @@ func fill(t *testing.T, path string) {
 // in that process.
 func ownMounts(t *testing.T) bool {
 	t.Helper()
-	const inside = "CONSILIUM_TEST_MOUNTS"
-	if os.Getenv(inside) != "" {
+	if inOwn(t) {
 		return true
 	}
-	missing := t.Skipf
-	if os.Getenv("CONSILIUM_REQUIRE_ALL") == "1" {
-		missing = t.Fatalf
-	}
-	c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	c.Env = append(os.Environ(), inside+"=1")
-	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	own(t, "mounts", &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS})
+	return false
+}
+
+// ownVariable is set in a process that runs a test by itself, see own.
+const ownVariable = "CONSILIUM_TEST_OWN"
+
+// inOwn reports whether this process is the one that own has started for the test.
+func inOwn(t *testing.T) bool { return os.Getenv(ownVariable) == t.Name() }
+
+// own runs the test in a process that has something for itself, with the flags that this one has, and returns what it said.
+func own(t *testing.T, what string, attr *syscall.SysProcAttr) string {
+	t.Helper()
+	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=0"}
+	flag.Visit(func(f *flag.Flag) {
+		if !strings.HasPrefix(f.Name, "test.") {
+			args = append(args, "-"+f.Name+"="+f.Value.String())
+		}
+	})
+	c := exec.CommandContext(t.Context(), os.Args[0], args...)
+	c.Env = append(os.Environ(), ownVariable+"="+t.Name())
+	c.SysProcAttr = attr
 	out, err := c.CombinedOutput()
 	if errors.Is(err, syscall.EPERM) {
-		missing("needs the right to mount a tmpfs: %v", err)
+		missing(t, "needs the right to have its own %s: %v", what, err)
 	}
 	if err != nil || !strings.Contains(string(out), "--- PASS") {
 		t.Errorf("in a process of its own: %v\n%s", err, out)
 	}
-	return false
+	return string(out)
+}
+
+// missing skips the test for want of rights or tools, where that is allowed.
+func missing(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CONSILIUM_REQUIRE_ALL") == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
 }
