@@ -109,6 +109,7 @@ const coordinatorYAML = `# The coordinator: control plane and aggregator. Paths 
 #   streams: 16                     # open calls on one connection
 #   message: 2097152                # bytes of one message from a peer
 #   progress: 1m                    # longest that an upload may stand still
+#   connection_age: 1h              # longest life of a connection; what is under way goes on over the next
 #   open_runs: 64                   # runs that have not ended
 #   starts_per_day: 100             # runs that one lead starts in 24 hours
 `

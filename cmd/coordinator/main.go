@@ -33,6 +33,7 @@ type config struct {
 		Message     int            `yaml:"message"`                 // bytes of a message from a peer
 		Progress    entry.Duration `yaml:"progress"`                // most that an upload may stand still, or what is sent lie unread
 		Resume      entry.Duration `yaml:"resume"`                  // longest that what came of an upload that was cut is kept
+		Age         entry.Duration `yaml:"connection_age"`          // of a connection, which then ends; what was under way goes on over the next
 		OpenRuns    int            `yaml:"open_runs"`               // runs that have not ended
 		Starts      int            `yaml:"starts_per_day"`          // runs that one lead starts
 	} `yaml:"limits"`
@@ -72,7 +73,7 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 			Handshakes: transport.Limits{
 				Handshakes: c.Limits.Handshakes, PerAddress: c.Limits.PerAddress, PerSecond: c.Limits.PerSecond,
 			},
-			Progress: time.Duration(c.Limits.Progress), Resume: time.Duration(c.Limits.Resume), OpenRuns: c.Limits.OpenRuns,
+			Progress: time.Duration(c.Limits.Progress), Resume: time.Duration(c.Limits.Resume), Age: time.Duration(c.Limits.Age), OpenRuns: c.Limits.OpenRuns,
 		},
 	})
 	if err != nil {

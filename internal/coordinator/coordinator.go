@@ -68,6 +68,7 @@ type Limits struct {
 	Message    int              // bytes of one message that a peer sends; default 2 MiB, at least 1.25 and at most 4 MiB
 	Progress   time.Duration    // most that an upload may stand still, or what is sent lie unread; default 60 s
 	Resume     time.Duration    // longest that what came of an upload that was cut is kept; default 10 min
+	Age        time.Duration    // longest life of a connection, give or take a tenth, and a sixth more for calls that are under way; default 1 h, at least 1 min
 	OpenRuns   int              // runs that have not ended; default 64
 	Starts     int              // runs that one lead starts in 24 hours; default 100
 }
@@ -84,6 +85,7 @@ func (l Limits) withDefaults() Limits {
 	l.Message = cmp.Or(l.Message, 2<<20)
 	l.Progress = cmp.Or(l.Progress, time.Minute)
 	l.Resume = cmp.Or(l.Resume, 10*time.Minute)
+	l.Age = cmp.Or(l.Age, time.Hour)
 	l.OpenRuns = cmp.Or(l.OpenRuns, 64)
 	l.Starts = cmp.Or(l.Starts, 100)
 	return l
@@ -91,8 +93,10 @@ func (l Limits) withDefaults() Limits {
 
 func (l Limits) check() error {
 	switch {
-	case l.Uploads < 0 || l.Room.Connections < 0 || l.Room.PerAddress < 0 || l.Room.Unread < 0 || l.Progress < 0 || l.Resume < 0 || l.OpenRuns < 0 || l.Starts < 0:
+	case l.Uploads < 0 || l.Room.Connections < 0 || l.Room.PerAddress < 0 || l.Room.Unread < 0 || l.Progress < 0 || l.Resume < 0 || l.Age < 0 || l.OpenRuns < 0 || l.Starts < 0:
 		return errors.New("coordinator: a limit is negative")
+	case l.Age != 0 && l.Age < time.Minute:
+		return fmt.Errorf("coordinator: the limit of %v for the age of a connection, want %v at least", l.Age, time.Minute)
 	case l.Message != 0 && (l.Message < leastMessage || l.Message > mostMessage):
 		return fmt.Errorf("coordinator: the limit of %d bytes for a message, want %d to %d", l.Message, leastMessage, mostMessage)
 	}
@@ -426,7 +430,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 		grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionAge: time.Hour, MaxConnectionAgeGrace: 10 * time.Minute,
+			Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionAge: c.o.Limits.Age, MaxConnectionAgeGrace: c.o.Limits.Age / 6,
 		}),
 	)
 	models := &models{loop: l, manifest: m, blobs: c.blobs, view: view, downloads: fetched, log: c.o.Log}

@@ -94,7 +94,7 @@ func TestLimitsRefused(t *testing.T) {
 	for name, l := range map[string]coordinator.Limits{
 		"uploads": {Uploads: -1}, "connections": {Room: transport.Room{Connections: -1}}, "address": {Room: transport.Room{PerAddress: -1}},
 		"handshakes": {Handshakes: transport.Limits{Handshakes: -1}}, "handshakes of an address": {Handshakes: transport.Limits{PerAddress: -1}},
-		"handshakes a second": {Handshakes: transport.Limits{PerSecond: -1}}, "message": {Message: -1}, "short message": {Message: 1 << 20},
+		"handshakes a second": {Handshakes: transport.Limits{PerSecond: -1}}, "message": {Message: -1}, "age": {Age: -1}, "young age": {Age: time.Minute - 1}, "short message": {Message: 1 << 20},
 		"long message": {Message: 1 << 30}, "progress": {Progress: -1}, "resume": {Resume: -1}, "open runs": {OpenRuns: -1}, "starts": {Starts: -1},
 	} {
 		d := w.disks["council"]

@@ -1,7 +1,9 @@
 package coordinator_test
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/participant"
 )
@@ -97,5 +100,39 @@ func TestBrokenLinks(t *testing.T) {
 		if resent <= 0 || resent > 2<<20 {
 			t.Errorf("the log says that %d bytes of updates were sent twice in two faults, want 1 to 2 MiB", resent)
 		}
+	})
+}
+
+// TestTransferOutlivesItsConnection has an update go up so slowly that it takes longer than every timeout that there is, and than a
+// connection may live. Nothing ends it but its connection's end, and then it goes on where it was: several times.
+func TestTransferOutlivesItsConnection(t *testing.T) {
+	t.Parallel()
+	data := map[string]participant.Data{"budapest": genomes(t, 1), "cleveland": genomes(t, 2)}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.serve(func(o *coordinator.Options) { o.Limits.Age = time.Minute })
+		slow := (&wire{dial: w.line.dial, rate: 4000}).laid(t) // more than 128 KiB a minute, which is standing still
+		for name, dial := range map[string]func(context.Context, string) (net.Conn, error){"budapest": slow.through, "cleveland": w.line.dial} {
+			w.join(name, func(o *participant.Options) { o.Dial, o.Data, o.Policy.LeastRecords = dial, data[name], 2 })
+		}
+		began := time.Now()
+		v := w.completed(w.start(plan(t, genome, func(p *entry.Plan) {
+			p.Rounds = 1
+			if err := p.Deadline.UnmarshalText([]byte("2h")); err != nil {
+				t.Error(err)
+			}
+		})))
+		took := time.Since(began)
+		if took < 2*time.Minute {
+			t.Fatalf("the run took %v: the update was not slow", took)
+		}
+		all := w.books["council"].find("upload goes on", "member", "budapest")
+		if anew := w.books["council"].find("upload goes on", "member", "budapest", "offset", "0"); len(all) < 2 || len(anew) != 0 {
+			t.Errorf("the upload goes on: %v, want it twice or more, behind what had come", all)
+		}
+		if n := v.Rounds[0].Resent; n <= 0 || n > int64(len(all))<<20 {
+			t.Errorf("%d bytes were sent twice, want less than 1 MiB for each of %d connections that ended", n, len(all))
+		}
+		t.Logf("the run took %v over %d connections, and %d bytes were sent twice", took, 1+len(all), v.Rounds[0].Resent)
 	})
 }
