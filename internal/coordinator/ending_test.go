@@ -172,8 +172,9 @@ func TestParticipantEnds(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		grace time.Duration
+		times int // as long is the training, which must not be over before it is ended
 		want  int
-	}{{"grace", time.Hour, 1}, {"none", 0, 2}} {
+	}{{"grace", time.Hour, 1, 1}, {"none", 0, 10, 2}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -181,7 +182,7 @@ func TestParticipantEnds(t *testing.T) {
 				council := w.serve()
 				cleveland := w.join("cleveland", func(o *participant.Options) { o.Grace = c.grace })
 				w.join("budapest")
-				run := w.start(plan(t, long))
+				run := w.start(plan(t, long, func(p *entry.Plan) { p.Local.Steps *= c.times }))
 				w.books["cleveland"].await(t, "training")
 				if c.grace > 0 { // or it would offer what it has trained at once
 					council.stop()
