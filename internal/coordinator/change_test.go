@@ -1,8 +1,10 @@
 package coordinator_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"consilium.dev/internal/audit"
+	"consilium.dev/internal/blob"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
@@ -45,7 +49,7 @@ func TestWitnessesChange(t *testing.T) {
 		w.publish(two)
 		w.books["council"].await(t, "witnesses have handed over", "epoch", "2")
 		for _, m := range []string{"budapest", "cleveland"} {
-			w.books[m].await(t, "a witness no more: others remember the log now")
+			w.books[m].await(t, "not a witness, or not any more: others remember the log")
 		}
 		w.completed(run)
 		synctest.Wait()
@@ -193,6 +197,9 @@ func TestWitnessesComeAndGo(t *testing.T) {
 		if again := w.show(v.Summary.Run); again.Rounds[0].State != "closed" || again.Rollback != "" {
 			t.Errorf("what was seen before is %s, and the protection %q", again.Rounds[0].State, again.Rollback)
 		}
+		if _, err := w.person("ada").ShowModel(t.Context(), &pb.ShowModelRequest{Model: final(v).String()}); err != nil {
+			t.Errorf("the model that was seen before: %v", err)
+		}
 		run := w.start(plan(t, bare, func(p *entry.Plan) { p.Name, p.Quorum = "with", 2 }))
 		w.books["council"].await(t, "round closed", "run", run)
 		time.Sleep(10 * time.Minute)
@@ -280,10 +287,51 @@ func TestCopyOfBeforeTheChange(t *testing.T) {
 				t.Errorf("yesterday's copy has %d lines, it had %d", n, old)
 			}
 		}
+		// An emptied store is the oldest copy. The new witnesses might have seen nothing yet; so it is not theirs to begin another log.
+		for m, want := range map[*manifest.Manifest]string{
+			one: "keeps a checkpoint of another log", w.manifest: "a log with witnesses begins with the manifest of epoch 1",
+		} {
+			w.disks["council"] = newDisk(t)
+			err := w.serve(func(o *coordinator.Options) { o.Manifest = m }).wait()
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("with the manifest of epoch %d the coordinator on an empty store ended with %v, want %q", m.Epoch(), err, want)
+			}
+		}
 		w.disks["council"] = today
 		w.serve()
 		if v := w.show(run); v.Summary.State != "completed" {
 			t.Errorf("on today's copy the run is %s", v.Summary.State)
+		}
+	})
+}
+
+// TestFirstLogOfALaterEpoch starts a federation's first log when everybody else is an epoch ahead, with other witnesses. It begins with the
+// first manifest all the same, and waits for the witnesses of both.
+func TestFirstLogOfALaterEpoch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, none, "{quorum: 2, members: [budapest, cleveland]}")
+		one := w.manifest
+		w.manifest = w.realm.next(t, one, none, "{quorum: 2, members: [longbeach, switzerland]}")
+		w.serve(func(o *coordinator.Options) { o.Manifest = one })
+		for _, m := range hospitals[1:] {
+			w.join(m)
+		}
+		time.Sleep(time.Hour)
+		if n := len(w.facts()); n > 0 {
+			t.Errorf("%d lines were written without a quorum of the first witnesses", n)
+		}
+		w.join("budapest")
+		w.books["council"].await(t, "witnesses have handed over", "epoch", "2")
+		w.completed(w.start(plan(t, bare)))
+		adopted := only[entry.ManifestAdopted](w.facts())
+		if len(adopted) != 2 || adopted[0].Epoch != 1 || adopted[0].Enclave != nil || adopted[1].Epoch != 2 || adopted[1].Enclave == nil {
+			t.Errorf("adopted were %+v, want epoch 1 with the boot, and epoch 2 with the enclave's evidence", adopted)
+		}
+		folder := w.export()
+		w.manifest = one // its digest is as good an anchor
+		if r := w.verify(folder); len(r.Findings) > 0 || len(r.Handovers) != 1 || len(r.Epochs) != 2 {
+			t.Errorf("handed over were %+v; found %v", r.Handovers, r.Findings)
 		}
 	})
 }
@@ -413,4 +461,132 @@ func (w *world) rootAt(size int64) [32]byte {
 		w.t.Fatal(err)
 	}
 	return root
+}
+
+// stolen is the log of a coordinator that is away, as an auditor would be sent it by somebody who holds its store and its key.
+type stolen struct {
+	log   *ledger.Ledger
+	blobs *blob.Blobs
+	kept  map[int64]entry.Blob
+	chain []*manifest.Manifest
+}
+
+func (s stolen) Entries(ctx context.Context, from, size int64) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for line, err := range s.log.View().Entries(ctx, from) {
+			if from == size || !yield(line, err) {
+				return
+			}
+			from++
+		}
+	}
+}
+
+func (s stolen) Kept(ctx context.Context, line int64) ([]byte, error) {
+	return s.blobs.ReadAll(ctx, s.kept[line], entry.MaxKept)
+}
+
+func (s stolen) Manifest(_ context.Context, epoch uint64) ([]byte, error) {
+	return s.chain[epoch-1].Envelope(), nil
+}
+
+// TestHandoverForged judges logs whose key somebody else held, and had the witnesses of before hand over though they did not.
+func TestHandoverForged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, none, "{quorum: 2, members: [budapest, cleveland]}")
+		one := w.manifest
+		two := w.realm.next(t, one, none, "{quorum: 2, members: [longbeach, switzerland]}")
+		council := w.serve()
+		all := map[string]*program{}
+		for _, m := range hospitals[:3] {
+			all[m] = w.join(m)
+		}
+		w.books["council"].await(t, "admitted", "name", "longbeach")
+		synctest.Wait()
+		disk := w.disks["council"]
+		early, err := blob.New(disk, disk.kek).OpenNamed(t.Context(), disk.names("cosigned/")[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		released := w.releasedHead().Size
+		w.bring(two, "longbeach", all)
+		time.Sleep(time.Minute)
+		for _, p := range all {
+			p.stop()
+		}
+		council.stop()
+		whole := w.disks["council"]
+		bare, err := witness.Cosigned{Checkpoint: string(w.view().Checkpoint())}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			name     string
+			epoch    uint64
+			size     int64
+			cosigned []byte
+			want     string
+		}{
+			{"by nobody", 2, w.view().Size(), bare, "0 of the 2 witnesses of epoch 1 that are needed have cosigned it"},
+			{"over a head of before", 2, released, early, fmt.Sprintf("the head of %d lines that was cosigned is none of this log since", released)},
+			{"over another head than it says", 2, w.view().Size(), early, "is none of this log since"},
+			{"to another epoch", 3, w.view().Size(), bare, "the rules refuse it"},
+			{"with what is no cosignatures", 2, w.view().Size(), []byte("{}"), "cosignatures: "},
+		} {
+			w.disks["council"] = copyOf(t, whole)
+			r := w.forge(entry.HandedOver{Epoch: c.epoch, Size: c.size}, c.cosigned, []*manifest.Manifest{one, two})
+			var found []string
+			for _, f := range r.Findings {
+				found = append(found, f.What)
+			}
+			if text := strings.Join(found, "\n"); !strings.Contains(text, c.want) || len(r.Handovers) > 0 {
+				t.Errorf("%s: handed over were %v, found %s, want %q", c.name, r.Handovers, text, c.want)
+			}
+		}
+	})
+}
+
+// forge adds a handover to the log, with those cosignatures kept, and judges a copy.
+func (w *world) forge(f entry.HandedOver, cosigned []byte, chain []*manifest.Manifest) *audit.Report {
+	w.t.Helper()
+	d, ctx := w.disks["council"], context.Background()
+	key, err := ledger.OpenKey(ctx, d, d.kek, "consilium.dev/four-hospitals")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s := stolen{blobs: blob.New(d, d.kek), kept: map[int64]entry.Blob{}, chain: chain}
+	if s.log, err = ledger.Open(ctx, ledger.Config{Objects: d, Head: d, Sealer: d.kek, Key: key}); err != nil {
+		w.t.Fatal(err)
+	}
+	if f.Cosigned, err = s.blobs.Put(ctx, bytes.NewReader(cosigned)); err != nil {
+		w.t.Fatal(err)
+	}
+	lines := w.lines()
+	if err := s.log.Append(ctx, entry.Encode([16]byte{1}, lines[len(lines)-1].At, f)); err != nil {
+		w.t.Fatal(err)
+	}
+	for n, f := range w.facts() {
+		switch f := f.(type) {
+		case entry.Admitted:
+			s.kept[int64(n)] = f.Kept
+		case entry.Booted:
+			s.kept[int64(n)] = f.Evidence
+		case entry.ManifestAdopted:
+			if f.Enclave != nil {
+				s.kept[int64(n)] = f.Enclave.Evidence
+			}
+		case entry.HandedOver:
+			s.kept[int64(n)] = f.Cosigned
+		}
+	}
+	folder, v := filepath.Join(w.t.TempDir(), "copy"), s.log.View()
+	point, err := ledger.OpenCheckpoint(v.Checkpoint(), v.Verifier())
+	if err == nil {
+		err = audit.Export(ctx, s, chain[0], witness.Cosigned{Checkpoint: string(v.Checkpoint())}, point, folder, nil)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.verify(folder)
 }

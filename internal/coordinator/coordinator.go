@@ -327,6 +327,11 @@ func (c *Coordinator) settle(ctx context.Context, l *loop) (*manifest.Manifest, 
 		return nil, fmt.Errorf("%w: a new log begins with epoch %d, and this store holds the log of before: name an empty store, or a manifest without old_log",
 			round.ErrOtherLog, m.Epoch())
 	}
+	if len(l.adopted) == 0 {
+		if err := begins(m); err != nil {
+			return nil, err
+		}
+	}
 	if key, known := m.Key(attest.Coordinator, c.o.Name); !known || !key.Equal(c.o.Identity.Public()) {
 		return nil, fmt.Errorf("the manifest of epoch %d does not give this identity key to a coordinator named %q", m.Epoch(), c.o.Name)
 	}

@@ -149,13 +149,28 @@ func (e *epochs) restore(ctx context.Context, adopted []entry.ManifestAdopted) e
 	return nil
 }
 
-// due returns the manifests that the log has yet to adopt, oldest first. One that begins may begin with any.
+// due returns the manifests that the log has yet to adopt, oldest first. A new log adopts all that are known here: it is to wait for the
+// witnesses of each, who would know if it were not the first.
 func (e *epochs) due(adopted []entry.ManifestAdopted) []*manifest.Manifest {
 	chain := e.chain.Load()
-	if len(adopted) == 0 {
-		return []*manifest.Manifest{chain.Newest()}
+	if n := len(adopted); n > 0 {
+		return chain.After(adopted[n-1].Epoch)
 	}
-	return chain.After(adopted[len(adopted)-1].Epoch)
+	first := chain.Newest()
+	for m := first; m != nil; m = chain.At(m.Epoch() - 1) {
+		first = m
+	}
+	return append([]*manifest.Manifest{first}, chain.After(first.Epoch())...)
+}
+
+// begins returns an error for a manifest that a new log must not begin with. The witnesses of an epoch that follows another may never
+// have seen the log of that one, which others then have witnessed: from an emptied store they would let a second history begin.
+func begins(m *manifest.Manifest) error {
+	if _, again := m.OldLog(); again || m.Epoch() == 1 || witnessesOf(m).Nobody() {
+		return nil
+	}
+	return fmt.Errorf("a log with witnesses begins with the manifest of epoch 1, or of one whose old_log names the head of the log before, and epoch %d is neither: "+
+		"if the store was emptied or is another one, put it back; to begin, configure the manifest of the epoch that the log begins with, and publish the later ones", m.Epoch())
 }
 
 // proven returns the adoption of a manifest with evidence that the own enclave passes it, bound to the log as it is.

@@ -60,17 +60,20 @@ func (e *epochs) limits() manifest.Limits {
 	return e.chain.Newest().Limits()
 }
 
-// witnesses reports whether the member is a witness in any epoch that is known here. One that was has a word until the others have
-// handed over, and knows what a coordinator on an older copy would have to know.
-func (e *epochs) witnesses(member string) bool {
+// mayWitness reports whether the member's word as a witness may count: it is one, or was one in an epoch before. One that was has a word
+// until the others have handed over, and knows what a coordinator on an older copy would have to know. Where the epochs before are
+// not known here the coordinator is asked.
+func (e *epochs) mayWitness(member string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for m := e.chain.Newest(); m != nil; m = e.chain.At(m.Epoch() - 1) {
+	first := e.chain.Newest()
+	for m := first; m != nil; m = e.chain.At(m.Epoch() - 1) {
 		if m.IsWitness(member) {
 			return true
 		}
+		first = m
 	}
-	return false
+	return first.Epoch() > 1
 }
 
 // turned reports whether another manifest holds than when it was last asked.

@@ -93,7 +93,7 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 	})
 	g.Go(func() error { return s.work(work) })
 	g.Go(func() error { s.tell(work); return nil })
-	if p.memory != nil && (p.epochs.witnesses(p.o.Name) || p.memory.kept.head.Size > 0) {
+	if p.memory != nil && p.epochs.mayWitness(p.o.Name) {
 		g.Go(func() error { return p.cosign(work, conn, func() { silence.Reset(patience) }) })
 	}
 	// A worker's error must end the receiver, which waits for the stream.

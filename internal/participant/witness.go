@@ -216,7 +216,7 @@ func (p *Participant) cosign(ctx context.Context, conn grpc.ClientConnInterface,
 	switch status.Code(err) {
 	case codes.PermissionDenied:
 		if !p.epochs.now().IsWitness(p.o.Name) {
-			p.log.Info("a witness no more: others remember the log now", zap.Int64("entries", p.memory.kept.head.Size))
+			p.log.Info("not a witness, or not any more: others remember the log", zap.Int64("entries", p.memory.kept.head.Size))
 			return nil
 		}
 		fallthrough

@@ -29,8 +29,11 @@ type council struct {
 	seen  map[entry.Member]time.Duration // when they were last heard from
 	told  map[entry.Member]saying        // what they said of themselves
 
-	tally    *witness.Tally // nil: no witnesses
-	open     bool           // it may append
+	sets     witness.Sets  // as the log has them
+	must     []witness.Set // for the judge: who had to show it that its log is the newest
+	tally    *witness.Tallies
+	open     bool // it may append
+	known    int  // manifests that it has heard of
 	withheld []closing
 	freed    map[string]freed // the newest closing of each run that was withheld and is released
 	wakes    int              // number of the newest wake
@@ -74,23 +77,26 @@ func (w *world) boot(d *disk) {
 	}
 	w.note("boot", int64(w.born), c.log.size())
 	w.councils = append(w.councils, c)
-	if len(w.witnesses) > 0 {
-		t, err := witness.New(w.witnesses, w.quorum)
-		if err != nil {
-			w.fail("a tally: %v", err)
-		}
-		c.tally = t
-		if !c.log.begins(d.cosigned) {
-			c.end("rolled back")
-			return
-		}
-		t.Restore(d.cosigned, d.by)
+	for i, l := range c.log.lines {
+		c.fold(int64(i), w.read(l).fact)
 	}
+	c.known = len(w.charters)
+	c.must = c.ahead()
+	t, err := witness.NewTallies(c.must)
+	if err != nil {
+		w.fail("tallies: %v", err)
+	}
+	c.tally = t
+	if !c.log.begins(d.cosigned) {
+		c.end("rolled back")
+		return
+	}
+	t.Restore(d.cosigned, c.sets.Deciding(d.cosigned.Size), d.by)
 	for i, l := range c.log.lines {
 		c.apply(int64(i), w.read(l))
 	}
 	w.after(10*time.Second, c.beat)
-	if c.tally == nil || w.fault == appendsUnseen {
+	if len(c.must) == 0 || w.fault == appendsUnseen {
 		c.takeOver()
 	}
 }
@@ -177,8 +183,10 @@ func (c *council) write(at time.Time, facts []entry.Fact) error {
 	}
 	c.log = c.d.log
 	for i, l := range lines {
+		c.fold(size+int64(i), l.fact)
 		c.apply(size+int64(i), l)
 	}
+	c.redecide(facts)
 	return nil
 }
 
@@ -206,7 +214,7 @@ func (c *council) apply(position int64, l line) {
 		c.drop(f.Run)
 	case entry.RoundClosed:
 		c.drop(f.Run)
-		if c.tally != nil && position >= c.tally.Released().Size {
+		if position >= c.visible() {
 			c.withheld = append(c.withheld, closing{f.Run, f.Round, position})
 		}
 	case entry.RunEnded:
@@ -263,8 +271,8 @@ func (c *council) released(run string, number int) (time.Time, bool) {
 	return time.Time{}, true
 }
 
-// visible reports whether everything that was closed may be heard of.
-func (c *council) visible() bool { return len(c.withheld) == 0 }
+// shows reports whether everything that was closed may be heard of.
+func (c *council) shows() bool { return len(c.withheld) == 0 }
 
 // settle lets time pass until nothing follows from it any more, then sees to it that what should be going on is going on.
 func (c *council) settle() {

@@ -47,22 +47,50 @@ func (j *judge) step() {
 	}
 }
 
-// mayAppend checks that a quorum of the witnesses had shown a coordinator what they keep when it began to append, and that its log
-// begins with that.
+// mayAppend checks that a quorum of each set of witnesses had shown a coordinator what they keep when it began to append, and that its
+// log begins with that.
 func (j *judge) mayAppend(c *council) {
-	if c.tally == nil || c.stood {
+	if c.stood {
 		return
 	}
-	stand := 0
-	for _, name := range j.world.witnesses {
-		if head, ok := c.shown[entry.Member(name)]; ok && c.log.begins(head) {
-			stand++
+	c.stood = true
+	for _, set := range c.must {
+		stand := 0
+		for _, name := range set.Names {
+			if head, ok := c.shown[entry.Member(name)]; ok && c.log.begins(head) {
+				stand++
+			}
+		}
+		if stand < set.Quorum {
+			j.world.fail("%s appends, and %d of the %d witnesses needed have shown that its log is the newest", c.name, stand, set.Quorum)
 		}
 	}
-	c.stood = true
-	if stand < j.world.quorum {
-		j.world.fail("%s appends, and %d of the %d witnesses needed have shown that its log is the newest", c.name, stand, j.world.quorum)
+}
+
+// decide returns the sets of witnesses that have to cosign a head of a log, and how many lines of it need nobody: found out a second
+// time, line by line. A set decides from its adoption on until a later one has taken over.
+func decide(lines []line) (sets []witness.Set, free int64) {
+	for i, l := range lines {
+		switch f := l.fact.(type) {
+		case entry.ManifestAdopted:
+			set, err := witness.ParseSet(f.Epoch, f.Witnesses)
+			switch {
+			case err != nil:
+				panic(err)
+			case set.Nobody():
+			case len(sets) == 0:
+				sets, free = []witness.Set{set}, int64(i)
+			case !sets[len(sets)-1].Same(set):
+				sets = append(sets, set)
+			}
+		case entry.HandedOver:
+			sets = sets[len(sets)-1:]
+		}
 	}
+	if len(sets) == 0 {
+		free = int64(len(lines))
+	}
+	return sets, free
 }
 
 // sees checks a model that somebody is told of: the fact that made it, with the privacy that it cost, is durable, and released
@@ -72,10 +100,11 @@ func (j *judge) sees(c *council, m entry.Digest) {
 		return
 	}
 	at, ok := c.audit.models[m]
+	_, free := decide(c.log.lines)
 	switch {
 	case !ok || at >= c.d.log.size():
 		j.world.fail("%s shows model %s, which no fact has made", c.name, m.Short())
-	case c.audit.closed[m] && c.tally != nil && at >= j.size:
+	case c.audit.closed[m] && at >= max(j.size, free):
 		j.world.fail("%s shows model %s of line %d, and %d lines are released", c.name, m.Short(), at, j.size)
 	}
 	j.shown[m] = true
@@ -105,8 +134,17 @@ func (j *judge) releases(c *council, h witness.Head) {
 			names[s.by] = true
 		}
 	}
-	if len(names) < j.world.quorum {
-		j.world.fail("%s releases %d lines that %d of the %d witnesses needed have cosigned", c.name, h.Size, len(names), j.world.quorum)
+	sets, _ := decide(c.log.lines[:h.Size])
+	for _, set := range c.newest(sets) {
+		by := 0
+		for _, name := range set.Names {
+			if names[entry.Member(name)] {
+				by++
+			}
+		}
+		if by < set.Quorum {
+			j.world.fail("%s releases %d lines that %d of the %d witnesses needed of epoch %d have cosigned", c.name, h.Size, by, set.Quorum, set.Epoch)
+		}
 	}
 	n := min(h.Size, j.size)
 	if c.log.root(n) != j.history.root(n) {
@@ -230,7 +268,8 @@ func (a *audit) read(c *council, l line) error {
 		if a.over[f.Run] != "" {
 			return errors.New("ended twice")
 		}
-		if m := a.newest[f.Run]; strings.HasPrefix(f.Reason, "it took longer") && a.closed[m] && c.tally != nil && a.models[m] >= c.w.judge.size {
+		_, free := decide(c.log.lines)
+		if m := a.newest[f.Run]; strings.HasPrefix(f.Reason, "it took longer") && a.closed[m] && a.models[m] >= max(c.w.judge.size, free) {
 			return errors.New("ended by its longest time while its newest closing is withheld")
 		}
 		a.over[f.Run] = f.Outcome

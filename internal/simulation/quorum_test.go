@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/round"
 	"consilium.dev/internal/witness"
 )
 
@@ -14,7 +15,7 @@ func (c *council) show(m *member, kept witness.Head) {
 		return
 	}
 	c.seen[m.name] = c.w.now
-	if c.tally == nil || !slices.Contains(c.w.witnesses, string(m.name)) {
+	if !c.decides(m) {
 		return
 	}
 	c.shown[m.name] = kept
@@ -37,7 +38,7 @@ func (c *council) assent() {
 
 // gather asks the witnesses to cosign the log as it is.
 func (c *council) gather() {
-	if c.dead || c.tally == nil || !c.open {
+	if c.dead || !c.open {
 		return
 	}
 	c.tally.Propose(c.log.head())
@@ -71,18 +72,94 @@ func (c *council) cosigned(m *member, h witness.Head) {
 	c.w.note("released", h.Size)
 	c.d.cosigned, c.d.by = h, c.tally.Cosigners(h)
 	c.w.judge.releases(c, h)
+	c.let(h.Size)
+	if c.sets.Due(h.Size) {
+		c.w.note("hand over", h.Size)
+		c.take(round.HandOver{Fact: entry.HandedOver{Epoch: uint64(c.audit.epoch), Size: h.Size}}) //nolint:errcheck // a process that has ended
+	}
+	c.settle()
+}
+
+// let frees the closings below a line.
+func (c *council) let(below int64) {
 	c.withheld = slices.DeleteFunc(c.withheld, func(w closing) bool {
-		if w.line < h.Size {
+		if w.line < below {
 			c.freed[w.run] = freed{max(w.round, c.freed[w.run].round), c.time()}
 		}
-		return w.line < h.Size
+		return w.line < below
 	})
-	c.settle()
+}
+
+// fold takes down who witnesses the log from a line on.
+func (c *council) fold(position int64, f entry.Fact) {
+	switch f := f.(type) {
+	case entry.ManifestAdopted:
+		set, err := witness.ParseSet(f.Epoch, f.Witnesses)
+		if err != nil {
+			c.w.fail("line %d: %v", position, err)
+		}
+		c.sets.Adopt(position, set)
+	case entry.HandedOver:
+		if err := c.sets.HandOver(position, f.Size); err != nil {
+			c.w.fail("line %d: %v", position, err)
+		}
+	}
+}
+
+// newest keeps of some sets the newest, where a coordinator forgets the others.
+func (c *council) newest(sets []witness.Set) []witness.Set {
+	if c.w.fault == forgetsFormer && len(sets) > 1 {
+		return sets[len(sets)-1:]
+	}
+	return sets
+}
+
+// ahead returns who decides over the log once the manifests are adopted that the process has heard of.
+func (c *council) ahead() []witness.Set {
+	then, size := c.sets.Clone(), c.log.size()
+	from := int(c.sets.Epoch(size))
+	if from == 0 {
+		from = c.first()
+	}
+	for ; from < c.known; from++ {
+		then.Adopt(size, c.w.charters[from].set)
+		size++
+	}
+	return c.newest(then.Deciding(size))
+}
+
+// redecide has those witnesses decide who do after what was just written.
+func (c *council) redecide(facts []entry.Fact) {
+	for _, f := range facts {
+		switch f.(type) {
+		case entry.ManifestAdopted, entry.HandedOver:
+			c.turn(c.newest(c.sets.Deciding(c.log.size())))
+			c.let(c.sets.Free(c.log.size()))
+			return
+		}
+	}
+}
+
+func (c *council) turn(sets []witness.Set) {
+	if err := c.tally.Turn(sets); err != nil {
+		c.w.fail("tallies: %v", err)
+	}
+}
+
+// visible returns how many lines may be heard of.
+func (c *council) visible() int64 { return max(c.sets.Free(c.log.size()), c.tally.Released().Size) }
+
+// decides reports whether a member's word as a witness counts.
+func (c *council) decides(m *member) bool {
+	return slices.ContainsFunc(c.tally.Sets(), func(s witness.Set) bool { return slices.Contains(s.Names, string(m.name)) })
 }
 
 // refused takes a witness's refusal.
 func (c *council) refused(m *member, o witness.Offer, err error) {
 	if c.dead {
+		return
+	}
+	if !c.decides(m) {
 		return
 	}
 	var stale *witness.StaleError

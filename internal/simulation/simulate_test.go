@@ -1,7 +1,7 @@
 // Package simulation_test runs whole federations in virtual time, each from one seed: the rules of package round over a log with
 // package ledger's promises, a coordinator's loop around them, members that train, keep and offer, and witnesses. The network
 // loses, delays, doubles and reorders messages and falls apart; disks are full, lose what was not synced, and give no answer; clocks
-// jump; programs are killed between any two steps; new manifests come, without a member or with it again; the coordinator's storage is
+// jump; programs are killed between any two steps; new manifests come, without a member or with it again, or with other witnesses; the coordinator's storage is
 // put back to what it was, and other coordinators run on it or on copies of it. Then the weather turns good, and everything has to come to its end.
 //
 // Real are the rules (round, witness), the numbers (aggregate, and the digests of model), the lines (entry, in every 64th
@@ -10,8 +10,8 @@
 //
 // Held after each step, by a judge who knows everything:
 //
-//	one history     what was released with a quorum of cosignatures never forks, and no coordinator appends before a quorum of
-//	                the witnesses has shown that its log is the newest
+//	one history     what was released with a quorum of cosignatures, of each set of witnesses that decides over it, never forks,
+//	                and no coordinator appends before a quorum of each has shown that its log is the newest
 //	the exact mean  a closed round has the mean of a quorum of accepted updates, taken again in whole numbers
 //	once            a member's update counts once in a round, with the weight that was declared
 //	no longer       no update outlives its round in a coordinator's memory
@@ -79,6 +79,8 @@ const (
 	showsEarly    fault = "a model is told of before its round is closed"
 	appendsUnseen fault = "a coordinator appends before its witnesses have shown what they keep"
 	releasesAlone fault = "a closing is told of before a quorum has cosigned it"
+	forgetsFormer fault = "new witnesses decide alone as soon as their manifest is adopted"
+	beginsNewest  fault = "a new log begins with the newest manifest, and asks none of the witnesses before"
 	cosignsForks  fault = "a witness cosigns whatever it is shown"
 	cosignsFirst  fault = "a witness cosigns and forgets"
 	losesMeans    fault = "a mean that was taken is forgotten"
@@ -91,6 +93,7 @@ const (
 var faults = []fault{
 	countsTwice, forgetsQuorum, mixesWeights, addsLate, keepsUpdates, answersFirst, showsEarly, appendsUnseen, releasesAlone,
 	cosignsForks, cosignsFirst, losesMeans, keepsPause, holdsForEver, forgetsWill, asksLeavers,
+	forgetsFormer, beginsNewest,
 }
 
 // search simulates federations on all processors. What comes of them does not depend on how the work is shared.
@@ -218,7 +221,7 @@ func TestWeather(t *testing.T) {
 	for _, what := range []string{
 		"end killed", "end before a write", "end after a write", "end storage is full", "end no answer", "end another writer",
 		"end no quorum is left", "cut", "clock", "full", "rollback", "second", "member ends", "a member's disk", "witness rolled back",
-		"signed", "entry.ManifestAdopted", "entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released", "pause", "resume", "leave",
+		"signed", "other witnesses", "hand over", "entry.ManifestAdopted", "entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released", "pause", "resume", "leave",
 	} {
 		if !strings.Contains(out.String(), " "+what) {
 			t.Errorf("it never happens: %s", what)

@@ -34,6 +34,7 @@ const (
 	rival
 	rolledBack
 	amended
+	replaced
 	paused
 	departed
 	harms // how many there are
@@ -43,7 +44,7 @@ func (h harm) String() string {
 	return [harms]string{
 		"messages lost", "messages late", "messages doubled", "links cut", "clocks set wrong", "disks full", "writes without an answer or refused",
 		"coordinators killed", "members killed", "kept updates lost", "lies of members", "witnesses rolled back", "second coordinators",
-		"storages rolled back", "manifests replaced", "members paused", "runs left",
+		"storages rolled back", "manifests replaced", "witnesses changed", "members paused", "runs left",
 	}[h]
 }
 
@@ -126,7 +127,7 @@ func (w *world) turn(m *member) {
 // second starts a second coordinator beside the first: on the same storage, or, where witnesses see to it, on a copy.
 func (w *world) second() {
 	d := pick(w, w.disks)
-	if len(w.witnesses) > 0 && w.chance.IntN(2) == 0 {
+	if !w.newest().set.Nobody() && w.chance.IntN(2) == 0 {
 		d = d.copied()
 		w.disks = append(w.disks, d)
 	}
@@ -137,7 +138,7 @@ func (w *world) second() {
 
 // rollBack puts all storage of the coordinator back to what it was.
 func (w *world) rollBack() {
-	if len(w.witnesses) == 0 || len(w.snapshots) == 0 {
+	if w.newest().set.Nobody() || len(w.snapshots) == 0 {
 		return
 	}
 	for _, c := range slices.Clone(w.councils) {
@@ -210,16 +211,22 @@ func (w *world) replan() {
 	}
 }
 
-// fits reports whether a quorum of the witnesses can go on with what is on a disk.
+// fits reports whether a quorum of all witnesses whom it takes can go on with what is on a disk.
 func (w *world) fits(d *disk) bool {
-	if len(w.witnesses) == 0 {
-		return true
+	c := council{w: w, log: d.log, known: len(w.charters)}
+	for i, l := range d.log.lines {
+		c.fold(int64(i), w.read(l).fact)
 	}
-	fit := 0
-	for _, name := range w.witnesses {
-		if d.log.begins(w.member(name).head) {
-			fit++
+	for _, set := range c.ahead() {
+		fit := 0
+		for _, name := range set.Names {
+			if d.log.begins(w.member(name).head) {
+				fit++
+			}
+		}
+		if fit < set.Quorum {
+			return false
 		}
 	}
-	return d.log.begins(d.cosigned) && fit >= w.quorum
+	return d.log.begins(d.cosigned)
 }

@@ -15,6 +15,7 @@ import (
 
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/round"
+	"consilium.dev/internal/witness"
 )
 
 // start is when each federation begins.
@@ -41,12 +42,10 @@ type world struct {
 	log     io.Writer // nil: nowhere
 	harms   [harms]int64
 
-	members   []*member
-	names     []entry.Member
-	witnesses []string // by name; none: no rollback protection
-	quorum    int
-	charters  []charter      // manifests, oldest first
-	wishes    []round.Create // what the lead asks for, again and again
+	members  []*member
+	names    []entry.Member
+	charters []charter      // manifests, oldest first
+	wishes   []round.Create // what the lead asks for, again and again
 
 	main      *disk   // whose council is the right one, if anybody knew
 	disks     []*disk // all that a council was ever on
@@ -221,10 +220,11 @@ func (w *world) found() {
 		m := &member{w: w, name: entry.Member(fmt.Sprintf("hospital-%d", i)), up: true, records: 1 + w.chance.Int64N(300)}
 		w.members, w.names = append(w.members, m), append(w.names, m.name)
 	}
+	var set witness.Set
 	if w.chance.IntN(4) > 0 {
-		w.choose()
+		set = w.choose()
 	}
-	w.sign(w.names)
+	w.sign(w.names, set)
 	for i := range 1 + w.chance.IntN(2) {
 		w.wish(fmt.Sprint("run-", i), false)
 	}
@@ -239,14 +239,15 @@ func (w *world) found() {
 	w.every(3*time.Second, w.storm)
 }
 
-// choose draws the witnesses, how many decide, and whom the storage of may be rolled back: fewer than two quorums share.
-func (w *world) choose() {
+// choose draws the first witnesses, how many decide, and whom the storage of may be rolled back: fewer than two quorums share.
+func (w *world) choose() witness.Set {
 	n := 1 + w.chance.IntN(len(w.members))
-	w.quorum = n/2 + 1 + w.chance.IntN(n-n/2)
+	set := witness.Set{Quorum: n/2 + 1 + w.chance.IntN(n-n/2)}
 	for i, m := range w.members[:n] {
-		w.witnesses = append(w.witnesses, string(m.name))
-		m.forgetful = i < 2*w.quorum-n-1
+		set.Names = append(set.Names, string(m.name))
+		m.forgetful = i < 2*set.Quorum-n-1
 	}
+	return set
 }
 
 // wish has the lead ask for a run.
@@ -309,5 +310,5 @@ func (w *world) over() bool {
 			w.fail("a run in good weather is %s", w.describe())
 		}
 	}
-	return c.visible()
+	return c.shows()
 }
