@@ -130,6 +130,14 @@ func TestTransferOutlivesItsConnection(t *testing.T) {
 		if anew := w.books["council"].find("upload goes on", "member", "budapest", "offset", "0"); len(all) < 2 || len(anew) != 0 {
 			t.Errorf("the upload goes on: %v, want it twice or more, behind what had come", all)
 		}
+		before := 0. // the model comes once, and its figures are not worked out again when a connection ends on their way back
+		for _, line := range w.books["council"].find("download goes on", "name", "budapest") {
+			if at := line["offset"].(float64); at < before {
+				t.Errorf("the model's download goes on at %v and then at %v: it was begun anew", before, at)
+			} else {
+				before = at
+			}
+		}
 		if n := v.Rounds[0].Resent; n <= 0 || n > int64(len(all))<<20 {
 			t.Errorf("%d bytes were sent twice, want less than 1 MiB for each of %d connections that ended", n, len(all))
 		}

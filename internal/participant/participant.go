@@ -35,6 +35,7 @@ import (
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/transport"
 	"consilium.dev/internal/tunnel"
+	pb "consilium.dev/proto/consilium/v1"
 )
 
 // patience is how long the coordinator may be silent, though it sends a heartbeat every 15 s, before it counts as absent.
@@ -94,6 +95,7 @@ type Participant struct {
 	epochs *epochs
 	ending chan struct{} // closed when no further task is taken
 	sent   sentLog
+	report *pb.ReportRequest // the last that was worked out, until it is answered; owned by the session's worker
 	desk   *desk
 	// standing is what the member's own administrator wants
 	standing *standing
