@@ -159,7 +159,15 @@ func TestTallies(t *testing.T) {
 	if lacks := all.Lacks(); len(lacks) != 1 || !lacks[0].Set.Same(a) || lacks[0].There != 1 || lacks[0].Missing[0].Name != "a" {
 		t.Errorf("before it is open it lacks %+v, want a, of epoch 1", lacks)
 	}
-	show(all, "a", true)
+	// Who has seen more meanwhile does not count any more, though the own set had its quorum once.
+	if err := all.Show("c", witness.Head{Size: 11}, 10, [32]byte{}); err == nil {
+		t.Error("a longer history is no conflict")
+	}
+	if err := all.Show("d", witness.Head{Size: 11}, 10, [32]byte{}); err == nil {
+		t.Error("a longer history is no conflict")
+	}
+	show(all, "a", false)
+	show(all, "c d", true)
 	if !all.Propose(h) || all.Propose(next) {
 		t.Error("no ballot, or two at once")
 	}

@@ -23,7 +23,6 @@ func NewTallies(sets []Set) (*Tallies, error) {
 	if err := a.Turn(sets); err != nil {
 		return nil, err
 	}
-	a.open = len(sets) == 0
 	return a, nil
 }
 
@@ -40,13 +39,13 @@ func (a *Tallies) Turn(sets []Set) error {
 		if err != nil {
 			return fmt.Errorf("the witnesses of epoch %d: %w", set.Epoch, err)
 		}
-		t.open = a.open
 		all = append(all, t)
 	}
 	for _, t := range all {
-		t.ballot, t.released = Head{}, a.released
+		t.open, t.ballot, t.released = a.open, Head{}, a.released
 	}
 	a.sets, a.all, a.ballot = slices.Clone(sets), all, Head{}
+	a.opens()
 	return nil
 }
 
@@ -67,7 +66,21 @@ func (a *Tallies) each(name string, do func(*Tally) error) error {
 	if !known {
 		return fmt.Errorf("%w: %s", ErrNoWitness, name)
 	}
+	a.opens()
 	return first
+}
+
+// opens finds out whether the log may grow. Each set has to have its quorum at one moment: while another is waited for, somebody may
+// have seen more over another coordinator, and say so.
+func (a *Tallies) opens() {
+	if a.open {
+		return
+	}
+	a.open = true
+	for _, t := range a.all {
+		t.open = len(t.counted()) >= t.quorum
+		a.open = a.open && t.open
+	}
 }
 
 // Show is [Tally.Show] in each set that has the witness.
@@ -81,10 +94,7 @@ func (a *Tallies) Contradict(name string, why error) error {
 }
 
 // Open reports whether the log may grow: a quorum of each set has shown what it keeps, and the log extends it. Once it may, it may.
-func (a *Tallies) Open() bool {
-	a.open = a.open || !slices.ContainsFunc(a.all, func(t *Tally) bool { return !t.open })
-	return a.open
-}
+func (a *Tallies) Open() bool { return a.open }
 
 // Lost returns an error once a set has no quorum left for this log.
 func (a *Tallies) Lost() error {
@@ -97,11 +107,11 @@ func (a *Tallies) Lost() error {
 
 // Propose is [Tally.Propose] for all sets together. Of none it is false.
 func (a *Tallies) Propose(h Head) bool {
-	if len(a.all) == 0 || !a.Open() || a.ballot.Size > 0 || h.Size <= a.released.Size {
+	if len(a.all) == 0 || !a.open || a.ballot.Size > 0 || h.Size <= a.released.Size {
 		return false
 	}
 	for _, t := range a.all {
-		t.open, t.ballot = true, h
+		t.ballot = h
 	}
 	a.ballot = h
 	return true
