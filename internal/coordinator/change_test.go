@@ -34,6 +34,15 @@ const (
 	newWitnesses = "{quorum: 2, members: [cleveland, longbeach, switzerland]}"
 )
 
+// present waits until all hospitals are connected: of new witnesses a quorum has to be, or a manifest is not published.
+func (w *world) present() {
+	w.t.Helper()
+	for _, m := range hospitals {
+		w.books["council"].await(w.t, "admitted", "name", m)
+	}
+	synctest.Wait()
+}
+
 // TestWitnessesChange has others witness the log from an epoch on, while a run trains. Both sets release what comes, until they have
 // handed over; then the new ones are enough, after a restart too, and the audit judges each head by those who had to cosign it.
 func TestWitnessesChange(t *testing.T) {
@@ -42,7 +51,7 @@ func TestWitnessesChange(t *testing.T) {
 		w := newWorld(t, none, "{quorum: 2, members: [budapest, cleveland]}")
 		council := w.serve()
 		all := w.joinAll()
-		w.books["council"].await(t, "log opened by its witnesses")
+		w.present()
 		run := w.start(plan(t, adam, func(p *entry.Plan) { p.Tries = 1 }))
 		w.books["council"].await(t, "update accepted", "run", run, "round", "1")
 		two := w.realm.next(t, w.manifest, none, "{quorum: 2, members: [longbeach, switzerland]}")
@@ -187,6 +196,7 @@ func TestWitnessesComeAndGo(t *testing.T) {
 		one := w.manifest
 		w.serve()
 		all := w.joinAll()
+		w.present()
 		v := w.completed(w.start(plan(t, bare, func(p *entry.Plan) { p.Name = "without" })))
 		if v.Rollback != registry.NoProtection {
 			t.Errorf("without witnesses it says %q", v.Rollback)
@@ -233,7 +243,7 @@ func TestChangeRefused(t *testing.T) {
 		one := w.manifest
 		council := w.serve()
 		w.joinAll()
-		w.books["council"].await(t, "log opened by its witnesses")
+		w.present()
 		two := w.realm.next(t, one, append(without("longbeach"), none, "{quorum: 2, members: [budapest, cleveland]}", "threshold: 3", "threshold: 2")...)
 		_, err := pb.NewFederationClient(w.person("cara").conn).Publish(t.Context(), &pb.PublishRequest{Envelope: two.Envelope()})
 		const want = "of the witnesses of epoch 1 it takes 2, and 1 would be left; gone: longbeach"
@@ -265,10 +275,7 @@ func TestCopyOfBeforeTheChange(t *testing.T) {
 		yesterday := copyOf(t, w.disks["council"])
 		w.books["council"] = newBook()
 		council = w.serve()
-		for _, m := range hospitals {
-			w.books["council"].await(t, "admitted", "name", m)
-		}
-		synctest.Wait()
+		w.present()
 		w.publish(w.realm.next(t, one, none, newWitnesses))
 		w.books["council"].await(t, "witnesses have handed over")
 		run := w.start(plan(t, bare, func(p *entry.Plan) { p.Name = "today" }))
@@ -363,8 +370,7 @@ func twoStores(t *testing.T, moment string, share int) {
 		}
 		clear(running)
 	}
-	w.books["council"].await(t, "log opened by its witnesses")
-	synctest.Wait()
+	w.present()
 	before := copyOf(t, w.disks["council"])
 	run := func(p *entry.Plan) {
 		p.Members, p.Quorum, p.Deadline, p.Tries = []entry.Member{"budapest", "cleveland", "longbeach", "switzerland"}, 2, entry.Duration(10*time.Minute), 50
