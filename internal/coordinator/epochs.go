@@ -280,11 +280,13 @@ func (e *epochs) turn(ctx context.Context, chain *manifest.Chain, spared [64]byt
 			e.chain.Store(chain)
 			e.loop.epoch, e.loop.members = m.Epoch(), membersOf(m)
 			e.loop.clocks.only(e.loop.members)
+			if e.loop.gated() { // before anybody can come as a witness of the new epoch
+				if err := e.loop.await(e.due(e.loop.adopted)); err != nil {
+					return err
+				}
+			}
 			e.creds.Turn(creds)
 			e.part(before, spared)
-			if e.loop.gated() {
-				return e.loop.await(e.due(e.loop.adopted))
-			}
 			return nil
 		},
 	})

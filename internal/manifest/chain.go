@@ -1,8 +1,6 @@
 package manifest
 
 import (
-	"slices"
-
 	"consilium.dev/internal/attest"
 )
 
@@ -51,14 +49,15 @@ func (c *Chain) Policy(epoch uint64) attest.Policy {
 	return nil // and not a policy that holds a nil manifest
 }
 
-// Begun returns the newest manifest with which a new log begins in place of an old one, nil where the chain holds none.
-func (c *Chain) Begun() *Manifest {
-	for _, m := range slices.Backward(c.all) {
+// Begun returns the manifests with which a new log begins in place of an old one, oldest first.
+func (c *Chain) Begun() []*Manifest {
+	var out []*Manifest
+	for _, m := range c.all {
 		if _, begins := m.OldLog(); begins {
-			return m
+			out = append(out, m)
 		}
 	}
-	return nil
+	return out
 }
 
 // Extend returns a chain with the signed manifests at its end, oldest first: each must be a [Manifest.Successor] of the one

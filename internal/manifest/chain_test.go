@@ -3,6 +3,7 @@ package manifest_test
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,7 +109,7 @@ func chainsRefused(t *testing.T) {
 func TestOldLog(t *testing.T) {
 	one := epoch1(t)
 	chain := manifest.NewChain(one)
-	if _, begins := one.OldLog(); begins || chain.Begun() != nil {
+	if _, begins := one.OldLog(); begins || len(chain.Begun()) != 0 {
 		t.Error("a manifest that says nothing of a log begins one")
 	}
 	root := strings.Repeat("ab", 32)
@@ -123,7 +124,7 @@ func TestOldLog(t *testing.T) {
 	if chain, err = chain.Extend(envelopeBy(build(t, edited(t, following(t, two), "epoch: 2", "epoch: 3")), three...)); err != nil {
 		t.Fatal(err)
 	}
-	if _, begins := chain.Newest().OldLog(); begins || chain.Begun() != two {
+	if _, begins := chain.Newest().OldLog(); begins || !slices.Equal(chain.Begun(), []*manifest.Manifest{two}) {
 		t.Errorf("the epoch after it begins a log: %v; begun with %v", begins, chain.Begun())
 	}
 }

@@ -244,11 +244,16 @@ func (e *epochs) after(epoch uint64) [][]byte {
 	return e.chain.Envelopes(epoch)
 }
 
-// begun returns the manifest with which the newest log began in place of an old one, nil where none is known.
-func (e *epochs) begun() *manifest.Manifest {
+// begun returns the epochs with which new logs began in place of old ones, oldest first.
+func (e *epochs) begun() []beginning {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.chain.Begun()
+	var all []beginning
+	for _, m := range e.chain.Begun() {
+		old, _ := m.OldLog()
+		all = append(all, beginning{m.Epoch(), old})
+	}
+	return all
 }
 
 // past returns the policy of an epoch that is over.

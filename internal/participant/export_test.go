@@ -35,8 +35,14 @@ func (m Memory) Answer(ctx context.Context, q *pb.CosignAsked, now time.Time) (*
 	return m.m.answer(ctx, q, now)
 }
 
-// Begin has the witness take note of a new log.
-func (m Memory) Begin(epoch uint64, old manifest.OldLog) { m.m.begin(epoch, old) }
+// Begin has the witness take note of new logs, the first with that epoch and each of the others with the next.
+func (m Memory) Begin(epoch uint64, old ...manifest.OldLog) {
+	var all []beginning
+	for i, o := range old {
+		all = append(all, beginning{epoch + uint64(i), o})
+	}
+	m.m.begin(all...)
+}
 
 // Shown is what the witness says of itself.
 func (m Memory) Shown(now time.Time) (*pb.CosignKept, error) { return m.m.shown(now) }

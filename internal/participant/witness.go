@@ -124,25 +124,42 @@ func (m *memory) keep(ctx context.Context, r remembered) error {
 	return m.drop(ctx, []string{witnessName(last)})
 }
 
-// begin takes note of the newest epoch with which a new log began in place of an old one: what is kept of the old one does not bind
-// the new. That holds once for each such epoch, and only where the members name at least as much of the old log as this witness has
-// seen: less would undo what it has cosigned. Called before it shows what it keeps.
-func (m *memory) begin(epoch uint64, old manifest.OldLog) {
-	if epoch <= m.kept.begun {
-		return
+// beginning is an epoch with which a new log began in place of an old one.
+type beginning struct {
+	epoch uint64
+	old   manifest.OldLog
+}
+
+// begin takes note of the epochs with which new logs began, oldest first: what is kept of an old log does not bind the new one.
+// That holds once for each such epoch, and only where the members name at least as much of the old log as this witness has seen:
+// less would undo what it has cosigned. What is kept is of the log which the first of them ends, so one that was refused is not
+// made good by a later one, which ends another log, unless that names to the line what is kept. Called before it shows what it
+// keeps.
+func (m *memory) begin(all ...beginning) {
+	var refused error
+	for _, b := range all {
+		kept := m.kept.head
+		if b.epoch <= m.kept.begun {
+			continue
+		}
+		same := kept.Size == b.old.Lines && kept.Root == b.old.Root
+		if !same && (kept.Size >= b.old.Lines || refused != nil) {
+			if refused == nil {
+				refused = fmt.Errorf("the manifest of epoch %d says that the old log ends with %d lines and root %x, and this witness has cosigned %d lines with root %x: "+
+					"the members must agree on an epoch that names this head", b.epoch, b.old.Lines, b.old.Root, kept.Size, kept.Root)
+			}
+			continue
+		}
+		if kept.Size > 0 {
+			m.ended = witnessName(m.kept)
+			m.log.Warn("new log begins, as the members have agreed; what was seen of the old one is given up", zap.Uint64("epoch", b.epoch),
+				zap.Int64("entries", kept.Size))
+		}
+		m.kept, refused = remembered{begun: b.epoch}, nil
 	}
-	if kept := m.kept.head; kept.Size > old.Lines || kept.Size == old.Lines && kept.Root != old.Root {
-		m.log.Error("new log is not followed", zap.Uint64("epoch", epoch), zap.Int64("entries", kept.Size),
-			zap.Error(fmt.Errorf("the manifest says that the old log ends with %d lines and root %x, and this witness has cosigned %d lines with root %x: "+
-				"the members must agree on an epoch that names a head which holds these", old.Lines, old.Root, kept.Size, kept.Root)))
-		return
+	if refused != nil {
+		m.log.Error("new log is not followed", zap.Int64("entries", m.kept.head.Size), zap.Error(refused))
 	}
-	if m.kept.head.Size > 0 {
-		m.ended = witnessName(m.kept)
-		m.log.Warn("new log begins, as the members have agreed; what was seen of the old one is given up", zap.Uint64("epoch", epoch),
-			zap.Int64("entries", m.kept.head.Size))
-	}
-	m.kept = remembered{begun: epoch}
 }
 
 // answer judges what the coordinator asks to cosign. Only a disk that fails is an error.
@@ -233,10 +250,7 @@ func (p *Participant) cosigning(ctx context.Context, conn grpc.ClientConnInterfa
 	if err != nil {
 		return err
 	}
-	if m := p.epochs.begun(); m != nil {
-		old, _ := m.OldLog()
-		p.memory.begin(m.Epoch(), old)
-	}
+	p.memory.begin(p.epochs.begun()...)
 	kept, err := p.memory.shown(p.o.Now())
 	if err != nil {
 		return err

@@ -381,6 +381,32 @@ func TestNewLog(t *testing.T) {
 	}
 }
 
+// TestLaterNewLogs: what a witness keeps is of the log which the first epoch with a new log ends. A later epoch, which ends another
+// log, neither makes good what that one lacks nor takes away what it allows.
+func TestLaterNewLogs(t *testing.T) {
+	lost := newScribe(t, "consilium.dev/hearts", "a", "b", "c")
+	head := manifest.OldLog{Lines: 3, Root: lost.RootHash()}
+	second := newScribe(t, "consilium.dev/hearts", "x", "y", "z", "v", "w")
+	short := newScribe(t, "consilium.dev/hearts", "x")
+	named := func(s scribe, n int64) manifest.OldLog { return manifest.OldLog{Lines: n, Root: s.RootHash()} }
+	for name, test := range map[string]struct {
+		named []manifest.OldLog
+		begun bool
+	}{
+		"the first names less, the next more of the second log": {[]manifest.OldLog{{Lines: 2, Root: [32]byte{1}}, named(second, 5)}, false},
+		"the first names less, the next what is kept":           {[]manifest.OldLog{{Lines: 2, Root: [32]byte{1}}, head}, true},
+		"the first names all, the next a second log, shorter":   {[]manifest.OldLog{head, named(short, 1)}, true},
+	} {
+		disk := storetest.New()
+		answered(t, remembered(t, disk), lost.ask(t, 0))
+		m := remembered(t, disk)
+		m.Begin(5, test.named...)
+		if begun := m.Kept() == 0; begun != test.begun {
+			t.Errorf("%s: gives up what it has seen: %v, want %v", name, begun, test.begun)
+		}
+	}
+}
+
 // TestNewLogCrash stops a witness that goes over to a new log at each call of its disk. The next process is bound by the old log, or by
 // the new one where that was kept.
 func TestNewLogCrash(t *testing.T) {
