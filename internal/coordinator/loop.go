@@ -181,7 +181,7 @@ func (l *loop) run(ctx context.Context) error {
 	defer l.workers.Wait()
 	defer cancel()
 	l.stale = true
-	retire := l.retires()
+	var retire <-chan time.Time
 	for {
 		// What only reads changes nothing: settling after it would tell news that are none, and whoever reads at each news
 		// would never rest.
@@ -193,6 +193,9 @@ func (l *loop) run(ctx context.Context) error {
 			if err := l.settle(ctx); err != nil {
 				return err
 			}
+		}
+		if retire == nil && !l.gated() { // the first time when the log opens: whoever restarts often must get there too
+			retire = l.retires()
 		}
 		l.propose()
 		select {

@@ -11,7 +11,7 @@ import (
 // retireEvery is how often it is looked for blobs whose retention has run out.
 const retireEvery = 10 * time.Minute
 
-// retires returns what says when to look for the first time; nil, which never does, where everything is kept for ever.
+// retires returns what says when to look for the first time, once the log is open; nil, which never does, where everything is kept for ever.
 func (l *loop) retires() <-chan time.Time {
 	if l.kept == 0 {
 		return nil

@@ -84,6 +84,35 @@ func TestRetention(t *testing.T) {
 	})
 }
 
+// TestRetentionWitnessed: where there are witnesses it is looked when they open the log, not ten minutes later.
+func TestRetentionWitnessed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fourWitnesses...)
+		council := w.serve()
+		all := w.joinAll()
+		w.completed(w.start(plan(t, adam)))
+		council.stop()
+		for _, p := range all {
+			p.stop()
+		}
+		time.Sleep(48 * time.Hour)
+		w.books["council"] = newBook()
+		w.serve(keptFor(24 * time.Hour))
+		time.Sleep(15 * time.Second)
+		if f := only[entry.Dropped](w.facts()); len(f) > 0 {
+			t.Fatalf("dropped before the log was open: %v", f)
+		}
+		w.joinAll()
+		w.books["council"].await(t, "log opened by its witnesses")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if f := only[entry.Dropped](w.facts()); len(f) != 1 {
+			t.Errorf("dropped %v a second after the log was opened, want one run's", f)
+		}
+	})
+}
+
 // TestRetentionCrash kills the coordinator at each call to its storage while it drops, before the call and after it. The next one
 // ends with the same: one fact, and none of the blobs; and no blob is gone before the fact is there.
 func TestRetentionCrash(t *testing.T) {
