@@ -145,8 +145,21 @@ func New(o Options) (*Coordinator, error) {
 	return c, nil
 }
 
-// refused logs a peer that did not get through the channel's handshake.
+// refused logs a peer that did not get through the channel's handshake. Whoever only looks whether the port is open, and a peer
+// that now has the newer manifests, are nobody's trouble.
 func (c *Coordinator) refused(r transport.Refusal) {
+	switch {
+	case r.Mute:
+		c.o.Log.Debug("connection closed without a byte", zap.String("peer", r.Peer))
+		return
+	case r.Sent:
+		fields := []zap.Field{zap.String("peer", r.Peer)}
+		if r.Name != "" { // else it goes by a key of an older epoch
+			fields = append(fields, zap.String("office", r.Office.String()), zap.String("name", r.Name))
+		}
+		c.o.Log.Info("newer manifests sent", fields...)
+		return
+	}
 	by := "us"
 	if r.ByPeer {
 		by = "peer"

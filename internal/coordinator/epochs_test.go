@@ -249,6 +249,41 @@ func TestBehind(t *testing.T) {
 		w.books["cleveland"].await(t, "manifest adopted", "epoch", "2")
 		w.manifest = two
 		w.books["council"].await(t, "admitted", "name", "cleveland")
+		w.books["council"].await(t, "newer manifests sent", "level", "info", "office", "participant", "name", "cleveland")
+		if found := w.books["council"].find("peer refused"); len(found) != 0 {
+			t.Errorf("members that follow are alarmed about: %v", found)
+		}
+	})
+}
+
+// TestPortProbe: who only looks whether the port is open is no peer that was refused; who sends something else than TLS is.
+func TestPortProbe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.serve()
+		probe := func(sent string) {
+			conn, err := w.line.dial(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sent != "" {
+				if _, err := conn.Write([]byte(sent)); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := conn.Close(); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+		}
+		probe("")
+		w.books["council"].await(t, "connection closed without a byte", "level", "debug")
+		if found := w.books["council"].find("peer refused"); len(found) != 0 {
+			t.Errorf("a port probe is alarmed about: %v", found)
+		}
+		probe("G")
+		w.books["council"].await(t, "peer refused", "level", "warn", "class", "TLS")
 	})
 }
 

@@ -34,6 +34,7 @@ type exchange struct {
 	ekm          exported
 	finish       []byte // the listener's FINISHED, sent last
 
+	mute    bool // the peer hung up on the listener before it sent a byte
 	silent  bool // we sent MANIFESTS, so the peer is sent no ALERT
 	taken   bool // we took MANIFESTS, so the peer waits for us to close
 	adopted bool // and adopted them: that is no refusal
@@ -91,6 +92,7 @@ func (x *exchange) startTLS(ctx context.Context) error {
 		e := ioError(err, "TLS handshake")
 		if e.Class != attest.ClassRate {
 			e.Class = attest.ClassTLS
+			x.mute = x.meter != nil && x.meter.left == maxStrangeTLS
 		}
 		return e
 	}

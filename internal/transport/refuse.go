@@ -35,7 +35,7 @@ func (x *exchange) refuse(ctx context.Context, err error) error {
 		own, err = &attest.Error{Class: own.Class, Err: tame(own.Err)}, tame(err)
 	}
 	if !x.adopted {
-		x.report(Refusal{Class: own.Class, Err: err, ByPeer: byPeer, Sent: x.silent})
+		x.report(Refusal{Class: own.Class, Err: err, ByPeer: byPeer, Sent: x.silent, Mute: x.mute})
 	}
 	if x.conn != nil && !byPeer && !x.taken {
 		x.drain(own.Class)

@@ -136,6 +136,7 @@ type Refusal struct {
 	Err    error // what was wrong; for our log only. Where no name is proven, its text is printable and of 512 bytes at most
 	ByPeer bool  // the peer refused us and sent the class
 	Sent   bool  // the peer is behind us, and was sent the newer manifests: it may have adopted them
+	Mute   bool  // the peer hung up before it sent a byte, as a port probe or a load balancer's health check does
 }
 
 // Peer is who is at the other end of a connection, and how we know. It is gRPC's AuthInfo of the connection, as a value,
