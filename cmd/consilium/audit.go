@@ -145,6 +145,9 @@ func auditVerify(a *app) *cobra.Command {
 		Args: oneArgument("folder"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var d entry.Digest
+			if anchor == "" {
+				return errNoAnchor()
+			}
 			if err := d.UnmarshalText([]byte(anchor)); err != nil {
 				return usageError("--anchor takes the digest that consilium manifest build printed", "anchor: %w", err)
 			}

@@ -225,7 +225,7 @@ func manifestSign(a *app) *cobra.Command {
 			if err != nil {
 				return refusedError(signHint(args[0], next, old), "%s: %w", args[0], err)
 			}
-			target, err := envelopeFile(args[0], out, isEnvelope(given))
+			target, err := envelopeFile(args[0], out, isEnvelope(given), old != nil, next.Digest())
 			if err != nil {
 				return err
 			}
@@ -234,7 +234,7 @@ func manifestSign(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&replaces, "replaces", "", replacesHelp)
 	cmd.Flags().StringVar(&keyFile, "key", "", "file of the governance key (PEM, PKCS #8, readable by you only)")
-	cmd.Flags().StringVar(&out, "out", "", "file to write (default: manifest.dsse.json beside MANIFEST.json, or the ENVELOPE itself)")
+	cmd.Flags().StringVar(&out, "out", "", "file to write (default: manifest.dsse.json beside MANIFEST.json, NAME.dsse.json beside NAME.json with --replaces, or the ENVELOPE itself)")
 	return cmd
 }
 
@@ -264,6 +264,7 @@ func (a *app) writeSigned(target string, signed []byte, old *former) error {
 		case facts.lacks() > 0 || facts.Replaces != nil && facts.Replaces.lacks() > 0:
 			a.say("next, another member: consilium manifest sign %s --key governance.key%s", target, with)
 		default:
+			a.say("the signatures are enough; members who have not signed may still do so")
 			a.say("next: consilium manifest verify %s --anchor %s%s", target, facts.Digest, with)
 		}
 	})
@@ -281,7 +282,7 @@ func (f manifestFacts) replaces() string {
 }
 
 // envelopeFile chooses where the envelope goes. A fresh envelope never replaces one that others have signed.
-func envelopeFile(given, out string, added bool) (string, error) {
+func envelopeFile(given, out string, added, replaces bool, digest entry.Digest) (string, error) {
 	if added {
 		if out == "" {
 			out = given
@@ -290,12 +291,20 @@ func envelopeFile(given, out string, added bool) (string, error) {
 	}
 	if out == "" {
 		out = filepath.Join(filepath.Dir(given), "manifest.dsse.json")
+		if replaces { // where the manifest before is likely to lie under the usual name
+			out = strings.TrimSuffix(given, filepath.Ext(given)) + ".dsse.json"
+		}
 	}
 	switch _, err := os.Lstat(out); {
 	case errors.Is(err, fs.ErrNotExist):
 		return out, nil
 	case err != nil:
 		return "", fmt.Errorf("looking for %s: %w", out, err)
+	}
+	if b, err := readManifestFile(out); err == nil {
+		if m, err := manifest.OpenUnverified(b); err == nil && m.Digest() != digest {
+			return "", refusedError("name another file with --out", "%s exists already, and holds another manifest: epoch %d, %s", out, m.Epoch(), m.Digest())
+		}
 	}
 	return "", refusedError("sign that one: consilium manifest sign "+out+" --key governance.key",
 		"%s exists already, and may hold others' signatures", out)
@@ -310,6 +319,9 @@ func manifestVerify(a *app) *cobra.Command {
 			"that runs under the manifest before checks before it follows: that the members of that one have signed, by their keys.",
 		Args: oneArgument("file"),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if anchor == "" {
+				return errNoAnchor()
+			}
 			var digest entry.Digest
 			if err := digest.UnmarshalText([]byte(anchor)); err != nil {
 				return usageError("--anchor takes the digest that consilium manifest build printed", "anchor: %w", err)
@@ -344,6 +356,11 @@ func manifestVerify(a *app) *cobra.Command {
 	cmd.Flags().StringVar(&replaces, "replaces", "", replacesHelp)
 	cmd.Flags().StringVar(&member, "member", "", "member whose own governance key must be among the signers")
 	return cmd
+}
+
+// errNoAnchor is for a command that judges by a manifest's digest and was given none.
+func errNoAnchor() error {
+	return usageError("it is the digest that consilium manifest build printed, as a member told you", "--anchor is required")
 }
 
 // isEnvelope tells the signed form from what build writes; which of them is good is for package manifest to say.

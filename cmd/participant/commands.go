@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,12 +88,24 @@ func commands(c *config) []daemon.Command {
 
 // say asks the daemon and prints its answer.
 func say(ctx context.Context, socket string, q control.Question, output string, stdout io.Writer) error {
+	var before participant.Status // whoever accepts is told when what he named was none that waits
+	if q.Verb == "accept" {
+		if data, err := control.Ask(ctx, socket, control.Question{Verb: "status"}); err == nil {
+			if err := json.Unmarshal(data, &before); err != nil {
+				return fmt.Errorf("the daemon's answer: %w", err)
+			}
+		}
+	}
 	data, err := control.Ask(ctx, socket, q)
 	if errors.Is(err, control.ErrAbsent) {
 		return &daemon.AbsentError{Err: fmt.Errorf("%w (a daemon that is not running does nothing for any run; start it, then repeat the command)", err)}
 	}
 	if err != nil {
 		return err
+	}
+	if w := before.Waits; len(w) > 0 && !slices.ContainsFunc(w, func(w participant.Waiting) bool { return w.Manifest.String() == q.Manifest }) {
+		return fmt.Errorf("nothing was accepted: %s goes by epoch %d, and epoch %d waits: read %s, then participant accept %s",
+			before.Name, before.Epoch, w[0].Epoch, w[0].File, w[0].Manifest)
 	}
 	if output == "json" {
 		return printJSON(stdout, "participant."+q.Verb, data)

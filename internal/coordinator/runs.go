@@ -249,7 +249,11 @@ func (r *runs) find(ctx context.Context, text string) (sighted, error) {
 	case len(found) == 0:
 		return sighted{}, status.Errorf(codes.NotFound, "no run %q", clip(text, 64))
 	case len(found) > 1:
-		return sighted{}, status.Errorf(codes.InvalidArgument, "%d runs are called %q: use an id", len(found), clip(text, 64))
+		ids := make([]string, 0, 8)
+		for _, s := range found[:min(len(found), 8)] {
+			ids = append(ids, s.Fact.Run)
+		}
+		return sighted{}, status.Errorf(codes.InvalidArgument, "%d runs are called %q: use an id: %s", len(found), clip(text, 64), strings.Join(ids, ", "))
 	}
 	return found[0], nil
 }

@@ -100,7 +100,11 @@ func fault(e *yaml.LoadError) string {
 		}
 	} else if both, ok := strings.CutPrefix(text, "cannot construct "); ok {
 		if tag, kind, ok := strings.Cut(both, " into "); ok {
-			text = fmt.Sprintf("want %s, not %s", wanted(kind), found(tag))
+			want, got := wanted(kind), found(tag)
+			if want == got { // a text of a type of its own
+				want = "text"
+			}
+			text = fmt.Sprintf("want %s, not %s", want, got)
 		}
 	}
 	if e.Mark.Line == 0 { // a fault of the whole: no document, or several

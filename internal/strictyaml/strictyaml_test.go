@@ -20,7 +20,10 @@ type config struct {
 	Wait  duration          `yaml:"wait"`
 	Inner struct{ A int }   `yaml:"inner"`
 	Map   map[string]string `yaml:"map"`
+	Kind  kind              `yaml:"kind"`
 }
+
+type kind string // a text of a type of its own
 
 type duration time.Duration
 
@@ -66,6 +69,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"fraction for a whole number", "n: 1.5\n", "line 1, column 4: want a whole number within bounds, not this number"},
 		{"number too large", "n: 99999999999999999999\n", "line 1, column 4: want a whole number within bounds, not this number"},
 		{"number for a truth", "on: 1\n", "line 1, column 5: want true or false, not this number"},
+		{"keys for a text of a type", "kind: {a: b}\n", "line 1, column 7: want text, not keys with values"},
 		{"list for keys", "inner: [1]\n", "line 1, column 8: want keys with values, not a list"},
 		{"keys for a list", "list: {a: b}\n", "line 1, column 7: want a list, not keys with values"},
 		{"list for a duration", "wait: [1s]\n", "line 1, column 7: want one value, not a list"},
