@@ -67,7 +67,7 @@ func stopping(at string) int {
 }
 
 // stop is a head that stops for ever at the commit that makes the number of facts of a kind, of one round, in the log's
-// newest bundle reach a count. It learns of them as the sealer of the bundle.
+// newest bundle reach a count, or pass it: facts that come together are written together. It learns of them as the sealer of the bundle.
 type stop struct {
 	store.Head
 	store.Sealer

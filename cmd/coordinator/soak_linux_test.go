@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"consilium.dev/internal/client"
 	"consilium.dev/internal/entry"
 )
 
@@ -108,6 +109,7 @@ func (v vitals) String() string {
 type bath struct {
 	*federation
 	council *process
+	boss    *client.Client // one connection for all: who dials so often as there are runs is refused
 	members map[string]*process
 	chance  *rand.Rand
 	runs    int
@@ -119,7 +121,10 @@ type bath struct {
 // memory but that of the runs that are its history.
 func TestSoak(t *testing.T) {
 	b := &bath{federation: newFederation(t), members: map[string]*process{}, chance: rand.New(rand.NewPCG(1, 2)), events: map[string]int{}}
+	b.edit("council", "coordinator.yaml", "listen:", "limits: {starts_per_day: 1000000}\nlisten:")
 	b.council = b.coordinator("watched")
+	b.boss = b.lead()
+	defer b.boss.Close()
 	for range 2 { // whatever is made once is made
 		b.run("nothing")
 	}
@@ -199,9 +204,11 @@ func (b *bath) run(what string) {
 	}
 	b.runs++
 	b.events[what]++
-	run := b.start(plan(b.t, func(p *entry.Plan) {
+	p := plan(b.t, func(p *entry.Plan) {
 		p.Name, p.Rounds, p.Quorum, p.Tries = fmt.Sprint("soak ", b.runs), 3, 4, 20
-	}))
+	})
+	run, err := b.boss.Start(b.t.Context(), "request of "+p.Name, p)
+	b.must(err)
 	b.council.log.line(b.t, "round opened", "run", run)
 	name := hospitals[b.chance.IntN(len(hospitals))]
 	switch what {
@@ -214,9 +221,7 @@ func (b *bath) run(what string) {
 	case "cut":
 		b.relays[name].sever()
 	case "cancel":
-		lead := b.lead()
-		_, err := lead.Cancel(context.Background(), run, "soaked")
-		_ = lead.Close()
+		_, err = b.boss.Cancel(context.Background(), run, "soaked")
 		if err != nil && b.council.log.count("run ended", "run", run) == 0 {
 			b.t.Fatal(err)
 		}
