@@ -267,6 +267,7 @@ func TestPortProbe(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			synctest.Wait() // it is listened to: no deadline can be set on a pipe that has an end closed, and a socket's can
 			if sent != "" {
 				if _, err := conn.Write([]byte(sent)); err != nil {
 					t.Error(err)
