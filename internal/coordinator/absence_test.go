@@ -83,6 +83,7 @@ func restart(t *testing.T, want entry.Digest, n int, effect storetest.Effect) {
 		t.Errorf("model %s, want %s", got.Short(), want.Short())
 	}
 	council.stop()
+	disk.Heal() // a fault that is still to come: a run takes fewer calls where more facts come together
 	if boots := len(only[entry.Booted](w.facts())); boots < 1 || boots > 2 {
 		t.Errorf("%d boots in the log, want one or two", boots)
 	}
