@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -372,22 +371,7 @@ func isEnvelope(b []byte) bool {
 }
 
 func readManifestFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, notFoundError("check the path", "there is no file %s", path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxManifestFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
-	}
-	if len(b) > maxManifestFile {
-		return nil, refusedError("is it a manifest?", "%s has more than %d bytes", path, maxManifestFile)
-	}
-	return b, nil
+	return readLimited(path, maxManifestFile, "is it a manifest?")
 }
 
 func same(a, b string) bool {
