@@ -24,7 +24,7 @@ func TestRefuses(t *testing.T) {
 			s := dcaptest.NewSGX()
 			r.spoil(s)
 			claims, err := newVerifier(t).Verify(t.Context(), s.Evidence(), s.Binding, s.Now, s.Held)
-			wantClass(t, err, r.class)
+			dcaptest.WantClass(t, err, r.class)
 			if claims.SGX != nil || claims.Type != 0 {
 				t.Errorf("Verify refused and gave claims: %+v", claims)
 			}

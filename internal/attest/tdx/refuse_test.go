@@ -28,7 +28,7 @@ func TestRefuses(t *testing.T) {
 			s := dcaptest.NewTDX()
 			r.spoil(s)
 			claims, err := newVerifier(t).Verify(t.Context(), s.Evidence(), s.Binding, s.Now, s.Held)
-			wantClass(t, err, r.class)
+			dcaptest.WantClass(t, err, r.class)
 			if claims.TDX != nil || claims.Type != 0 {
 				t.Errorf("Verify refused and gave claims: %+v", claims)
 			}
@@ -170,7 +170,7 @@ func TestCutLog(t *testing.T) {
 	for n := range log {
 		e.Collateral = attest.Collateral{{Kind: attest.KindEventLog, Bytes: log[:n:n]}}
 		_, err := v.VerifyUnbound(e, s.Now, nil)
-		wantClass(t, err, attest.ClassMeas)
+		dcaptest.WantClass(t, err, attest.ClassMeas)
 	}
 }
 
