@@ -261,7 +261,7 @@ func TestRefused(t *testing.T) {
 func TestExport(t *testing.T) {
 	text := bytes.Repeat([]byte("weights "), 100)
 	n := len(text)
-	scheme, packed := codec.Encode(nil, text)
+	scheme, packed := (&codec.Encoder{}).Encode(time.Time{}, nil, text)
 	if scheme != codec.Zstd {
 		t.Fatal("the test's model does not compress")
 	}

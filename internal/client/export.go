@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
 	pb "consilium.dev/proto/consilium/v1"
 )
@@ -137,7 +138,7 @@ func (e *export) line(ctx context.Context) error {
 	defer cancel(nil)
 	still := time.AfterFunc(stillness, func() { cancel(errStill) })
 	defer still.Stop()
-	stream, err := e.c.blobs.Fetch(ctx, &pb.FetchRequest{Model: e.m.ID[:], Offset: e.at})
+	stream, err := e.c.blobs.Fetch(ctx, &pb.FetchRequest{Model: e.m.ID[:], Offset: e.at, Schemes: uint32(codec.All)})
 	if err != nil {
 		return e.c.fault(e.doing, err)
 	}

@@ -1,12 +1,14 @@
-// Package codec makes fewer bytes of a vector's chunks on the wire, where that pays. It is no archive format: what it wrote is
-// read by the peer at once, and digests are taken over the decoded bytes.
+// Package codec makes fewer bytes of a vector's chunks on the wire, where that pays, and fewer bits of an update's values, where
+// a plan asks for that. It is no archive format: what it wrote is read by the peer at once, and digests are taken over the
+// decoded bytes.
 //
 // A chunk has at most [MaxChunk] bytes and is encoded by itself, under a [Scheme] that travels beside it together with the
-// decoded size. Trained float32s hardly compress; frozen tensors, sparse updates and models before training do, so [Encode]
-// tries a sample first. [Decode] is for bytes from outside: its work and memory are bounded by the size that it is told, and
-// it panics for no input.
+// decoded size. No scheme loses a bit. Trained float32s hardly compress but for their exponents; frozen tensors, sparse
+// updates, models before training and what [Lossy] has made coarser do, so an [Encoder] tries a sample first. [Decode] is
+// for bytes from outside: its work and memory are bounded by the size that it is told, and it panics for no input.
 //
-//	scheme, data := codec.Encode(nil, chunk)
+//	e := codec.Encoder{Reads: codec.All}
+//	scheme, data := e.Encode(time.Now(), nil, chunk)
 //	chunk, err := codec.Decode(nil, scheme, data, len(chunk))
 //
 // How well a chunk compresses shows in its length, also through an encrypted channel.
@@ -16,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -34,11 +37,36 @@ type Scheme uint32
 const (
 	Raw  Scheme = 0 // the bytes themselves
 	Zstd Scheme = 1 // one Zstandard frame (RFC 8878), with its content size and without a dictionary
+	// Planes is for float32s, little endian: of the chunk's n values first all lowest bytes, then all second, third and
+	// highest ones. Each of these four planes stands behind its length (4 bytes, little endian): as it is where that is n, else
+	// as one Zstandard frame as above.
+	Planes Scheme = 2
+	// Blocks is for float32s, little endian, of which each 256 in a row are whole numbers from -127 to 127 times one power of
+	// two, as Int8 makes them: for each block, the last may be shorter, the exponent of that power (2 bytes, two's complement,
+	// little endian), then of all values the whole numbers (1 byte, two's complement). No value is -0.
+	Blocks Scheme = 3
 )
+
+// Schemes is a set of schemes, a bit 1<<scheme for each.
+type Schemes uint32
+
+// The sets that there are: All is what Decode of this version reads, Old what every version reads.
+const (
+	All Schemes = 1<<Raw | 1<<Zstd | 1<<Planes | 1<<Blocks
+	Old Schemes = 1<<Raw | 1<<Zstd
+)
+
+// OrOld returns s, or Old where the peer has said nothing, as versions that know no more do.
+func (s Schemes) OrOld() Schemes {
+	if s == 0 {
+		return Old
+	}
+	return s
+}
 
 const (
 	sampleLen = 4 << 10 // bytes of each of the three pieces that are tried first
-	minZstd   = 512     // shorter chunks are not worth a frame
+	minChunk  = 512     // bytes; shorter chunks are not worth a frame, and frames below 256 bytes may declare no size
 )
 
 // Both are safe for concurrent use and never change. They start no goroutine for whole chunks.
@@ -56,36 +84,87 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// Encode appends chunk to dst, encoded so that it is never longer than it was, and returns the scheme and the longer dst. It
-// compresses where a sample promises to save an eighth and the whole keeps that promise. It panics if chunk is longer than
-// MaxChunk.
-func Encode(dst, chunk []byte) (Scheme, []byte) {
+// Encoder encodes the chunks of one transfer. It compresses where a sample promises to save an eighth and the whole keeps that
+// promise. On a line that has taken [fastBytes] at more than [fastRate], where compressing costs more time than sending, it
+// has to be a half. It is used by one goroutine at a time.
+type Encoder struct {
+	Reads Schemes // what the peer reads; Raw and Zstd count as in it
+
+	began time.Time
+	bytes int64
+	fast  bool
+	plane []byte // of the chunk that is encoded
+}
+
+const (
+	fastBytes = 8 << 20
+	fastRate  = 100e6 // bytes a second
+)
+
+// Encode appends chunk to dst, encoded so that it is never longer than it was, and returns the scheme and the longer dst. now is
+// the time, by which it judges how fast the line takes what it has encoded. It panics if chunk is longer than MaxChunk.
+func (e *Encoder) Encode(now time.Time, dst, chunk []byte) (Scheme, []byte) {
 	if len(chunk) > MaxChunk {
 		panic("codec: the chunk is longer than MaxChunk")
 	}
-	if len(chunk) >= minZstd && promising(chunk) {
-		if out := encoder.EncodeAll(chunk, dst); pays(len(out)-len(dst), len(chunk)) {
-			return Zstd, out
+	if e.began.IsZero() {
+		e.began = now
+	}
+	e.fast = e.bytes >= fastBytes && float64(e.bytes) > fastRate*now.Sub(e.began).Seconds()
+	e.bytes += int64(len(chunk))
+	if len(chunk) >= minChunk {
+		scheme := e.best(chunk)
+		if out, ok := e.as(scheme, dst, chunk); ok && e.pays(len(out)-len(dst), len(chunk)) {
+			return scheme, out
 		}
 	}
 	return Raw, append(dst, chunk...)
 }
 
-// promising reports whether the beginning, the middle and the end of a chunk compress.
-func promising(chunk []byte) bool {
-	if len(chunk) <= 3*sampleLen {
-		return true
+// best returns the scheme that makes least of the beginning, the middle and the end of a chunk, and Raw where none pays.
+func (e *Encoder) best(chunk []byte) Scheme {
+	sample := chunk
+	if len(chunk) > 3*sampleLen {
+		mid := (len(chunk) - sampleLen) / 2 &^ 3
+		sample = slices.Concat(chunk[:sampleLen], chunk[mid:mid+sampleLen], chunk[len(chunk)&^3-sampleLen:len(chunk)&^3])
 	}
-	mid := (len(chunk) - sampleLen) / 2
-	sample := make([]byte, 0, 3*sampleLen)
-	sample = append(sample, chunk[:sampleLen]...)
-	sample = append(sample, chunk[mid:mid+sampleLen]...)
-	sample = append(sample, chunk[len(chunk)-sampleLen:]...)
-	return pays(len(encoder.EncodeAll(sample, nil)), len(sample))
+	best, least := Raw, len(sample)
+	if n := len(encoder.EncodeAll(sample, nil)); e.pays(n, len(sample)) {
+		best, least = Zstd, n
+	}
+	if len(chunk)%4 != 0 || least < len(sample)/8 { // long runs are better seen whole
+		return best
+	}
+	if n := listLen(len(sample) / 4); n < least && e.Reads&(1<<Blocks) != 0 && inBlocks(sample) {
+		best, least = Blocks, n
+	}
+	if n := planesLen(sample); n < least && e.Reads&(1<<Planes) != 0 && e.pays(n, len(sample)) {
+		best = Planes
+	}
+	return best
 }
 
-// pays reports whether encoded bytes save at least an eighth.
-func pays(encoded, decoded int) bool { return encoded <= decoded-decoded/8 }
+// as appends chunk as one scheme says it, or returns false where the scheme has no words for it.
+func (e *Encoder) as(s Scheme, dst, chunk []byte) ([]byte, bool) {
+	switch s {
+	case Zstd:
+		return encoder.EncodeAll(chunk, dst), true
+	case Planes:
+		return e.planes(dst, chunk), true
+	case Blocks:
+		return appendBlocks(dst, chunk)
+	default:
+		return dst, false
+	}
+}
+
+// pays reports whether encoded bytes save enough.
+func (e *Encoder) pays(encoded, decoded int) bool {
+	if e.fast {
+		return encoded <= decoded/2
+	}
+	return encoded <= decoded-decoded/8
+}
 
 // Decode appends the chunk that data encodes to dst. size is what the peer says that the chunk decodes to; anything else, as
 // anything longer than MaxChunk, is an error, and dst is returned as it was.
@@ -101,8 +180,12 @@ func Decode(dst []byte, s Scheme, data []byte, size int) ([]byte, error) {
 		return append(dst, data...), nil
 	case Zstd:
 		return decodeZstd(dst, data, size)
+	case Planes:
+		return decodePlanes(dst, data, size)
+	case Blocks:
+		return decodeBlocks(dst, data, size)
 	default:
-		return dst, fmt.Errorf("scheme %d is unknown, want 0 (raw) or 1 (zstd)", s)
+		return dst, fmt.Errorf("scheme %d is unknown, want 0 (raw), 1 (zstd), 2 (planes) or 3 (blocks)", s)
 	}
 }
 

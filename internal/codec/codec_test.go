@@ -10,12 +10,19 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
 
 	"consilium.dev/internal/codec"
 )
+
+// encode encodes one chunk as the first of a transfer to a peer that reads everything.
+func encode(dst, chunk []byte) (codec.Scheme, []byte) {
+	e := codec.Encoder{Reads: codec.All}
+	return e.Encode(time.Time{}, dst, chunk)
+}
 
 // noise returns n bytes that no scheme makes shorter.
 func noise(seed uint64, n int) []byte {
@@ -65,7 +72,7 @@ func TestEncode(t *testing.T) {
 		{"sparse", sparse(1<<18, 50), codec.Zstd, 1 << 18},
 		{"frozen but for one layer", append(make([]byte, 900_000), trained(30_000)...), codec.Zstd, 200_000},
 		{"noise", noise(2, codec.MaxChunk), codec.Raw, codec.MaxChunk},
-		{"trained", trained(1 << 18), codec.Raw, codec.MaxChunk},
+		{"trained", trained(1 << 18), codec.Planes, 900_000},
 		{"samples promise, the whole does not keep", promise(), codec.Raw, codec.MaxChunk},
 		{"one sample in three", append(append(noise(4, 1<<19), make([]byte, 1000)...), noise(5, 1<<18)...), codec.Raw, codec.MaxChunk},
 		{"samples do not promise", slices.Concat(noise(4, 5000), zeros, noise(5, 5000), zeros, noise(6, 5000)), codec.Raw, codec.MaxChunk},
@@ -74,7 +81,7 @@ func TestEncode(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			head := []byte("head")
-			scheme, data := codec.Encode(head, c.chunk)
+			scheme, data := encode(head, c.chunk)
 			if scheme != c.scheme || len(data)-4 > c.most {
 				t.Errorf("Encode of %d bytes = scheme %d, %d bytes, want scheme %d and at most %d", len(c.chunk), scheme, len(data)-4, c.scheme, c.most)
 			}
@@ -105,7 +112,7 @@ func TestEncodePanics(t *testing.T) {
 			t.Error("no panic for a chunk above MaxChunk")
 		}
 	}()
-	codec.Encode(nil, make([]byte, codec.MaxChunk+1))
+	encode(nil, make([]byte, codec.MaxChunk+1))
 }
 
 // TestRoundTrip draws chunks made of runs and noise, of any length.
@@ -120,7 +127,7 @@ func TestRoundTrip(t *testing.T) {
 				chunk = append(chunk, bytes.Repeat([]byte{rapid.Byte().Draw(r, "byte")}, n)...)
 			}
 		}
-		scheme, data := codec.Encode(nil, chunk)
+		scheme, data := encode(nil, chunk)
 		if len(data) > len(chunk) {
 			r.Fatalf("Encode made %d bytes of %d", len(data), len(chunk))
 		}
@@ -141,7 +148,7 @@ func TestConcurrent(t *testing.T) {
 		wg.Go(func() {
 			chunk := append(noise(uint64(i), 3000), make([]byte, 30_000)...)
 			for range 20 {
-				scheme, data := codec.Encode(nil, chunk)
+				scheme, data := encode(nil, chunk)
 				again, err := codec.Decode(nil, scheme, data, len(chunk))
 				if scheme != codec.Zstd || err != nil || !bytes.Equal(again, chunk) {
 					t.Errorf("goroutine %d: scheme %d, %v, want zstd and the same bytes", i, scheme, err)
@@ -199,6 +206,13 @@ func streamed(t *testing.T, chunk []byte) string {
 	return b.String()
 }
 
+// planes is a chunk of n float32s that are all 0.
+func planes(t *testing.T, n int) string {
+	t.Helper()
+	plane := library(t, make([]byte, n), zstd.WithSingleSegment(true))
+	return strings.Repeat(string(binary.LittleEndian.AppendUint32(nil, uint32(len(plane))))+plane, 4)
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	good := frame(1000, block(true, 1, 1000, "x"))
 	skippable := "\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
@@ -218,7 +232,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"size above the limit", codec.Zstd, frame(1<<20+1, block(true, 1, 1<<20+1, "x")), 1<<20 + 1, "at most 1048576"},
 		{"longer than decoded", codec.Zstd, good, 10, "not longer than decoded"},
 		{"raw too short", codec.Raw, "abc", 4, "raw chunk has 3 bytes, want 4"},
-		{"unknown scheme", 2, "abcd", 4, "scheme 2 is unknown"},
+		{"unknown scheme", 4, "abcd", 4, "scheme 4 is unknown"},
 		{"scheme far away", math.MaxUint32, "abcd", 4, "scheme 4294967295 is unknown"},
 		{"no frame", codec.Zstd, "", 1000, "zstd chunk"},
 		{"no magic number", codec.Zstd, "x" + good[1:], 1000, "zstd chunk"},
@@ -237,6 +251,20 @@ func TestDecodeRefuses(t *testing.T) {
 		{"bomb", codec.Zstd, frame(1<<20, bomb.String(), block(true, 0, 0, "")), 1 << 20, "zstd chunk"},
 		{"reserved block", codec.Zstd, frame(1000, block(true, 3, 1, "x")), 1000, "zstd chunk"},
 		{"no last block", codec.Zstd, frame(1000, block(false, 1, 1000, "x")), 1000, "is cut off"},
+		{"planes of an odd size", codec.Planes, "\x00\x00\x00\x00", 1001, "multiple of 4"},
+		{"no planes", codec.Planes, "", 4, "plane 0 is cut off"},
+		{"planes cut off", codec.Planes, "\x02\x00\x00\x00ab\x02\x00\x00\x00a", 8 << 10, "plane 0: zstd"},
+		{"plane longer than the rest", codec.Planes, "\x08\x00\x00\x00ab", 400, "plane 0 has 8 bytes, of 2 that follow"},
+		{"plane longer than it may be", codec.Planes, "\xff\xff\xff\xff" + string(noise(1, 100)), 400, "plane 0 has 4294967295 bytes"},
+		{"planes go on", codec.Planes, planes(t, 100) + "x", 400, "1 bytes follow"},
+		{"a plane of another size", codec.Planes, planes(t, 99), 400, "declares 100 bytes"},
+		{"blocks of an odd size", codec.Blocks, "\x00\x00a", 5, "multiple of 4"},
+		{"blocks too short", codec.Blocks, "\x00\x00", 4, "blocks chunk has 2 bytes, want 3"},
+		{"blocks too long", codec.Blocks, "\x00\x00ab", 4, "blocks chunk has 4 bytes, want 3"},
+		{"exponent too small", codec.Blocks, "\x6a\xff\x01", 4, "exponent -150"},
+		{"exponent too large", codec.Blocks, "\x80\x00\x00", 4, "exponent 128"},
+		{"value too large", codec.Blocks, "\x7f\x00\x02", 4, "that is none of a block's"},
+		{"whole number too large", codec.Blocks, "\x00\x00\x80", 4, "that is none of a block's"},
 		{"compressed block of noise", codec.Zstd, frame(1000, block(true, 2, 100, string(noise(1, 100)))), 1000, "zstd chunk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -249,6 +277,9 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("Decode = %d bytes, want only what was there", len(got))
 			}
 		})
+	}
+	if got, err := codec.Decode(nil, codec.Planes, []byte(planes(t, 100)), 400); err != nil || !bytes.Equal(got, make([]byte, 400)) {
+		t.Errorf("Decode of the good planes = %d bytes, %v, want 400 zeros", len(got), err)
 	}
 	if got, err := codec.Decode(nil, codec.Zstd, []byte(good), 1000); err != nil || string(got) != strings.Repeat("x", 1000) {
 		t.Errorf("Decode of the good frame = %d bytes, %v, want 1000", len(got), err)
@@ -310,8 +341,11 @@ func TestDecodeMemory(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(uint32(0), []byte("abcd"), 4)
 	f.Add(uint32(1), []byte(frame(1000, block(true, 1, 1000, "x"))), 1000)
-	scheme, data := codec.Encode(nil, append(noise(1, 100), make([]byte, 1000)...))
+	scheme, data := encode(nil, append(noise(1, 100), make([]byte, 1000)...))
 	f.Add(uint32(scheme), data, 1100)
+	scheme, data = encode(nil, trained(2000))
+	f.Add(uint32(scheme), data, 8000)
+	f.Add(uint32(codec.Blocks), []byte("\x00\x00\x01\x81"), 8)
 	f.Fuzz(func(t *testing.T, scheme uint32, data []byte, size int) {
 		out, err := codec.Decode([]byte("head"), codec.Scheme(scheme), data, size)
 		if err != nil {
@@ -323,7 +357,7 @@ func FuzzDecode(f *testing.F) {
 		if len(out) != 4+size || size > codec.MaxChunk || string(out[:4]) != "head" {
 			t.Fatalf("Decode = %d bytes, want %d behind the 4 that were there", len(out), size)
 		}
-		again, coded := codec.Encode(nil, out[4:])
+		again, coded := encode(nil, out[4:])
 		back, err := codec.Decode(nil, again, coded, size)
 		if err != nil || !bytes.Equal(back, out[4:]) {
 			t.Fatalf("Decode of what Encode made of it = %d bytes, %v, want the same", len(back), err)
@@ -331,13 +365,36 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-func BenchmarkEncode(b *testing.B) {
-	for name, chunk := range map[string][]byte{"trained": trained(1 << 18), "sparse": sparse(1<<18, 50)} {
-		b.Run(name, func(b *testing.B) {
-			dst := make([]byte, 0, codec.MaxChunk)
-			b.SetBytes(int64(len(chunk)))
+func BenchmarkCodec(b *testing.B) {
+	for _, c := range []struct {
+		name  string
+		chunk []byte
+	}{
+		{"noise", noise(1, codec.Piece)},
+		{"trained", trained(codec.Piece / 4)},
+		{"sparse", sparse(codec.Piece/4, 50)},
+		{"bf16", lossy(codec.BF16, codec.Piece/4)},
+		{"int8", lossy(codec.Int8, codec.Piece/4)},
+	} {
+		e := codec.Encoder{Reads: codec.All}
+		now := time.Time{}
+		scheme, data := e.Encode(now, nil, c.chunk)
+		b.Run("encode/"+c.name, func(b *testing.B) {
+			dst := make([]byte, 0, len(c.chunk))
+			b.SetBytes(int64(len(c.chunk)))
 			for b.Loop() {
-				codec.Encode(dst[:0], chunk)
+				now = now.Add(time.Hour) // a slow line
+				e.Encode(now, dst[:0], c.chunk)
+			}
+			b.ReportMetric(float64(len(data))/float64(len(c.chunk)), "share")
+		})
+		b.Run("decode/"+c.name, func(b *testing.B) {
+			dst := make([]byte, 0, len(c.chunk))
+			b.SetBytes(int64(len(c.chunk)))
+			for b.Loop() {
+				if _, err := codec.Decode(dst, scheme, data, len(c.chunk)); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}

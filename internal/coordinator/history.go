@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/blob"
+	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/store"
@@ -59,7 +60,7 @@ func (h *history) Tile(q *pb.TileRequest, stream grpc.ServerStreamingServer[pb.C
 	if err != nil {
 		return h.answer(err)
 	}
-	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), func(int) {})
+	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), codec.Old, func(int) {})
 }
 
 func (h *history) Prove(ctx context.Context, q *pb.ProveRequest) (*pb.ProveReply, error) {
@@ -137,7 +138,7 @@ func (h *history) Kept(q *pb.KeptRequest, stream grpc.ServerStreamingServer[pb.C
 	if err != nil {
 		return h.answer(err)
 	}
-	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), func(int) {})
+	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), codec.Old, func(int) {})
 }
 
 // kept returns where the evidence of a line's admission or boot is kept, or what the witnesses cosigned who handed over there.

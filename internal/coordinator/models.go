@@ -127,21 +127,22 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 		return answer(m.log, err)
 	}
 	going := m.begin(caller(ctx), d, q.Offset, v.Blob.Size)
-	if err := sendChunks(stream, r, q.Offset, v.Blob.Size, func(n int) { m.downloads.gave(going, n) }); err != nil {
+	if err := sendChunks(stream, r, q.Offset, v.Blob.Size, codec.Schemes(q.Schemes).OrOld(), func(n int) { m.downloads.gave(going, n) }); err != nil {
 		return answer(m.log, err)
 	}
 	return nil
 }
 
-// sendChunks streams r, whose first byte is at an offset of a whole of that size, in chunks, and tells gave how many bytes of it
-// were in each.
-func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at, size int64, gave func(int)) error {
+// sendChunks streams r, whose first byte is at an offset of a whole of that size, in chunks that a peer reads, and tells gave how
+// many bytes of it were in each.
+func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at, size int64, reads codec.Schemes, gave func(int)) error {
+	encoder := codec.Encoder{Reads: reads}
 	buf := make([]byte, min(codec.Piece, size-at+1)) // one more, to hear of the end: only then is the whole believed
 	for {
 		n, err := io.ReadFull(r, buf)
 		if n > 0 {
 			// A message that was sent may still be read by gRPC: each has its own bytes.
-			scheme, data := codec.Encode(make([]byte, 0, n), buf[:n])
+			scheme, data := encoder.Encode(time.Now(), make([]byte, 0, n), buf[:n])
 			c := &pb.Chunk{Offset: at, Scheme: uint32(scheme), Size: uint32(n), Data: data}
 			if err := stream.Send(c); err != nil {
 				return err

@@ -154,7 +154,7 @@ func (r *rounds) prefix(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.Offe
 		r.log.Info("upload goes on", zap.String("run", o.in.Run), zap.Int("round", o.in.Round), member(o.in.Member),
 			zap.Int64("offset", p.at), zap.Int64("resent", p.sent-p.at))
 	}
-	if err := stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_SEND, Offset: p.at}); err != nil {
+	if err := stream.Send(&pb.OfferReply{State: pb.OfferReply_STATE_SEND, Offset: p.at, Schemes: uint32(codec.All)}); err != nil {
 		r.part(o, p, err)
 		return nil, err
 	}

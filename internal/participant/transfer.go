@@ -124,7 +124,7 @@ func (r *chunkReader) Read(dst []byte) (int, error) {
 func (r *chunkReader) recv(at int64) (*pb.Chunk, error) {
 	if r.stream == nil {
 		var err error
-		if r.stream, err = r.blobs.Fetch(r.ctx, &pb.FetchRequest{Model: r.parts.id[:], Offset: at}); err != nil {
+		if r.stream, err = r.blobs.Fetch(r.ctx, &pb.FetchRequest{Model: r.parts.id[:], Offset: at, Schemes: uint32(codec.All)}); err != nil {
 			return nil, err
 		}
 	}
@@ -174,7 +174,7 @@ func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.D
 			if reply.Offset < 0 || reply.Offset > head.Size || reply.Offset%4 != 0 {
 				return "", fmt.Errorf("the coordinator wants an update of %d bytes from byte %d on", head.Size, reply.Offset)
 			}
-			s.p.sent.add(d, sendValues(stream, u.values, int(reply.Offset/4)))
+			s.p.sent.add(d, sendValues(stream, u.values, int(reply.Offset/4), codec.Schemes(reply.Schemes).OrOld()))
 		case pb.OfferReply_STATE_ACCEPTED:
 			return "", nil
 		default:
@@ -183,15 +183,16 @@ func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.D
 	}
 }
 
-// sendValues sends the update's chunks from a value on, and returns how many of its bytes it has given to the line. Like Send, it
+// sendValues sends the update's chunks from a value on, as its reader reads them, and returns how many of its bytes it has given to the line. Like Send, it
 // leaves the reason of a stream's end to Recv.
-func sendValues(stream grpc.BidiStreamingClient[pb.OfferRequest, pb.OfferReply], values []float32, at int) (sent int64) {
+func sendValues(stream grpc.BidiStreamingClient[pb.OfferRequest, pb.OfferReply], values []float32, at int, reads codec.Schemes) (sent int64) {
 	buf := make([]byte, codec.Piece)
+	encoder := codec.Encoder{Reads: reads}
 	for at < len(values) {
 		n := min(len(values)-at, codec.Piece/4)
 		model.PutFloats(buf, values[at:at+n])
 		// A message that was sent may still be read by gRPC: each has its own bytes.
-		scheme, data := codec.Encode(make([]byte, 0, 4*n), buf[:4*n])
+		scheme, data := encoder.Encode(time.Now(), make([]byte, 0, 4*n), buf[:4*n])
 		c := &pb.Chunk{Offset: 4 * int64(at), Scheme: uint32(scheme), Size: uint32(4 * n), Data: data}
 		if stream.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Chunk{Chunk: c}}) != nil {
 			return sent

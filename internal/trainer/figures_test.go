@@ -2,9 +2,11 @@ package trainer_test
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
+	"consilium.dev/internal/codec"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/trainer"
@@ -82,6 +84,39 @@ func TestHospitalsOwn(t *testing.T) {
 			if got, _, _ := figures(t, p, []member{h}, m); got < want.each[i]-1 || got > want.each[i]+1 {
 				t.Errorf("%d rounds: %d of %s right, want %d within one", want.rounds, got, h.name, want.each[i])
 			}
+		}
+	}
+}
+
+// TestHospitalsEncoded: coarser updates take the same model as near to its goal; the same round gives the same update again.
+func TestHospitalsEncoded(t *testing.T) {
+	p, members := federation(t)
+	p = unstandardised(p)
+	for i, m := range members {
+		members[i] = own(m)
+	}
+	base, err := trainer.Initial(p, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, encoding := range codec.Lossies {
+		p.Encoding = string(encoding)
+		m := base
+		for n := range 10 {
+			m = trainRound(t, p, members, m, n+1)
+		}
+		right, _, loss := figures(t, p, members, m)
+		if right < 190 || right > 192 || math.Abs(loss-0.501200) > 1e-3 {
+			t.Errorf("%s: 10 rounds: %d right, loss %.6f, want 191 within one, 0.501200 within 0.001", encoding, right, loss)
+		}
+		one, two := train(t, p, members[0].train, 3, "north"), train(t, p, members[0].train, 3, "north")
+		if !slices.Equal(one, two) {
+			t.Errorf("%s: the same round gives %v and %v", encoding, one, two)
+		}
+		coarse := slices.Clone(one)
+		encoding.Coarsen(coarse, p.MaxAbs, rand.New(rand.NewPCG(1, 2)))
+		if !slices.Equal(one, coarse) {
+			t.Errorf("%s: the update is finer than its encoding", encoding)
 		}
 	}
 }

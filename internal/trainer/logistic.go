@@ -13,6 +13,7 @@ import (
 	"gonum.org/v1/gonum/blas/blas64"
 
 	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/codec"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/model"
@@ -20,7 +21,8 @@ import (
 
 // Train takes the plan's local steps of gradient descent from base over a member's training rows, and returns its update: the
 // trained parameters less base, over the whole layout, 0 for the tensors of standardising. With a batch, rows are taken in an
-// order drawn from the plan's seed, the round and the member, a new one for each pass. It fails where the update would be
+// order drawn from the plan's seed, the round and the member, a new one for each pass. Where the plan names an encoding, the
+// update is what that makes of it. It fails where the update would be
 // refused by the plan's own limits, and, with the context's cause, soon after ctx is done. After each step it calls step, unless
 // that is nil, with the number of steps that are done.
 func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.Set, round int, member string, step func(done int)) ([]float32, error) {
@@ -46,7 +48,12 @@ func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.
 			step(n + 1)
 		}
 	}
-	return fit.update(p, base)
+	u, err := fit.update(p, base)
+	if err == nil {
+		chance := rand.New(rand.NewChaCha8(seed("encoding", p.Seed, round, member)))
+		codec.Lossy(p.Encoding).Coarsen(u, p.MaxAbs, chance)
+	}
+	return u, err
 }
 
 // descent is gradient descent on the parameters of a logistic model. Its slices are made once for all steps.
@@ -134,7 +141,7 @@ func newBatches(p entry.Plan, rows, round int, member string) *batches {
 		return b
 	}
 	b.size = p.Local.Batch
-	b.rand = rand.New(rand.NewChaCha8(seed(p.Seed, round, member)))
+	b.rand = rand.New(rand.NewChaCha8(seed("batches", p.Seed, round, member)))
 	b.order = make([]int, rows)
 	for i := range b.order {
 		b.order[i] = i
@@ -143,9 +150,10 @@ func newBatches(p entry.Plan, rows, round int, member string) *batches {
 	return b
 }
 
-// seed returns the chance of one member in one round: SHA-256 of a label, the plan's seed, the round and the member's name.
-func seed(plan uint64, round int, member string) [32]byte {
-	b := append([]byte("consilium trainer batches v1\x00"), make([]byte, 16)...)
+// seed returns the chance of one member in one round for a purpose: SHA-256 of a label, the plan's seed, the round and the
+// member's name.
+func seed(purpose string, plan uint64, round int, member string) [32]byte {
+	b := append([]byte("consilium trainer "+purpose+" v1\x00"), make([]byte, 16)...)
 	binary.BigEndian.PutUint64(b[len(b)-16:], plan)
 	binary.BigEndian.PutUint64(b[len(b)-8:], uint64(round))
 	return sha256.Sum256(append(b, member...))

@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/codec"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/strictyaml"
@@ -44,7 +45,7 @@ type planFile struct {
 // ParsePlan reads the plan that a lead wrote, a YAML document of at most 256 KiB with the keys of [entry.Plan] and, under
 // schema, what [dataset.ParseSchema] describes. Unknown and doubled keys are errors. Left out have defaults: trainer
 // builtin/logistic, strategy fedavg, quorum all listed members (there is no default where none is listed), deadline 10m, tries
-// 3, max_abs 16, resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), local.steps 1, batch 0 (all rows), l2 0; without standardize there is no round 0.
+// 3, max_abs 16, resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), encoding none, local.steps 1, batch 0 (all rows), l2 0; without standardize there is no round 0.
 // The plan that it returns has passed [CheckPlan].
 func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	if len(yamlText) > maxPlan {
@@ -160,6 +161,9 @@ func checkNames(p entry.Plan) error {
 			return fmt.Errorf("member %s is listed twice", m)
 		}
 		seen[m] = true
+	}
+	if err := codec.Lossy(p.Encoding).Check(); err != nil {
+		return err
 	}
 	_, err := aggregate.NewOptimizer(p.Strategy.Name, p.Strategy.Params)
 	return err

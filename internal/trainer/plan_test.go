@@ -54,6 +54,7 @@ deadline: 90s
 tries: 5
 max_abs: 0.5
 resolution: 1e-9
+encoding: int8
 seed: 9007199254740991
 local: {steps: 20, learning_rate: 0.25, batch: 32, l2: 0.125}
 standardize: {max_abs: 1024}
@@ -67,7 +68,7 @@ schema: {header: true, columns: [{name: x, use: number, count: 2}, {name: y, use
 		Name: "all", Note: "of every key", Trainer: trainer.Logistic,
 		Strategy: entry.Strategy{Name: "fedadam", Params: map[string]float64{"learning_rate": 0.01, "tau": 1e-8}},
 		Rounds:   7, Quorum: 3, Members: []entry.Member{"north", "south", "west"}, Deadline: entry.Duration(90 * time.Second),
-		Tries: 5, MaxAbs: 0.5, Resolution: 1e-9, Seed: 1<<53 - 1,
+		Tries: 5, MaxAbs: 0.5, Resolution: 1e-9, Encoding: "int8", Seed: 1<<53 - 1,
 		Local:       entry.Local{Steps: 20, LearningRate: 0.25, Batch: 32, L2: 0.125},
 		Standardize: &entry.Standardize{MaxAbs: 1024},
 		Schema:      []byte(`{"columns":[{"count":2,"name":"x","use":"number"},{"above":0.5,"name":"y","use":"label"}],"header":true}`),
@@ -216,6 +217,7 @@ func TestCheckPlan(t *testing.T) {
 		{"resolution below 0", func(p *entry.Plan) { p.Resolution = -1 }, "resolution is -1, want 0 to max_abs"},
 		{"resolution beyond max_abs", func(p *entry.Plan) { p.Resolution = 17 }, "resolution is 17"},
 		{"resolution NaN", func(p *entry.Plan) { p.Resolution = nan }, "resolution is NaN"},
+		{"unknown encoding", func(p *entry.Plan) { p.Encoding = "fp4" }, `encoding "fp4" is unknown, want bf16 or int8`},
 		{"no steps", func(p *entry.Plan) { p.Local.Steps = 0 }, "local.steps is 0, want 1 to 1048576"},
 		{"too many steps", func(p *entry.Plan) { p.Local.Steps = 1<<20 + 1 }, "local.steps is 1048577"},
 		{"rate 0", func(p *entry.Plan) { p.Local.LearningRate = 0 }, "local.learning_rate is 0, want above 0"},

@@ -1633,7 +1633,7 @@ func (x *OfferHeader) GetSent() int64 {
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Offset        int64                  `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"` // in the decoded bytes
-	Scheme        uint32                 `protobuf:"varint,2,opt,name=scheme,proto3" json:"scheme,omitempty"` // codec.Scheme: 0 raw, 1 zstd
+	Scheme        uint32                 `protobuf:"varint,2,opt,name=scheme,proto3" json:"scheme,omitempty"` // codec.Scheme
 	Size          uint32                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`     // decoded
 	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1702,7 +1702,8 @@ type OfferReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         OfferReply_State       `protobuf:"varint,1,opt,name=state,proto3,enum=consilium.v1.OfferReply_State" json:"state,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"` // in the decoded update; 0 unless the sender resumes
+	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`   // in the decoded update; 0 unless the sender resumes
+	Schemes       uint32                 `protobuf:"varint,4,opt,name=schemes,proto3" json:"schemes,omitempty"` // codec.Schemes that the coordinator reads; 0: raw and zstd
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1754,6 +1755,13 @@ func (x *OfferReply) GetReason() string {
 func (x *OfferReply) GetOffset() int64 {
 	if x != nil {
 		return x.Offset
+	}
+	return 0
+}
+
+func (x *OfferReply) GetSchemes() uint32 {
+	if x != nil {
+		return x.Schemes
 	}
 	return 0
 }
@@ -2158,6 +2166,7 @@ type FetchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Model         []byte                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Schemes       uint32                 `protobuf:"varint,3,opt,name=schemes,proto3" json:"schemes,omitempty"` // codec.Schemes that the caller reads; 0: raw and zstd
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2202,6 +2211,13 @@ func (x *FetchRequest) GetModel() []byte {
 func (x *FetchRequest) GetOffset() int64 {
 	if x != nil {
 		return x.Offset
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetSchemes() uint32 {
+	if x != nil {
+		return x.Schemes
 	}
 	return 0
 }
@@ -4130,12 +4146,13 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06scheme\x18\x02 \x01(\rR\x06scheme\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\rR\x04size\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"\xd9\x01\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"\xf3\x01\n" +
 	"\n" +
 	"OfferReply\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.consilium.v1.OfferReply.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06offset\x18\x03 \x01(\x03R\x06offset\"e\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x18\n" +
+	"\aschemes\x18\x04 \x01(\rR\aschemes\"e\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -4169,10 +4186,11 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05value\x18\x03 \x01(\x01R\x05value\x12\x14\n" +
 	"\x05count\x18\x04 \x01(\x03R\x05count\x12\x16\n" +
 	"\x06better\x18\x05 \x01(\tR\x06better\"\r\n" +
-	"\vReportReply\"<\n" +
+	"\vReportReply\"V\n" +
 	"\fFetchRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"<\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x18\n" +
+	"\aschemes\x18\x03 \x01(\rR\aschemes\"<\n" +
 	"\fStartRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\tR\arequest\x12\x12\n" +
 	"\x04plan\x18\x02 \x01(\fR\x04plan\"\x1e\n" +
