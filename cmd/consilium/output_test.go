@@ -8,6 +8,8 @@ import (
 	"unicode"
 
 	"pgregory.net/rapid"
+
+	"consilium.dev/internal/entry"
 )
 
 func TestScreenShowsWhatPrints(t *testing.T) {
@@ -107,6 +109,23 @@ func TestExitCodesDiffer(t *testing.T) {
 		codes[k.code], exits[k.exit] = true, true
 		if help := exitCodesTopic().Long; !strings.Contains(help, k.code) || !strings.Contains(help, k.means) {
 			t.Errorf("the help does not name %+v", k)
+		}
+	}
+}
+
+func TestStrategyText(t *testing.T) {
+	for _, test := range []struct {
+		strategy entry.Strategy
+		want     string
+	}{
+		{entry.Strategy{Name: "fedavg"}, "fedavg"},
+		{
+			entry.Strategy{Name: "fedadam", Params: map[string]any{"tau": 1e-8, "learning_rate": 1.0, "bias_correction": "ad\ram"}},
+			`fedadam (bias_correction ad\ram, learning_rate 1, tau 1e-08)`,
+		},
+	} {
+		if got := strategyText(test.strategy); got != test.want {
+			t.Errorf("strategyText(%v) = %q, want %q", test.strategy, got, test.want)
 		}
 	}
 }

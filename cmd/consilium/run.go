@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -200,7 +202,7 @@ func showRun(w *page, r client.Run, all bool) {
 	w.printf("state     %s\n", state.String())
 	p := r.Plan
 	w.printf("plan      %d rounds of %s with %s; %d updates close a round, %s and %d tries at most\n", p.Rounds, name(p.Trainer),
-		name(p.Strategy.Name), p.Quorum, time.Duration(p.Deadline), p.Tries)
+		strategyText(p.Strategy), p.Quorum, time.Duration(p.Deadline), p.Tries)
 	if p.ReportGoal > 0 {
 		w.printf("          %d updates close a round at once\n", p.ReportGoal)
 	}
@@ -325,4 +327,16 @@ func bytesText(n int64) string {
 		v /= 1000
 	}
 	return strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0") + " " + units[unit:unit+1] + "B"
+}
+
+// strategyText is a strategy with the parameters that its plan gives.
+func strategyText(s entry.Strategy) string {
+	var params []string
+	for _, key := range slices.Sorted(maps.Keys(s.Params)) {
+		params = append(params, fmt.Sprintf("%s %s", name(key), name(fmt.Sprint(s.Params[key]))))
+	}
+	if params == nil {
+		return name(s.Name)
+	}
+	return fmt.Sprintf("%s (%s)", name(s.Name), strings.Join(params, ", "))
 }

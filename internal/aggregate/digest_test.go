@@ -33,11 +33,11 @@ func TestGoldenDigest(t *testing.T) {
 	}
 	h := sha256.New()
 	for _, name := range []string{"fedavg", "fedadam"} {
-		o := optimizer(t, name, map[string]float64{"learning_rate": 0.3})
-		state := make([]float64, o.StateLen(n))
-		for range 3 {
+		s := strategy(t, name, map[string]any{"learning_rate": 0.3})
+		state := make([]float64, s.Optimizer(1).StateLen(n))
+		for i := range 3 {
 			mean := goldenMean(t, &chance, n, k)
-			o.Step(model, model, mean, state)
+			s.Optimizer(i+1).Step(model, model, mean, state)
 			for _, v := range mean {
 				binary.Write(h, binary.LittleEndian, math.Float64bits(v))
 			}
@@ -52,7 +52,7 @@ func TestGoldenDigest(t *testing.T) {
 	// A float32 seldom shows how its float64 was rounded. This one does: rate*mean is 2^-24 + 2^-53 and 2^-84 more, which a
 	// product that is rounded by itself drops; so the sum with 1 is a tie twice over, and becomes 1.
 	x := []float32{1}
-	optimizer(t, "fedavg", map[string]float64{"learning_rate": 1 + 0x1p-30}).Step(x, x, []float64{0x1p-24 * (1 + 0x1p-30)}, nil)
+	optimizer(t, "fedavg", map[string]any{"learning_rate": 1 + 0x1p-30}).Step(x, x, []float64{0x1p-24 * (1 + 0x1p-30)}, nil)
 	binary.Write(h, binary.LittleEndian, math.Float32bits(x[0]))
 	if got := hex.EncodeToString(h.Sum(nil)); got != goldenDigest {
 		t.Errorf("digest of the whole aggregation = %s, want %s", got, goldenDigest)

@@ -199,11 +199,11 @@ func (a *auditor) closed(n int64, at time.Time, f entry.RoundClosed) {
 	if least := max(r.Fact.Plan.Quorum, a.manifest.Limits().LeastParticipants); len(f.Members) < least {
 		a.find(n, "%d members made the model, the plan and the manifest want %d", len(f.Members), least)
 	}
-	rule, err := aggregate.NewOptimizer(r.Fact.Plan.Strategy.Name, r.Fact.Plan.Strategy.Params)
+	strategy, err := aggregate.NewStrategy(r.Fact.Plan.Strategy.Name, r.Fact.Plan.Strategy.Params)
 	if err != nil {
 		return // the run's creation was found fault with
 	}
-	if stateful := f.Kind == entry.Training && rule.StateLen(1) > 0; (f.State != nil) != stateful {
+	if stateful := f.Kind == entry.Training && strategy.Optimizer(1).StateLen(1) > 0; (f.State != nil) != stateful {
 		a.find(n, "the optimiser's state is missing, or there is one where the strategy has none")
 	}
 	if !a.complete(at, f) {

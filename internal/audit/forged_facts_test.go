@@ -132,7 +132,7 @@ func TestForgedFacts(t *testing.T) {
 		{"larger values than may be", plan(func(p *entry.Plan) { p.MaxAbs = 1 << 21 }), []string{refused}},
 		{"larger squares than may be", plan(func(p *entry.Plan) { p.Standardize = &entry.Standardize{MaxAbs: 1 << 21} }), []string{refused}},
 		{"fewer members than may be", plan(func(p *entry.Plan) { p.Quorum = 2 }), []string{refused, `85: the rules do not draw this`}},
-		{"another strategy", plan(func(p *entry.Plan) { p.Strategy.Name = "fedyogi" }), []string{refused, unsound}},
+		{"another strategy", plan(func(p *entry.Plan) { p.Strategy.Name = "fedbest" }), []string{refused, unsound}},
 		{"another trainer", plan(func(p *entry.Plan) { p.Trainer = "builtin/cox" }), []string{refused, unsound}},
 		{"a plan that nobody runs", plan(func(p *entry.Plan) { p.Local.Steps = 0 }), []string{unsound}},
 		{"a schema that means nothing", plan(func(p *entry.Plan) { p.Schema = []byte(`{}`) }), []string{unsound}},

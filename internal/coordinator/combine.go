@@ -64,10 +64,11 @@ func (c *combiner) step(ctx context.Context, a round.Combine, mean []float64) (*
 	if len(base.Params) != len(mean) {
 		return nil, nil, fmt.Errorf("base model has %d parameters, the sum %d", len(base.Params), len(mean))
 	}
-	rule, err := aggregate.NewOptimizer(a.Plan.Strategy.Name, a.Plan.Strategy.Params)
+	strategy, err := aggregate.NewStrategy(a.Plan.Strategy.Name, a.Plan.Strategy.Params)
 	if err != nil {
 		return nil, nil, err
 	}
+	rule := strategy.Optimizer(a.Round)
 	state := make([]float64, rule.StateLen(len(mean)))
 	if a.State != nil {
 		text, err := c.blobs.ReadAll(ctx, *a.State, maxModel)

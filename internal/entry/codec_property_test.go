@@ -3,6 +3,7 @@ package entry_test
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"testing"
@@ -21,8 +22,12 @@ func anyOf[F entry.Fact]() *rapid.Generator[entry.Fact] {
 		return time.Unix(rapid.Int64Range(-62e9, 250e9).Draw(t, "second"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanosecond")).UTC()
 	})
 	schemas := rapid.SampledFrom([]string{`null`, `{}`, `[1,"two",{"three":[null,true,-0.5e-7]}]`, "\"<&>\u2028\\ud800\""})
+	params := rapid.MapOf(rapid.String(), rapid.OneOf(
+		rapid.Float64Range(-math.MaxFloat64, math.MaxFloat64).AsAny(), rapid.Bool().AsAny(), rapid.String().AsAny(),
+	))
 	make := rapid.MakeCustom[F](rapid.MakeConfig{Types: map[reflect.Type]*rapid.Generator[any]{
 		reflect.TypeFor[time.Time]():       instants.AsAny(),
+		reflect.TypeFor[map[string]any]():  params.AsAny(),
 		reflect.TypeFor[json.RawMessage](): rapid.Map(schemas, func(s string) json.RawMessage { return json.RawMessage(s) }).AsAny(),
 	}})
 	return rapid.Map(make, func(f F) entry.Fact { return f })

@@ -94,7 +94,7 @@ func facts() map[string]entry.Fact {
 func plan() entry.Plan {
 	return entry.Plan{
 		Name: "heart", Note: "a café's \"first\"\tplan", Trainer: "builtin/logistic",
-		Strategy: entry.Strategy{Name: "fedadam", Params: map[string]float64{"beta1": 0.9, "beta2": 0.99}},
+		Strategy: entry.Strategy{Name: "fedadam", Params: map[string]any{"beta1": 0.9, "beta2": 0.99}},
 		Rounds:   50, Quorum: 3, ReportGoal: 4, Members: []entry.Member{"budapest", "cleveland"}, Deadline: entry.Duration(90 * time.Second),
 		Grace: entry.Duration(30 * time.Second), MaxTime: entry.Duration(72 * time.Hour), Tries: 3,
 		MaxAbs: 16, Resolution: 1e-9, Seed: 1<<53 - 1, Local: entry.Local{Steps: 5, LearningRate: 0.1, Batch: 32, L2: 0.01},

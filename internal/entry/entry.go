@@ -358,10 +358,11 @@ type Plan struct {
 	Schema      json.RawMessage `json:"schema" yaml:"-"` // dataset.Schema, as JSON; package dataset reads it
 }
 
-// Strategy names how updates become a new model. Parameters left out have the strategy's defaults.
+// Strategy names how updates become a new model. Parameters left out have the strategy's defaults; those that are there are numbers
+// (float64), truth values or strings. Which there are, and what they may be, package aggregate says.
 type Strategy struct {
-	Name   string             `json:"name" yaml:"name"` // "fedavg", "fedadam"
-	Params map[string]float64 `json:"params,omitempty" yaml:"params"`
+	Name   string         `json:"name" yaml:"name"` // one of aggregate.Strategies, as "fedavg"
+	Params map[string]any `json:"params,omitempty" yaml:"params"`
 }
 
 // Local is what each participant does between base and update.

@@ -39,7 +39,7 @@ func (p Policy) check() error {
 		return fmt.Errorf("policy: adopt: %.64q is unknown, want %s or %s", p.Adopt, adoptAuto, adoptAsk)
 	}
 	for _, name := range p.Strategies {
-		if _, err := aggregate.NewOptimizer(name, nil); err != nil {
+		if err := aggregate.CheckName(name); err != nil {
 			return fmt.Errorf("policy: strategies: %w", err)
 		}
 	}

@@ -498,10 +498,10 @@ func step(kind entry.RoundKind, base []float32, mean []float64) []float32 {
 		}
 		return next
 	}
-	rule, err := aggregate.NewOptimizer("fedavg", nil)
+	strategy, err := aggregate.NewStrategy("fedavg", nil)
 	if err != nil {
 		panic("fedavg without parameters: " + err.Error())
 	}
-	rule.Step(next, base, mean, nil)
+	strategy.Optimizer(1).Step(next, base, mean, nil)
 	return next
 }

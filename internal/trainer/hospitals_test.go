@@ -149,10 +149,11 @@ func trainRound(t testing.TB, p entry.Plan, members []member, base *model.Model,
 	mean := round(t, p, members, false, func(m member) ([]float32, error) {
 		return trainer.Train(t.Context(), p, base, m.train, n, m.name, nil)
 	})
-	rule, err := aggregate.NewOptimizer(p.Strategy.Name, p.Strategy.Params)
+	strategy, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
 	if err != nil {
 		t.Fatal(err)
 	}
+	rule := strategy.Optimizer(n)
 	next := &model.Model{Layout: base.Layout, Params: make([]float32, len(base.Params))}
 	rule.Step(next.Params, base.Params, mean, make([]float64, rule.StateLen(len(mean))))
 	return next

@@ -59,6 +59,7 @@ func ParsePlan(yamlText []byte) (entry.Plan, error) {
 		return entry.Plan{}, fmt.Errorf("plan: %w", err)
 	}
 	p := f.Plan
+	numbers(p.Strategy.Params)
 	if p.Quorum == 0 {
 		p.Quorum = len(p.Members)
 	}
@@ -88,6 +89,20 @@ func DecodePlan(text []byte) (entry.Plan, error) {
 		return p, errors.New("plan: something follows the plan")
 	}
 	return p, nil
+}
+
+// numbers makes the numbers among a strategy's parameters float64, as they are in JSON: YAML has whole numbers too.
+func numbers(params map[string]any) {
+	for name, v := range params {
+		switch v := v.(type) {
+		case int:
+			params[name] = float64(v)
+		case int64:
+			params[name] = float64(v)
+		case uint64:
+			params[name] = float64(v)
+		}
+	}
 }
 
 // schemaJSON turns the schema's YAML into the JSON that travels in the plan.
@@ -165,7 +180,7 @@ func checkNames(p entry.Plan) error {
 	if err := codec.Lossy(p.Encoding).Check(); err != nil {
 		return err
 	}
-	_, err := aggregate.NewOptimizer(p.Strategy.Name, p.Strategy.Params)
+	_, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
 	return err
 }
 

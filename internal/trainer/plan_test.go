@@ -47,7 +47,7 @@ func TestParsePlan(t *testing.T) {
 	text := `name: all
 note: of every key
 trainer: builtin/logistic
-strategy: {name: fedadam, params: {learning_rate: 0.01, tau: 1e-8}}
+strategy: {name: fedadam, params: {learning_rate: 1, tau: 1e-8, bias_correction: adam}}
 rounds: 7
 members: [north, south, west]
 deadline: 90s
@@ -66,7 +66,7 @@ schema: {header: true, columns: [{name: x, use: number, count: 2}, {name: y, use
 	}
 	want := entry.Plan{
 		Name: "all", Note: "of every key", Trainer: trainer.Logistic,
-		Strategy: entry.Strategy{Name: "fedadam", Params: map[string]float64{"learning_rate": 0.01, "tau": 1e-8}},
+		Strategy: entry.Strategy{Name: "fedadam", Params: map[string]any{"learning_rate": 1.0, "tau": 1e-8, "bias_correction": "adam"}},
 		Rounds:   7, Quorum: 3, Members: []entry.Member{"north", "south", "west"}, Deadline: entry.Duration(90 * time.Second),
 		Tries: 5, MaxAbs: 0.5, Resolution: 1e-9, Encoding: "int8", Seed: 1<<53 - 1,
 		Local:       entry.Local{Steps: 20, LearningRate: 0.25, Batch: 32, L2: 0.125},
@@ -176,9 +176,9 @@ func TestCheckPlan(t *testing.T) {
 		{"long note", func(p *entry.Plan) { p.Note = strings.Repeat("x", 1025) }, "note has 1025 bytes"},
 		{"unknown trainer", func(p *entry.Plan) { p.Trainer = "builtin/mlp" }, `trainer "builtin/mlp" is unknown, want builtin/logistic`},
 		{"no trainer", func(p *entry.Plan) { p.Trainer = "" }, `trainer "" is unknown`},
-		{"unknown strategy", func(p *entry.Plan) { p.Strategy.Name = "krum" }, `strategy "krum" is unknown`},
-		{"unknown parameter", func(p *entry.Plan) { p.Strategy.Params = map[string]float64{"tau": 1} }, `strategy fedavg has no parameter "tau"`},
-		{"parameter out of bounds", func(p *entry.Plan) { p.Strategy.Params = map[string]float64{"learning_rate": -1} }, "learning_rate of strategy fedavg is -1"},
+		{"unknown strategy", func(p *entry.Plan) { p.Strategy.Name = "krumm" }, `strategy "krumm" is unknown`},
+		{"unknown parameter", func(p *entry.Plan) { p.Strategy.Params = map[string]any{"tau": 1.0} }, `strategy fedavg has no parameter "tau"`},
+		{"parameter out of bounds", func(p *entry.Plan) { p.Strategy.Params = map[string]any{"learning_rate": -1.0} }, "learning_rate of strategy fedavg is -1"},
 		{"member without a name", func(p *entry.Plan) { p.Members = []entry.Member{"a", ""} }, "a member's name has 0 bytes"},
 		{"member twice", func(p *entry.Plan) { p.Members = []entry.Member{"a", "b", "a"} }, "member a is listed twice"},
 		{"too many members", func(p *entry.Plan) { p.Members = list(1<<16 + 1) }, "65537 members, at most 65536"},
