@@ -165,6 +165,12 @@ func words(verb string, s participant.Status) string {
 	} else {
 		fmt.Fprintf(&b, "coordinator  heard %s ago\n", ago(s.Heard))
 	}
+	if !s.Attested.IsZero() {
+		fmt.Fprintf(&b, "attested     until %s; the next connection is made before\n", s.Attested.UTC().Format(time.RFC3339))
+	}
+	if s.Quotes > 0 {
+		fmt.Fprintf(&b, "quotes       %d wait for this machine's attester, the oldest for %s\n", s.Quotes, time.Duration(s.Oldest*float64(time.Second)).Round(time.Second))
+	}
 	fmt.Fprintf(&b, "does         %s for %s", s.Doing, ago(s.Since))
 	if s.Run != "" {
 		fmt.Fprintf(&b, ", round %d of run %s", s.Round, s.Run)

@@ -162,7 +162,10 @@ func (s *guardedStream) RecvMsg(m any) error {
 	if err := s.guard.alive(s.peer); err != nil {
 		return err
 	}
-	return s.ServerStream.RecvMsg(m)
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return s.guard.alive(s.peer) // it may have come after the end of what it was waited for under
 }
 
 // SendMsg cuts the connection of a peer that takes nothing in: it waits while what was sent before is not read, and no longer than

@@ -136,7 +136,7 @@ func New(o Options) (*Coordinator, error) {
 		o.Speech = dialect.Own(o.Version)
 	}
 	c := &Coordinator{o: o, blobs: blob.New(o.Objects, o.KEK)}
-	c.epochs = &epochs{o: &c.o, blobs: c.blobs}
+	c.epochs = &epochs{o: &c.o, blobs: c.blobs, quotes: transport.NewQuotes()}
 	creds, err := c.epochs.channel(o.Manifest, "", c.refused)
 	if err != nil {
 		return nil, err

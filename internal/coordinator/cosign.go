@@ -59,7 +59,8 @@ func (w *witnesses) Cosign(stream grpc.BidiStreamingServer[pb.CosignSaid, pb.Cos
 }
 
 // begin makes this the connection over which the witness is asked, and cuts an older one: its link is dead, though that has not
-// been noticed yet.
+// been noticed yet. One of the same session is not cut: its sender renews it, ends the call over it by itself, and may have other
+// calls under way there.
 func (w *witnesses) begin(me *transport.Peer) (end func()) {
 	w.mu.Lock()
 	before := w.of[me.Name]
@@ -68,7 +69,7 @@ func (w *witnesses) begin(me *transport.Peer) (end func()) {
 	}
 	w.of[me.Name] = me
 	w.mu.Unlock()
-	if before != nil && before.Binding != me.Binding {
+	if before != nil && before.Instance != me.Instance {
 		w.cut(*before)
 	}
 	return func() {

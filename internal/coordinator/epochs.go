@@ -45,6 +45,8 @@ type epochs struct {
 	key   *ledger.Key                    // of the log
 	loop  *loop
 
+	quotes *transport.Quotes // before our own attester, under every epoch
+
 	adopting sync.Mutex      // one epoch at a time
 	life     context.Context // of Run
 	parting  sync.WaitGroup  // connections of epochs that are over
@@ -61,7 +63,7 @@ func (e *epochs) channel(m *manifest.Manifest, instance string, refused func(tra
 	}
 	return transport.Server(transport.Config{
 		Office: attest.Coordinator, Name: e.o.Name, Instance: instance, Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(),
-		RequirePQ: m.PQ(attest.Coordinator), Identity: e.o.Identity, Attester: e.o.Attester, Verifiers: verifiers, Policy: m, Now: e.o.Now,
+		RequirePQ: m.PQ(attest.Coordinator), Identity: e.o.Identity, Attester: e.o.Attester, Quotes: e.quotes, Verifiers: verifiers, Policy: m, Now: e.o.Now,
 		Limits: e.o.Limits.Handshakes, Refused: refused, Newer: e.newer, Chain: e.after, Past: e.past,
 	})
 }
@@ -339,7 +341,12 @@ func (e *epochs) self(ctx context.Context, m *manifest.Manifest) (entry.Enclave,
 	head := e.loop.facts.RootHash()
 	data, preimage := transport.LogKeyBinding(e.key.SPKI(), m.Federation(), m.Digest(), head)
 	b := attest.Binding{ReportData: data, Nonce: head, SPKI: e.key.SPKI()}
+	release, err := e.quotes.Ahead(ctx)
+	if err != nil {
+		return entry.Enclave{}, attest.Appraisal{}, fmt.Errorf("waiting for the own enclave: %w", err)
+	}
 	shown, err := e.o.Attester.Attest(ctx, b)
+	release()
 	if err != nil {
 		return entry.Enclave{}, attest.Appraisal{}, fmt.Errorf("asking the own enclave for evidence: %w", err)
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/transport"
 )
@@ -112,3 +115,9 @@ func (c *Coordinator) DecideAs(ctx context.Context, epoch uint64, in round.Input
 
 // Orphans returns the blobs that are stored and not named.
 var Orphans = orphans
+
+// Guarded returns a stream of a peer that was appraised under m until expires, as its handler has it.
+func Guarded(s grpc.ServerStream, m *manifest.Manifest, now func() time.Time, expires time.Time) grpc.ServerStream {
+	g := &guard{manifest: func() *manifest.Manifest { return m }, now: now, progress: time.Hour}
+	return &guardedStream{ServerStream: s, guard: g, peer: transport.Peer{Epoch: m.Epoch(), Manifest: m.Digest(), Expires: expires}, ctx: context.Background()}
+}

@@ -93,6 +93,9 @@ func (m *Manifest) Appraise(p attest.Peer, claims []attest.Claims, now time.Time
 	}, nil
 }
 
+// TTL returns how long an appraisal of somebody in that office holds.
+func (m *Manifest) TTL(o attest.Office) time.Duration { return m.offices[enclaveOf(o)].ttl }
+
 // match returns the first set that the claims match.
 func (o *office) match(c *attest.Claims, now time.Time) (*set, *attest.Error) {
 	furthest, class := -1, attest.ClassMeas

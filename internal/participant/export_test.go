@@ -62,7 +62,7 @@ func (p *Participant) Over(ctx context.Context, conn grpc.ClientConnInterface) e
 		return err
 	}
 	defer p.studio.stop()
-	return p.over(ctx, conn)
+	return p.over(ctx, newStrand(conn, func() {}), nil)
 }
 
 // Stay follows, one session after another as they are given to it, until ctx ends.

@@ -21,33 +21,53 @@ var errSilent = errors.New("the coordinator has been silent for " + patience.Str
 // errEnding ends a session whose participant ends.
 var errEnding = errors.New("the participant is ending")
 
-// session is one connection: what is wanted over it, and what was done over it.
+// session is one connection, and those that take its place before it ends: what is wanted over it, and what was done over it.
 type session struct {
 	p      *Participant
+	line   *line
 	rounds pb.RoundsClient
 	blobs  pb.BlobsClient
 	alive  func()          // tells that the coordinator is heard from
 	done   map[string]bool // owned by work: keys of tasks that need nothing more of this session
+	group  *errgroup.Group // of all that goes on in it
 
 	mu      sync.Mutex // guards what follows
+	ear     *ear       // over the newest connection
 	wanted  *pb.Wanted
 	news    chan struct{} // holds one token when wanted is newer than what work has seen
 	current string        // key of the task under way
 	cancel  context.CancelFunc
 }
 
+// ear is what the coordinator is heard with, over one connection.
+type ear struct {
+	stream grpc.ServerStreamingClient[pb.Wanted]
+	deafen func() // ends the stream
+}
+
 // follow runs one session until it breaks.
 func (p *Participant) follow(ctx context.Context) error {
-	conn, hangUp, err := p.dial()
+	d, err := p.dialer()
 	if err != nil {
 		return err
 	}
-	defer hangUp()
-	return p.over(ctx, conn)
+	defer d.close()
+	first, err := d.dial()
+	if err != nil {
+		return err
+	}
+	return p.over(ctx, first, d)
 }
 
-// over follows over a connection until it breaks.
-func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) error {
+// introduction is what a participant says when it begins to follow.
+func (p *Participant) introduction() *pb.FollowRequest {
+	return &pb.FollowRequest{Version: p.o.Version, Clock: p.o.Now().UnixMicro()}
+}
+
+// over follows over a connection, and over those that renew makes, until the newest breaks. It closes them. A nil renew makes none.
+func (p *Participant) over(ctx context.Context, first *strand, renew *dialer) error {
+	lines := newLine(first)
+	defer lines.close()
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -55,7 +75,7 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 	silence := time.AfterFunc(patience, func() { cancel(errSilent) })
 	defer silence.Stop()
 	s := &session{
-		p: p, rounds: pb.NewRoundsClient(conn), blobs: pb.NewBlobsClient(conn),
+		p: p, line: lines, rounds: pb.NewRoundsClient(lines), blobs: pb.NewBlobsClient(lines),
 		alive: func() { silence.Reset(patience) }, done: map[string]bool{}, news: make(chan struct{}, 1),
 	}
 	watch.Go(func() {
@@ -67,38 +87,77 @@ func (p *Participant) over(ctx context.Context, conn grpc.ClientConnInterface) e
 		case <-ctx.Done():
 		}
 	})
-	stream, err := s.rounds.Follow(ctx, &pb.FollowRequest{Version: p.o.Version, Clock: p.o.Now().UnixMicro()})
+	listening, deafen := context.WithCancel(ctx)
+	defer deafen()
+	stream, err := s.rounds.Follow(listening, p.introduction())
 	if err != nil {
 		return err
 	}
 	g, work := errgroup.WithContext(ctx)
+	s.group, s.ear = g, &ear{stream, deafen}
 	g.Go(func() error {
-		for first := true; ; first = false {
-			w, err := stream.Recv()
-			if err != nil {
-				return errors.Join(context.Cause(ctx), fmt.Errorf("following: %w", err))
-			}
-			if first {
-				p.log.Info("following", zap.String("coordinator", p.o.Coordinator), zap.String("version", w.Version))
-			}
-			if err := p.agree(w.Clock); err != nil {
-				return err
-			}
-			if first {
-				p.spoke = p.o.Now()
-			}
-			s.alive()
-			s.hear(w)
+		w, err := stream.Recv()
+		if err != nil {
+			return errors.Join(context.Cause(ctx), fmt.Errorf("following: %w", err))
 		}
+		p.log.Info("following", zap.String("coordinator", p.o.Coordinator), zap.String("version", w.Version))
+		if err := p.agree(w.Clock); err != nil {
+			return err
+		}
+		p.spoke = p.o.Now()
+		s.listen(ctx, s.ear, w)
+		if renew == nil {
+			return nil
+		}
+		if end, ok := renew.end(stream.Context()); ok {
+			return s.renew(work, renew, end)
+		}
+		return nil
 	})
 	g.Go(func() error { return s.work(work) })
 	g.Go(func() error { s.tell(work); return nil })
 	if p.memory != nil && p.epochs.mayWitness(p.o.Name) {
-		g.Go(func() error { return p.cosign(work, conn, func() { silence.Reset(patience) }) })
+		g.Go(func() error { return p.witness(work, lines, s.alive) })
 	}
 	// A worker's error must end the receiver, which waits for the stream.
 	g.Go(func() error { <-work.Done(); cancel(context.Cause(work)); return nil })
 	return g.Wait()
+}
+
+// listen hears the coordinator with e from now on, which has heard w, and with no other, until ctx ends.
+func (s *session) listen(ctx context.Context, e *ear, w *pb.Wanted) {
+	s.mu.Lock()
+	before := s.ear
+	s.ear = e
+	s.mu.Unlock()
+	if before != e {
+		before.deafen()
+	}
+	s.alive()
+	s.hear(e, w)
+	s.group.Go(func() error {
+		for {
+			w, err := e.stream.Recv()
+			if err != nil && !s.hears(e) {
+				return nil
+			}
+			if err != nil {
+				return errors.Join(context.Cause(ctx), fmt.Errorf("following: %w", err))
+			}
+			if err := s.p.agree(w.Clock); err != nil {
+				return err
+			}
+			s.alive()
+			s.hear(e, w)
+		}
+	})
+}
+
+// hears reports whether the coordinator is heard with e.
+func (s *session) hears(e *ear) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ear == e
 }
 
 // skewError ends a session with a coordinator whose clock is far from ours. One of the two is wrong, and neither knows which.
@@ -123,10 +182,14 @@ func (s *session) idle() bool {
 	return s.cancel == nil
 }
 
-// hear makes w what is wanted, and stops what is not wanted any more.
-func (s *session) hear(w *pb.Wanted) {
+// hear makes w what is wanted, and stops what is not wanted any more. What comes over a connection of before is older than what
+// was heard since.
+func (s *session) hear(e *ear, w *pb.Wanted) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ear != e {
+		return
+	}
 	s.wanted = w
 	s.p.standing.hear(w)
 	select {
@@ -249,6 +312,7 @@ func (s *session) do(session context.Context, t task) error {
 	s.current, s.cancel = t.key, cancel
 	s.mu.Unlock()
 	s.p.desk.set(t.doing, t.of, t.round)
+	turned := s.line.turned()
 	err := t.run(ctx)
 	s.p.rest()
 	s.mu.Lock()
@@ -260,6 +324,12 @@ func (s *session) do(session context.Context, t task) error {
 	}
 	if err != nil && unwanted {
 		s.p.log.Info("stopped, not wanted any more", zap.String("task", t.key))
+		return nil
+	}
+	var broken *diskError
+	if err != nil && s.line.turned() != turned && !errors.As(err, &broken) {
+		// It went over a connection that another has taken the place of, and may have ended with it.
+		s.p.log.Info("goes on over the new connection", zap.String("task", t.key), zap.String("reason", plain(err)))
 		return nil
 	}
 	if err != nil {

@@ -93,10 +93,13 @@ type Participant struct {
 	parts  *parts
 	studio studio
 	epochs *epochs
-	ending chan struct{} // closed when no further task is taken
-	sent   sentLog
-	report *pb.ReportRequest // the last that was worked out, until it is answered; owned by the session's worker
-	desk   *desk
+	quotes *transport.Quotes // before the own attester
+	// attested is the end of the newest connection's appraisals, nil while there is none
+	attested atomic.Pointer[time.Time]
+	ending   chan struct{} // closed when no further task is taken
+	sent     sentLog
+	report   *pb.ReportRequest // the last that was worked out, until it is answered; owned by the session's worker
+	desk     *desk
 	// standing is what the member's own administrator wants
 	standing *standing
 	known    map[string]bool              // runs that this process saw open and this member takes part in; owned by the session's worker
@@ -157,7 +160,7 @@ func assemble(o Options) *Participant {
 	return &Participant{
 		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now), standing: newStanding(sealed, o.Objects, o.Now),
 		data: &dataCache{files: o.Data}, epochs: newEpochs(sealed, o.Objects, asked, o.Log), ending: make(chan struct{}),
-		parts: newParts(sealed, o.Objects),
+		parts: newParts(sealed, o.Objects), quotes: transport.NewQuotes(),
 	}
 }
 
@@ -311,21 +314,21 @@ func (p *Participant) pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// dial makes credentials and a connection for one session. Neither outlives it, so each session attests anew.
-func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
+// dialer makes credentials for one session. They do not outlive it, so each session attests anew.
+func (p *Participant) dialer() (*dialer, error) {
 	m := p.epochs.now()
 	verifiers, err := p.o.Verifiers(m)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	creds, err := transport.Client(transport.Config{
 		Office: attest.Participant, Name: p.o.Name, PeerOffice: attest.Coordinator, PeerName: p.o.Coordinator,
 		Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), RequirePQ: m.PQ(attest.Participant),
-		Identity: p.o.Identity, Attester: p.o.Attester, Verifiers: verifiers, Policy: m, Now: p.o.Now, Refused: p.refused,
+		Identity: p.o.Identity, Attester: p.o.Attester, Quotes: p.quotes, Verifiers: verifiers, Policy: m, Now: p.o.Now, Refused: p.refused,
 		Newer: p.epochs.adopt, Chain: p.epochs.after, Past: p.epochs.past,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// The dialler gets the address as it is configured: a name is looked up again for each connection. Whoever made the
 	// options has looked at the environment.
@@ -338,15 +341,7 @@ func (p *Participant) dial() (*grpc.ClientConn, func(), error) {
 	if p.o.Dial != nil {
 		options = append(options, grpc.WithConnectParams(slowly))
 	}
-	conn, err := grpc.NewClient("passthrough:///"+p.o.Address, options...)
-	if err != nil {
-		creds.Close() //nolint:errcheck // it forgets, and always can
-		return nil, nil, fmt.Errorf("coordinator's address %q: %w", p.o.Address, err)
-	}
-	return conn, func() {
-		conn.Close()  //nolint:errcheck // whatever became of it, it is over
-		creds.Close() //nolint:errcheck // likewise
-	}, nil
+	return &dialer{p: p, manifest: m, creds: creds, options: options}, nil
 }
 
 // slowly is how a coordinator is dialled to whom a proxy may have to find its way first.

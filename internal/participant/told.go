@@ -27,11 +27,14 @@ type Status struct {
 	Progress time.Time `json:"progress,omitzero"` // of the training
 	Paused   bool      `json:"paused"`
 	PausedAt time.Time `json:"paused_at,omitzero"`
-	Reason   string    `json:"reason,omitempty"`  // of the pause
-	Epoch    uint64    `json:"epoch"`             // of the manifest that it goes by
-	Waits    []Waiting `json:"waits,omitempty"`   // newer manifests, until their owner accepts them
-	Unwraps  string    `json:"unwraps,omitempty"` // who can open the key-encryption key of its store, in words
-	Runs     []string  `json:"runs"`              // open ones, as the coordinator last named them
+	Reason   string    `json:"reason,omitempty"`        // of the pause
+	Epoch    uint64    `json:"epoch"`                   // of the manifest that it goes by
+	Waits    []Waiting `json:"waits,omitempty"`         // newer manifests, until their owner accepts them
+	Unwraps  string    `json:"unwraps,omitempty"`       // who can open the key-encryption key of its store, in words
+	Attested time.Time `json:"attested_until,omitzero"` // end of the newest connection's appraisals; zero while there is none
+	Quotes   int       `json:"quotes_waiting"`          // of handshakes of ours that wait for our own attester
+	Oldest   float64   `json:"quotes_oldest_seconds"`   // how long the oldest of them has
+	Runs     []string  `json:"runs"`                    // open ones, as the coordinator last named them
 	Left     []string  `json:"left"`
 	Now      time.Time `json:"now"`
 }
@@ -90,6 +93,11 @@ func (p *Participant) status() Status {
 		s.Progress = now.Add(-time.Duration(q.StillUs) * time.Microsecond)
 	}
 	s.Epoch, s.Waits = p.epochs.now().Epoch(), p.epochs.waiting()
+	queue := p.quotes.Queue()
+	s.Quotes, s.Oldest = queue.Waiting, queue.Oldest.Seconds()
+	if end := p.attested.Load(); end != nil {
+		s.Attested = *end
+	}
 	if p.o.Unwraps != nil {
 		s.Unwraps = p.o.Unwraps()
 	}

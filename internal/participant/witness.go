@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -225,6 +226,35 @@ func (m *memory) shown(now time.Time) (*pb.CosignKept, error) {
 	return &pb.CosignKept{
 		Checkpoint: m.kept.checkpoint, Verifier: m.kept.verifier, Endorsement: string(e.Text()), Signature: signature,
 	}, nil
+}
+
+// witness cosigns over one connection of a session after the other.
+func (p *Participant) witness(ctx context.Context, l *line, heard func()) error {
+	for {
+		over, cancel := context.WithCancel(ctx)
+		s := l.now()
+		stop := make(chan struct{})
+		var watch sync.WaitGroup
+		watch.Go(func() {
+			select {
+			case <-s.old:
+				cancel()
+			case <-stop:
+			}
+		})
+		err := p.cosign(over, l, heard)
+		close(stop)
+		watch.Wait()
+		cancel()
+		select {
+		case <-s.old:
+			if ctx.Err() == nil && err != nil {
+				continue
+			}
+		default:
+		}
+		return err
+	}
 }
 
 // cosign answers the coordinator as the witness that this member is, while the session lasts. heard is called for each message.

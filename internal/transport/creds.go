@@ -23,8 +23,7 @@ type Credentials struct {
 
 	life   context.Context // ends with Close
 	cancel context.CancelFunc
-	lobby  *lobby        // peers that have not proven their name
-	quotes chan struct{} // one slot: hardware is asked for one quote at a time
+	lobby  *lobby // peers that have not proven their name
 
 	leafMu sync.Mutex // guards leaf, also while the identity key is being asked
 	leaf   *leaf
@@ -57,8 +56,8 @@ func newCredentials(cfg Config, client bool) (*Credentials, error) {
 	}
 	c := &Credentials{
 		cfg: cfg, client: client, instance: cfg.Instance, identity: identity,
-		lobby: newLobby(cfg.Limits), quotes: make(chan struct{}, 1),
-		live: map[*conn]struct{}{}, guests: map[caller]*guest{},
+		lobby: newLobby(cfg.Limits),
+		live:  map[*conn]struct{}{}, guests: map[caller]*guest{},
 	}
 	c.life, c.cancel = context.WithCancel(context.Background())
 	if _, err := c.currentLeaf(); err != nil {

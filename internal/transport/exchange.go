@@ -256,6 +256,6 @@ func (x *exchange) peer(j judgement) Peer {
 		Office:         x.claimed.office, Name: x.claimed.name, Instance: x.claimed.instance,
 		Epoch: x.c.cfg.Epoch, Manifest: x.c.cfg.Manifest,
 		Appraisal: j.appraisal, Claims: j.claims, Evidence: j.evidence,
-		Binding: j.binding, Preimage: j.preimage, Issued: j.at, Expires: j.expires,
+		Binding: j.binding, Preimage: j.preimage, Issued: j.at, Expires: j.expires, OwnLeaf: x.own.notAfter,
 	}
 }

@@ -22,6 +22,9 @@ func (c *Credentials) Leaf() (tls.Certificate, error) {
 	return l.cert, nil
 }
 
+// ErrExpired is what a connection is cut with at its end.
+var ErrExpired = errExpired
+
 // Live returns how many connections are registered, and Held how many places of the lobby and of quotes are taken.
 func (c *Credentials) Live() int {
 	c.mu.Lock()
@@ -33,7 +36,7 @@ func (c *Credentials) Live() int {
 func (c *Credentials) Held() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := len(c.lobby.places) + len(c.quotes)
+	n := len(c.lobby.places) + len(c.cfg.Quotes.place)
 	for _, g := range c.guests {
 		n += g.sessions
 	}
@@ -236,3 +239,6 @@ func (l Lobby) Counts() (places, line, sources int) {
 
 // Tame is tame.
 func Tame(err error) error { return tame(err) }
+
+// EvidenceLimit is the most bytes that evidence of these types may have.
+var EvidenceLimit = evidenceLimit

@@ -131,12 +131,12 @@ func (x *exchange) attest(ctx context.Context) ([]byte, error) {
 	if cfg.Attester == nil {
 		return x.sign()
 	}
-	line := []chan struct{}{x.c.quotes}
+	var before []chan struct{}
 	if x.guest != nil {
 		// One of a name stands in the line, and its others wait for that one: a name gets one quote in turn with the rest.
-		line = []chan struct{}{x.guest.quote, x.c.quotes}
+		before = append(before, x.guest.quote)
 	}
-	release, err := take(ctx, line...)
+	release, err := cfg.Quotes.enter(ctx, before...)
 	if err != nil {
 		return nil, attest.Refuse(attest.ClassRate, "waiting for our own attester: %w", err)
 	}

@@ -17,7 +17,10 @@ const (
 	guestBurst  = 32                     // that may come at once
 )
 
-var errClosed = errors.New("transport: the credentials are closed")
+var (
+	errClosed  = errors.New("transport: the credentials are closed")
+	errExpired = errors.New("transport: the connection's appraisal has ended: dial again")
+)
 
 // guest is what a listener remembers of one name.
 type guest struct {
@@ -34,6 +37,32 @@ type conn struct {
 	peer  Peer
 	timer *time.Timer
 	once  sync.Once
+}
+
+// Read and Write look at the clock too: the timer that cuts the connection does not run while a machine sleeps.
+
+func (k *conn) Read(p []byte) (int, error) {
+	n, err := k.Conn.Read(p)
+	if over := k.over(); over != nil { // it may have waited until then
+		return 0, over
+	}
+	return n, err
+}
+
+func (k *conn) Write(p []byte) (int, error) {
+	if err := k.over(); err != nil {
+		return 0, err
+	}
+	return k.Conn.Write(p)
+}
+
+// over cuts a connection whose appraisal has ended, and says so.
+func (k *conn) over() error {
+	if k.c.cfg.Now().Before(k.peer.Expires) {
+		return nil
+	}
+	_ = k.Close()
+	return errExpired
 }
 
 // Close cuts the connection. It sends no close_notify, for which crypto/tls may wait 5 s: HTTP/2 says itself where a stream

@@ -12,7 +12,9 @@
 // Every step fails closed. Nothing is negotiated: what differs from the local manifest is refused, with a class
 // ([attest.Class]) that goes to [Config.Refused] and, as one byte without detail, to the peer.
 //
-// A connection ends when its appraisal does: at [Peer.Expires] it is cut, on both sides. Renewal is a new connection.
+// A connection ends when its appraisal does: at [Peer.Expires] it is cut, on both sides, and nothing is read from it or written to
+// it after that instant by either clock, though a machine that slept should miss the cut. Renewal is a new connection,
+// which a dialler makes before.
 //
 // # What it does not promise
 //
@@ -84,6 +86,8 @@ type Config struct {
 	Identity crypto.Signer
 	// Attester makes our evidence; nil for a person, and only for a person.
 	Attester attest.Attester
+	// Quotes is the line before Attester, the same in all configurations that have the same one; nil is a line of its own.
+	Quotes *Quotes
 	// Verifiers judge the peer's evidence, one for each type that may be shown; Policy holds keys and appraises.
 	Verifiers []attest.Verifier
 	Policy    attest.Policy
@@ -157,6 +161,7 @@ type Peer struct {
 	Preimage  []byte            // what B is the SHA-512 of
 
 	Issued, Expires time.Time // of the appraisal; the connection is cut at Expires
+	OwnLeaf         time.Time // end of our own leaf, at which the peer's appraisal of us ends at the latest
 }
 
 // AuthType returns "consilium-atls-v1".
@@ -229,6 +234,9 @@ func (c *Config) defaults() {
 	c.Limits = c.Limits.withDefaults()
 	if c.Refused == nil {
 		c.Refused = func(Refusal) {}
+	}
+	if c.Quotes == nil {
+		c.Quotes = NewQuotes()
 	}
 }
 
