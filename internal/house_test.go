@@ -39,7 +39,7 @@ var floors = [][]string{
 	3: {
 		"internal/blob/kms/vault", "internal/blob/kms/aws", "internal/blob/kms/gcp", "internal/blob/kms/azure", "internal/blob/kms/kmstest",
 		"internal/transport", "internal/keyring", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/control", "internal/identity", "internal/dialect",
-		"internal/attest/simulated", "internal/attest/tdx", "internal/attest/sgx", "internal/tunnel", "internal/tunnel/tunneltest",
+		"internal/attest/simulated", "internal/attest/tdx", "internal/attest/sgx", "internal/attest/collateral", "internal/tunnel", "internal/tunnel/tunneltest",
 	},
 	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/preflight", "internal/attest/platform"},
 	5: {"cmd/internal/setup", "cmd/internal/route"},

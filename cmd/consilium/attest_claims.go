@@ -63,6 +63,17 @@ func walkClaims(v reflect.Value, path string, leaf func(path string, value any))
 			leaf(below(strconv.Itoa(index)), hex.EncodeToString(value[index]))
 		}
 		return
+	case attest.Collateral: // bytes, which are shown where they lie
+		return
+	case []attest.Number:
+		var all []string
+		for _, n := range value {
+			all = append(all, n.Name+" "+n.Number)
+		}
+		if all != nil {
+			leaf(path, all)
+		}
+		return
 	case []string:
 		leaf(path, append([]string{}, value...))
 		return

@@ -214,6 +214,11 @@ type Claims struct {
 
 	RevocationChecked bool      // false where no revocation list was at hand
 	CollateralFrom    time.Time // issue date of the oldest collateral used; zero if none was used
+	Numbers           []Number  // of the collateral used, ascending by name; of several issues the highest
+
+	// Judged is all collateral that the evidence was judged by, of whoever judges beside what came with it; nil where that is
+	// what came.
+	Judged Collateral
 
 	SNP   *SNP
 	Nitro *NitroDocument

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"math/big"
 	"slices"
 	"time"
 
@@ -137,9 +138,12 @@ type envelope struct {
 
 func (e *envelope) common() *envelope { return e }
 
+func (e *envelope) number() *big.Int { return new(big.Int).SetUint64(uint64(e.Evaluation)) }
+
 // A statement is a TCB info or a QE identity whose JSON was read.
 type statement interface {
 	common() *envelope
+	name() string         // of the piece
 	about() *attest.Error // refuses one that is of something else than the quote
 }
 
@@ -163,7 +167,7 @@ func chosen[S statement](j *judgement, what string, sent, held []document, read 
 		if !there {
 			return best, false, nil
 		}
-		return best, true, j.current(best.common(), what)
+		return best, true, j.current(best, what)
 	}
 	s, err := read(sent[0])
 	if err == nil {
@@ -173,7 +177,7 @@ func chosen[S statement](j *judgement, what string, sent, held []document, read 
 		err = j.signed(s.common(), sent[0], what)
 	}
 	if err == nil {
-		err = j.current(s.common(), what)
+		err = j.current(s, what)
 	}
 	if err != nil {
 		return best, false, err
@@ -220,7 +224,8 @@ func (j *judgement) signed(e *envelope, d document, what string) *attest.Error {
 }
 
 // current checks that a statement and its signer's certificate hold now, and notes that they are used.
-func (j *judgement) current(e *envelope, what string) *attest.Error {
+func (j *judgement) current(s statement, what string) *attest.Error {
+	e := s.common()
 	if err := valid(e.signer, j.now); err != nil {
 		return err
 	}
@@ -228,7 +233,7 @@ func (j *judgement) current(e *envelope, what string) *attest.Error {
 		return attest.Refuse(attest.ClassTime, "the %s holds from %s to %s, not at %s", what, e.IssueDate.Format(time.RFC3339),
 			e.NextUpdate.Format(time.RFC3339), j.now.UTC().Format(time.RFC3339))
 	}
-	j.used(e.IssueDate)
+	j.used(s.name(), e.IssueDate, e.number())
 	j.signers = append(j.signers, e.signer)
 	return nil
 }

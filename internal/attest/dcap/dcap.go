@@ -31,6 +31,9 @@ package dcap
 import (
 	"crypto/sha256"
 	"crypto/x509"
+	"maps"
+	"math/big"
+	"slices"
 	"time"
 
 	"consilium.dev/internal/attest"
@@ -64,6 +67,7 @@ type Verdict struct {
 	Signed            [32]byte  // SHA-256 of what the attestation key signed
 	RevocationChecked bool      // the lists of root and intermediate were at hand
 	CollateralFrom    time.Time // issue date of the oldest collateral used; zero if none was used
+	Numbers           []attest.Number
 	Platform          attest.DCAP
 }
 
@@ -71,6 +75,7 @@ type Verdict struct {
 func (v Verdict) Claims(t attest.Type) attest.Claims {
 	return attest.Claims{
 		Type: t, Simulated: v.Simulated, Signed: v.Signed, RevocationChecked: v.RevocationChecked, CollateralFrom: v.CollateralFrom,
+		Numbers: v.Numbers,
 	}
 }
 
@@ -101,6 +106,7 @@ func (v *Verifier) Verify(q *Quote, theirs, ours attest.Collateral, now time.Tim
 		Signed:            q.Signed(),
 		RevocationChecked: j.revocationChecked,
 		CollateralFrom:    j.from,
+		Numbers:           j.signedNumbers(),
 		Platform: attest.DCAP{
 			FMSPC: chain.platform.fmspc, PPID: chain.platform.ppid, Instance: chain.platform.instance, CA: authorities[chain.ca.Subject.CommonName],
 			QESVN: Enclave(q.enclave).ISVSVN(), TCB: j.tcb,
@@ -140,14 +146,30 @@ type judgement struct {
 	signers           []*x509.Certificate // of the TCB info and the QE identity that were used
 	revocationChecked bool
 	from              time.Time // of the oldest collateral used
+	numbers           map[string]*big.Int
 	tcb               attest.IntelTCB
 }
 
-// used notes that collateral of an instant was used.
-func (j *judgement) used(issued time.Time) {
+// used notes that collateral of that name, instant and number was used.
+func (j *judgement) used(name string, issued time.Time, number *big.Int) {
 	if j.from.IsZero() || issued.Before(j.from) {
 		j.from = issued
 	}
+	if j.numbers == nil {
+		j.numbers = map[string]*big.Int{}
+	}
+	if n := j.numbers[name]; n == nil || number.Cmp(n) > 0 {
+		j.numbers[name] = number
+	}
+}
+
+// signedNumbers returns the numbers of what was used.
+func (j *judgement) signedNumbers() []attest.Number {
+	var all []attest.Number
+	for _, name := range slices.Sorted(maps.Keys(j.numbers)) {
+		all = append(all, attest.Number{Name: attest.SimulatedPrefix(j.chain.root.simulated) + name, Number: j.numbers[name].String()})
+	}
+	return all
 }
 
 // collateral judges the quote by what is at hand.

@@ -35,6 +35,10 @@ func (j *judgement) revocation() *attest.Error {
 // with the quote must be; of those held here, any that is not by's is passed over, and one that has run out still says what the
 // least number of a list is, and whom it names.
 func (j *judgement) listOf(by *x509.Certificate, certs []*x509.Certificate) (bool, *attest.Error) {
+	name := rootListName
+	if by != j.chain.root.Certificate {
+		name = nameOfList(authorities[by.Subject.CommonName])
+	}
 	checked := false
 	least := new(big.Int)
 	for _, list := range j.held.lists {
@@ -49,7 +53,7 @@ func (j *judgement) listOf(by *x509.Certificate, certs []*x509.Certificate) (boo
 		}
 		if j.listCurrent(list, by) == nil {
 			checked = true
-			j.used(list.ThisUpdate)
+			j.used(name, list.ThisUpdate, number(list))
 		}
 	}
 	for _, list := range j.sent.lists {
@@ -70,7 +74,7 @@ func (j *judgement) listOf(by *x509.Certificate, certs []*x509.Certificate) (boo
 			return false, err
 		}
 		checked = true
-		j.used(list.ThisUpdate)
+		j.used(name, list.ThisUpdate, number(list))
 	}
 	return checked, nil
 }

@@ -144,6 +144,8 @@ func (j *judgement) qeIdentity() (*qeIdentity, *attest.Error) {
 	return identity, err
 }
 
+func (i *tcbInfo) name() string { return nameOfInfo(i.ID, i.FMSPC) }
+
 func (i *tcbInfo) about() *attest.Error {
 	p := &i.of.chain.platform
 	switch {
@@ -157,6 +159,8 @@ func (i *tcbInfo) about() *attest.Error {
 	}
 	return nil
 }
+
+func (i *qeIdentity) name() string { return nameOfIdentity(i.ID, i.of.chain.platform.fmspc[:]) }
 
 func (i *qeIdentity) about() *attest.Error {
 	if want := quoting[i.of.q.TEE].id; i.ID != want {

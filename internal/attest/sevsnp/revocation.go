@@ -13,6 +13,7 @@ import (
 type revocation struct {
 	checked bool
 	from    time.Time
+	highest *big.Int // number of the newest of them; nil without any
 }
 
 // revocation judges the leaf and its intermediate by the revocation lists at hand. Lists that came with the evidence must
@@ -42,7 +43,10 @@ func (i *issuer) revocation(leaf *x509.Certificate, theirs, ours *collateral, no
 			}
 		}
 		if !r.checked || list.ThisUpdate.Before(r.from) {
-			r = revocation{checked: true, from: list.ThisUpdate}
+			r.checked, r.from = true, list.ThisUpdate
+		}
+		if n := number(list); r.highest == nil || n.Cmp(r.highest) > 0 {
+			r.highest = n
 		}
 	}
 	return r, notOlder(theirs.lists, held)
@@ -86,6 +90,14 @@ func notOlder(theirs, held []*x509.RevocationList) *attest.Error {
 		}
 	}
 	return nil
+}
+
+// numbers returns what claims say of it.
+func (r *revocation) numbers(simulated, line string) []attest.Number {
+	if r.highest == nil {
+		return nil
+	}
+	return []attest.Number{{Name: nameOfList(simulated, line), Number: r.highest.String()}}
 }
 
 // number returns a list's number, and 0 for one without.

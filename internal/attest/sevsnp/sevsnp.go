@@ -166,6 +166,7 @@ func (v *Verifier) judge(e attest.Evidence, now time.Time, c attest.Collateral) 
 		Signed:            sha256.Sum256(r.raw[:signedBytes]),
 		RevocationChecked: revocation.checked,
 		CollateralFrom:    revocation.from,
+		Numbers:           revocation.numbers(leaf.Simulated, leaf.ProductLine),
 		SNP:               r.claims(leaf),
 	}, nil
 }

@@ -53,7 +53,7 @@ func (j Judge) Vector(t *testing.T, dir string) {
 		t.Errorf("VerifyUnbound = %+v, %v", unbound, err)
 	}
 	open, err := j.Open(v.Evidence.Body)
-	claims.RevocationChecked, claims.CollateralFrom, j.DCAP(&claims).TCB = false, time.Time{}, attest.IntelTCB{}
+	claims.RevocationChecked, claims.CollateralFrom, claims.Numbers, j.DCAP(&claims).TCB = false, time.Time{}, nil, attest.IntelTCB{}
 	if diff := cmp.Diff(claims, open); diff != "" || err != nil {
 		t.Errorf("OpenUnverified (-verified +opened): %v\n%s", err, diff)
 	}

@@ -1,5 +1,5 @@
-// Package call asks a key service something over HTTPS and reads its answer, for the drivers beside it. What every such service
-// needs alike is here: limits of size and time, tries with growing pauses while it does not answer, TLS or nothing.
+// Package call asks a service something over HTTPS and reads its answer: key services, for the drivers beside it, and those that hand out
+// collateral. What every such service needs alike is here: limits of size and time, tries with growing pauses while it does not answer, TLS or nothing.
 //
 // No request and no answer gets into an error but the answer's status and a short code from it: bodies hold keys, headers hold
 // credentials.
@@ -29,7 +29,7 @@ import (
 const (
 	tryTime   = 10 * time.Second // most that one try may take
 	allTries  = 30 * time.Second // most that all of them take
-	maxAnswer = 64 << 10         // bytes of an answer
+	maxAnswer = int64(64 << 10)  // bytes of an answer
 )
 
 // Caller asks. The zero Caller is ready, and safe for concurrent use.
@@ -37,11 +37,12 @@ type Caller struct {
 	Client *http.Client  // nil: one that follows no redirects and keeps no cookies
 	Try    time.Duration // most that one try takes; 0: 10 s
 	All    time.Duration // most that all tries take together; 0: 30 s
+	Answer int64         // most bytes of an answer; 0: 64 KiB
 
 	Again func(code string) bool // which of the service's words for a refusal mean that it is to be asked again; nil: none
 }
 
-// Answer is an HTTP answer of at most 64 KiB.
+// Answer is an HTTP answer.
 type Answer struct {
 	Status int
 	Header http.Header
@@ -127,12 +128,13 @@ func (c *Caller) once(ctx context.Context, request func(context.Context) (*http.
 		return Answer{}, err
 	}
 	defer r.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxAnswer+1))
+	limit := or(c.Answer, maxAnswer)
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	if err != nil {
 		return Answer{}, fmt.Errorf("reading the answer: %w", err)
 	}
-	if len(body) > maxAnswer {
-		return Answer{}, &requestError{fmt.Errorf("an answer of more than %d bytes", maxAnswer)}
+	if int64(len(body)) > limit {
+		return Answer{}, &requestError{fmt.Errorf("an answer of more than %d bytes", limit)}
 	}
 	return Answer{r.StatusCode, r.Header, body}, nil
 }
@@ -215,7 +217,7 @@ func word(s string) string {
 	return s
 }
 
-func or(d, other time.Duration) time.Duration {
+func or[T ~int64](d, other T) T {
 	if d == 0 {
 		return other
 	}
