@@ -57,11 +57,17 @@ func examine(ctx context.Context, env daemon.Env, c *config, plan string) *prefl
 		list.Omit("not looked at: manifest has failed", "identity")
 	}
 	machine := list.Do("platform", x.platform)
-	list.Do("kek", func() (string, error) { return x.kek(ctx) })
+	if machine {
+		list.Do("kek", func() (string, error) { return x.kek(ctx) })
+	} else {
+		list.Omit("not looked at: platform has failed", "kek")
+	}
 	list.Do("store", x.store)
 	list.Do("daemon", func() (string, error) { return x.daemon(ctx) })
 	if agreed {
 		list.Do("policy", x.policy)
+	} else {
+		list.Omit("not looked at: manifest has failed", "policy")
 	}
 	list.Do("data", func() (string, error) { return x.data(plan) })
 	if !agreed || !known || !machine {

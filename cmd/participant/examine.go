@@ -16,6 +16,8 @@ import (
 	"consilium.dev/internal/control"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/keyring"
+	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/participant"
 	"consilium.dev/internal/preflight"
 	"consilium.dev/internal/store/dir"
@@ -61,7 +63,7 @@ func (x *examined) memory() (string, error) {
 func (x *examined) manifest() (found string, err error) {
 	m, err := x.c.Agreed(x.env, attest.Participant)
 	if err != nil {
-		return "", preflight.Advise(err, "take manifest.dsse.json and its digest from the other members again, and compare the digest with them by another way")
+		return "", preflight.Advise(err, "%s", x.aboutManifest(err))
 	}
 	x.parts.Manifest = m
 	found = fmt.Sprintf("federation %s, epoch %d, signed by %s; %d are needed", m.Federation(), m.Epoch(), strings.Join(m.Signers(), ", "), m.Threshold())
@@ -70,6 +72,19 @@ func (x *examined) manifest() (found string, err error) {
 			strings.Join(m.Coordinators(), ", "))
 	}
 	return found, nil
+}
+
+// aboutManifest says what to do about a manifest that is not taken.
+func (x *examined) aboutManifest(err error) string {
+	switch file := x.env.Path(x.c.Manifest); {
+	case errors.Is(err, setup.ErrAnchor):
+		return "put the digest into anchor that the other members have: consilium manifest show " + file + " prints that of the file; compare it with them by another way"
+	case errors.Is(err, manifest.ErrNotOurs):
+		return "whoever signs for " + x.c.Name + " reads it and signs it, with consilium manifest sign " + file + " --key governance.key; its digest stays the same"
+	case errors.Is(err, manifest.ErrNoMember):
+		return "correct name: consilium manifest show " + file + " prints the members' names"
+	}
+	return aboutFile(err, "take manifest.dsse.json and its digest from the other members again, and compare the digest with them by another way")
 }
 
 func (x *examined) identity() (found string, err error) {
@@ -97,16 +112,16 @@ func (x *examined) platform() (found string, err error) {
 }
 
 func (x *examined) kek(ctx context.Context) (string, error) {
-	if x.parts.Attester == nil {
-		return "", preflight.Warn("not looked at: platform has failed", "see there")
-	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	unwraps, err := x.c.TryKEK(ctx, x.env, x.parts.Attester)
-	if err != nil {
+	found, err := x.c.TryKEK(ctx, x.env, x.parts.Attester)
+	switch {
+	case errors.Is(err, keyring.ErrKey):
+		return "", preflight.Advise(err, "name in kek the key under which the store rests or, where it is being changed, in kek_previous; without it nothing in the store can be read")
+	case err != nil:
 		return "", preflight.Advise(err, "%s", aboutFile(err, "see Key-encryption keys in docs/operating.md; without this key the store cannot be opened"))
 	}
-	return "seals, and opens what it has sealed; who can open: " + unwraps, nil
+	return found, nil
 }
 
 // store writes where the store would, leaving nothing, and looks how much space is left.
@@ -167,40 +182,61 @@ func (x *examined) policy() (string, error) {
 	return fmt.Sprintf("runs of %s, among %d members at least", strings.Join(x.c.Policy.Leads, ", "), x.c.Policy.LeastParticipants), nil
 }
 
-// data reads the member's files: by a plan, if one is given, else as far as that goes without.
+// data reads the member's files: by a plan, if one is given, else as far as that goes without. What works and somebody should look at
+// is collected, so that the rest is looked at too.
 func (x *examined) data(file string) (string, error) {
 	d := participant.Data{Records: x.env.Path(x.c.Data.Records), Split: x.env.Path(x.c.Data.Split)}
 	if err := d.Check(); err != nil {
 		return "", preflight.Advise(err, "%s", aboutFile(err, "correct data in participant.yaml, or the file"))
 	}
+	var doubts, remedies []string
 	for _, name := range []string{d.Records, d.Split} {
 		if info, err := os.Stat(name); err == nil && info.Mode().Perm()&0o007 != 0 {
-			return "", preflight.Warn(fmt.Sprintf("data: every user of this machine may read or alter %s: mode %04o", name, info.Mode().Perm()),
-				"chmod 600 %s, if the daemon's user owns it, or 640; then check again", name)
+			doubts = append(doubts, fmt.Sprintf("every user of this machine may read or alter %s: mode %04o", name, info.Mode().Perm()))
+			remedies = append(remedies, fmt.Sprintf("chmod 600 %s, if the daemon's user owns it, or 640", name))
 		}
 	}
-	if file == "" {
-		return "both files can be read; --plan FILE reads the records by a plan's schema too", nil
+	found := "both files can be read; --plan FILE reads the records by a plan's schema too"
+	if file != "" {
+		var declined string
+		var err error
+		if found, declined, err = x.byPlan(d, file); err != nil {
+			for _, doubt := range doubts {
+				err = fmt.Errorf("%w\n%s", err, doubt)
+			}
+			return "", err
+		}
+		if declined != "" {
+			doubts = append(doubts, "the owner's policy declines this plan: "+declined)
+			remedies = append(remedies, "if that is not meant so, correct policy in participant.yaml, and restart the daemon")
+		}
 	}
+	if len(doubts) > 0 {
+		return "", preflight.Warn(strings.Join(append([]string{found}, doubts...), "\n"), "%s", strings.Join(remedies, "; "))
+	}
+	return found, nil
+}
+
+// byPlan reads the records as a run of the plan would, and asks the owner's policy.
+func (x *examined) byPlan(d participant.Data, file string) (found, declined string, err error) {
 	plan, err := readPlan(file)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	digest, err := participant.SchemaDigest(plan.Schema)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	n, err := d.Count(plan)
 	if err != nil {
-		return "", preflight.Advise(err, "the place is said, and never what stands there: correct the file, or ask the plan's author about its schema")
+		return "", "", preflight.Advise(err, "the place is said, and never what stands there: correct the file, or ask the plan's author about its schema")
 	}
-	found := fmt.Sprintf("%d rows to train on and %d to test, of %d numbers each, by schema %s", n.Train, n.Test, n.Columns, digest)
 	for _, lead := range x.c.Policy.Leads {
-		if rule := x.c.Policy.Refuses(lead, plan); rule != "" {
-			return "", preflight.Warn(found+"; the owner's policy declines this plan: "+rule, "if that is not meant so, correct policy in participant.yaml, and restart the daemon")
+		if declined = x.c.Policy.Refuses(lead, plan); declined != "" {
+			break
 		}
 	}
-	return found, nil
+	return fmt.Sprintf("%d rows to train on and %d to test, of %d numbers each, by schema %s", n.Train, n.Test, n.Columns, digest), declined, nil
 }
 
 func readPlan(file string) (entry.Plan, error) {

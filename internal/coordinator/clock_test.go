@@ -62,7 +62,7 @@ func TestClockJumps(t *testing.T) {
 // TestMemberClock: a member whose clock is beyond the limit is not followed, each side names it, and the others go on.
 func TestMemberClock(t *testing.T) {
 	t.Parallel()
-	for name, by := range map[string]time.Duration{"ahead": 4 * time.Minute, "behind": -4 * time.Minute} {
+	for name, by := range map[string]time.Duration{"ahead of": 4 * time.Minute, "behind": -4 * time.Minute} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -70,11 +70,11 @@ func TestMemberClock(t *testing.T) {
 				w.serve()
 				w.join("longbeach", func(o *participant.Options) { o.Now = func() time.Time { return time.Now().Add(by) } })
 				said := w.books["council"].await(t, "a member's clock is too far from ours", "member", "longbeach")
-				if got := said["clock"]; got != "4m0s "+name {
-					t.Errorf("the coordinator says %q, want 4m0s %s", got, name)
+				if got := said["clock"]; got != "4m0s "+name+" ours" {
+					t.Errorf("the coordinator says %q, want 4m0s %s ours", got, name)
 				}
 				line := w.books["longbeach"].await(t, "no coordinator")
-				if got := line["reason"].(string); !strings.Contains(got, "clock: yours is 4m0s "+name) {
+				if got := line["reason"].(string); !strings.Contains(got, "clock: yours is 4m0s "+name+" the coordinator's") {
 					t.Errorf("the member says %q", got)
 				}
 				for _, name := range hospitals[:2] {

@@ -38,8 +38,8 @@ func (r *rounds) Follow(q *pb.FollowRequest, stream grpc.ServerStreamingServer[p
 	if q.Clock != 0 { // 0: a program of before 0.2
 		ahead, ok := r.loop.clocks.meet(m, time.UnixMicro(q.Clock).Add(waited(stream.Context())))
 		if !ok {
-			r.log.Warn("a member's clock is too far from ours", zap.String("member", string(m)), zap.String("clock", skew.Text(ahead)))
-			return status.Errorf(codes.FailedPrecondition, "clock: yours is %s of the coordinator's, at most %s is allowed: set the one that is wrong",
+			r.log.Warn("a member's clock is too far from ours", zap.String("member", string(m)), zap.String("clock", skew.Text(ahead)+" ours"))
+			return status.Errorf(codes.FailedPrecondition, "clock: yours is %s the coordinator's, at most %s is allowed: set the one that is wrong",
 				skew.Text(ahead), r.loop.clocks.limit)
 		}
 	}

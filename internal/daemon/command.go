@@ -36,12 +36,24 @@ func (e *AbsentError) Unwrap() error { return e.Err }
 
 // usage says how a program is called.
 func usage(w io.Writer, name string, flags *flag.FlagSet, commands []Command) {
-	fmt.Fprintf(w, "usage: %s [flags]              run the daemon\n", name)
+	calls, width := []string{name + " [flags]"}, 0
 	for _, c := range commands {
-		fmt.Fprintf(w, "       %-28s %s\n", strings.TrimSpace(fmt.Sprintf("%s %s [flags] %s", name, c.Name, c.Args)), c.Short)
+		calls = append(calls, c.call(name))
+	}
+	for _, call := range calls {
+		width = max(width, len(call))
+	}
+	fmt.Fprintf(w, "usage: %-*s  run the daemon\n", width, calls[0])
+	for i, c := range commands {
+		fmt.Fprintf(w, "       %-*s  %s\n", width, calls[i+1], c.Short)
 	}
 	fmt.Fprintln(w, "\nflags:")
 	flags.PrintDefaults()
+}
+
+// call says how a command of the program of that name is called.
+func (c Command) call(name string) string {
+	return strings.TrimSpace(fmt.Sprintf("%s %s [flags] %s", name, c.Name, c.Args))
 }
 
 // perform runs one command.
@@ -53,7 +65,7 @@ func perform(name string, c Command, args []string, stdout, stderr io.Writer, co
 		c.Flags(flags)
 	}
 	flags.Usage = func() {
-		fmt.Fprintf(stderr, "usage: %s\n\n%s.\n\nflags:\n", strings.TrimSpace(fmt.Sprintf("%s %s [flags] %s", name, c.Name, c.Args)), c.Short)
+		fmt.Fprintf(stderr, "usage: %s\n\n%s.\n\nflags:\n", c.call(name), c.Short)
 		flags.PrintDefaults()
 		fmt.Fprintf(stderr, "\nexit codes: 0 done; 1 the daemon refused, or it could not; 2 the command line or the configuration is wrong; 4 no daemon is running\n")
 	}

@@ -53,7 +53,7 @@ func TestCommands(t *testing.T) {
 		{[]string{"say", "--config", path + "x"}, daemon.ExitUsage, "", "opening the configuration"},
 		{[]string{"say", "--quiet"}, daemon.ExitUsage, "", "flag provided but not defined"},
 		{[]string{"say", "--help"}, 0, "", "usage: probe say [flags] WORD"},
-		{[]string{"--help"}, 0, "", "probe say [flags] WORD"},
+		{[]string{"--help"}, 0, "", "usage: probe [flags]           run the daemon\n       probe say [flags] WORD  Say a word\n"},
 		{[]string{"shout", "--config", path}, daemon.ExitUsage, "", `unexpected argument "shout"`},
 	} {
 		loud = false

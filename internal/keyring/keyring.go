@@ -40,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -105,22 +106,9 @@ func Open(ctx context.Context, c Config) (*Ring, error) {
 		return r, r.begin(ctx, c)
 	}
 	name := names[len(names)-1]
-	text, err := read(ctx, c.Objects, name)
+	h, key, err := r.load(ctx, c.Objects, name, c.Key, c.Previous)
 	if err != nil {
 		return nil, err
-	}
-	h, head, sealed, err := decode(name, text)
-	if err != nil {
-		return nil, fmt.Errorf("object %s %w", name, err)
-	}
-	key := c.Key
-	if h.Key != c.Key.URI && c.Previous.AEAD != nil {
-		key = c.Previous
-	}
-	if r.handle, err = open(ctx, key, sealed, head); errors.Is(err, store.ErrUnavailable) {
-		return nil, fmt.Errorf("key-encryption key %s: %w", key.URI, err)
-	} else if err != nil {
-		return nil, fmt.Errorf("object %s %w: it says that it takes %q, and %s does not open it: %w", name, ErrKey, h.Key, key.URI, err)
 	}
 	r.number, r.uri, r.unwraps = h.Number, h.Key, key.Unwraps
 	if err := r.use(); err != nil {
@@ -132,21 +120,62 @@ func Open(ctx context.Context, c Config) (*Ring, error) {
 	return r, r.drop(ctx, names[:len(names)-1]) // a crash, or a power failure that undid deletions, has left them
 }
 
+// load reads the ring of that name into r.handle, and returns what it says of itself and the key that opened it.
+func (r *Ring) load(ctx context.Context, objects Reader, name string, key, previous Key) (header, Key, error) {
+	text, err := read(ctx, objects, name)
+	if err != nil {
+		return header{}, Key{}, err
+	}
+	h, head, sealed, err := decode(name, text)
+	if err != nil {
+		return header{}, Key{}, fmt.Errorf("object %s %w", name, err)
+	}
+	if h.Key != key.URI && previous.AEAD != nil {
+		key = previous
+	}
+	if r.handle, err = open(ctx, key, sealed, head); errors.Is(err, store.ErrUnavailable) {
+		return header{}, Key{}, fmt.Errorf("key-encryption key %s: %w", key.URI, err)
+	} else if err != nil {
+		return header{}, Key{}, fmt.Errorf("object %s %w: it says that it takes %q, and %s does not open it: %w", name, ErrKey, h.Key, key.URI, err)
+	}
+	return h, key, nil
+}
+
+// Reader is what [Try] needs of a store: its objects, to read. A [store.Objects] is one.
+type Reader interface {
+	Get(ctx context.Context, name string) (io.ReadCloser, error)
+	List(ctx context.Context, prefix string) iter.Seq2[string, error]
+}
+
+// Try says whether [Open] would open the store's ring with these keys; previous may be zero. It writes nothing, keeps nothing, and may be
+// called while somebody has the ring open. It reports false where there is no ring yet and Open would make one. Its errors are Open's.
+func Try(ctx context.Context, objects Reader, key, previous Key) (opened bool, err error) {
+	for range 3 { // its owner may rewrap it, and delete the one that we have just found
+		var names []string
+		if names, err = list(ctx, objects); err != nil {
+			return false, err
+		}
+		if len(names) == 0 {
+			_, err := sources(ctx, objects, key, previous)
+			return false, err
+		}
+		var r Ring
+		if _, _, err = r.load(ctx, objects, names[len(names)-1], key, previous); err == nil {
+			return true, r.use()
+		}
+		if !errors.Is(err, store.ErrNotExist) {
+			return false, err
+		}
+	}
+	return false, err
+}
+
 // begin makes a store's first ring.
 func (r *Ring) begin(ctx context.Context, c Config) error {
-	m := keyset.NewManager()
-	switch name, err := first(ctx, c.Objects); {
-	case err != nil:
+	m, err := sources(ctx, c.Objects, c.Key, c.Previous)
+	if err != nil {
 		return err
-	case name == "":
-	case c.Key.Old != nil && fits(ctx, c.Objects, name, c.Key.Old):
-		m = keyset.NewManagerFromHandle(c.Key.Old)
-	case c.Previous.Old != nil && fits(ctx, c.Objects, name, c.Previous.Old):
-		m = keyset.NewManagerFromHandle(c.Previous.Old)
-	default:
-		return fmt.Errorf("the store's keyring is missing, and object %s is sealed under one: the storage lost it, restore it", name)
 	}
-	var err error
 	if r.handle, err = withNew(m); err != nil {
 		return err
 	}
@@ -154,6 +183,22 @@ func (r *Ring) begin(ctx context.Context, c Config) error {
 		return err
 	}
 	return r.use()
+}
+
+// sources returns the keys with which the ring of a store that has none begins: those under which its objects are sealed directly.
+func sources(ctx context.Context, objects Reader, key, previous Key) (*keyset.Manager, error) {
+	name, err := first(ctx, objects)
+	switch {
+	case err != nil:
+		return nil, err
+	case name == "":
+		return keyset.NewManager(), nil
+	case key.Old != nil && fits(ctx, objects, name, key.Old):
+		return keyset.NewManagerFromHandle(key.Old), nil
+	case previous.Old != nil && fits(ctx, objects, name, previous.Old):
+		return keyset.NewManagerFromHandle(previous.Old), nil
+	}
+	return nil, fmt.Errorf("the store's keyring is missing, and object %s is sealed under one: the storage lost it, restore it", name)
 }
 
 // withNew returns the keys of m and a new one, under which is sealed from now on.
@@ -361,7 +406,7 @@ func parseName(name string) (n uint64, err error) {
 }
 
 // list returns the names of the rings, the newest last.
-func list(ctx context.Context, objects store.Objects) ([]string, error) {
+func list(ctx context.Context, objects Reader) ([]string, error) {
 	var names []string
 	for name, err := range objects.List(ctx, folder) {
 		if err == nil {
@@ -375,7 +420,7 @@ func list(ctx context.Context, objects store.Objects) ([]string, error) {
 	return names, nil
 }
 
-func read(ctx context.Context, objects store.Objects, name string) ([]byte, error) {
+func read(ctx context.Context, objects Reader, name string) ([]byte, error) {
 	r, err := objects.Get(ctx, name)
 	if err != nil {
 		return nil, err
@@ -392,7 +437,7 @@ func read(ctx context.Context, objects store.Objects, name string) ([]byte, erro
 }
 
 // first returns a name of an object that is sealed, "" if the store has none.
-func first(ctx context.Context, objects store.Objects) (string, error) {
+func first(ctx context.Context, objects Reader) (string, error) {
 	for _, prefix := range []string{"log.key", "consent/", "kept/", "blob/"} {
 		for name, err := range objects.List(ctx, prefix) {
 			return name, err
@@ -403,7 +448,7 @@ func first(ctx context.Context, objects store.Objects) (string, error) {
 
 // fits reports whether an object was sealed directly under one of the handle's keys: it, or the data key in its header (package
 // blob's "consilium.sealed/1\n" and 2 bytes), begins with the 5 bytes with which Tink marks what a key has sealed.
-func fits(ctx context.Context, objects store.Objects, name string, h *keyset.Handle) bool {
+func fits(ctx context.Context, objects Reader, name string, h *keyset.Handle) bool {
 	r, err := objects.Get(ctx, name)
 	if err != nil {
 		return false

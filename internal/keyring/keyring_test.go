@@ -252,6 +252,70 @@ func TestOldStore(t *testing.T) {
 	}
 }
 
+// rewrapped is a store whose ring its owner rewraps just before it is read for the first time.
+type rewrapped struct {
+	keyring.Reader
+	rewrap func()
+}
+
+func (r *rewrapped) Get(ctx context.Context, name string) (io.ReadCloser, error) {
+	if r.rewrap != nil {
+		r.rewrap()
+		r.rewrap = nil
+	}
+	return r.Reader.Get(ctx, name)
+}
+
+// TestTry: it says what Open would say, and leaves the store as it is, also where Open would make a ring or rewrap one.
+func TestTry(t *testing.T) {
+	a, b, none := newKey(t, "file:a"), newKey(t, "file:b"), keyring.Key{}
+	empty, made, old, lost := storetest.New(), storetest.New(), storetest.New(), storetest.New()
+	ring := mustOpen(t, keyring.Config{Objects: made, Key: a})
+	put(t, old, "log.key", seal(t, a.AEAD.(store.Sealer), "sealed directly"))
+	put(t, lost, "log.key", seal(t, ring, "sealed under a ring that is gone"))
+	for _, c := range []struct {
+		name          string
+		in            *storetest.Memory
+		key, previous keyring.Key
+		opened        bool
+		want          string // of the error; "ErrKey": that
+	}{
+		{"empty", empty, a, none, false, ""},
+		{"its key", made, a, none, true, ""},
+		{"another key", made, b, none, false, "ErrKey"},
+		{"the previous key", made, b, a, true, ""},
+		{"of before", old, a, none, false, ""},
+		{"of before, the previous key", old, b, a, false, ""},
+		{"of before, another key", old, b, none, false, "keyring is missing"},
+		{"lost", lost, a, none, false, "keyring is missing"},
+	} {
+		before := names(t, c.in)
+		opened, err := keyring.Try(t.Context(), c.in, c.key, c.previous)
+		good := err == nil
+		switch c.want {
+		case "":
+		case "ErrKey":
+			good = errors.Is(err, keyring.ErrKey)
+		default:
+			good = err != nil && strings.Contains(err.Error(), c.want)
+		}
+		if opened != c.opened || !good {
+			t.Errorf("%s: Try = %t, %v, want %t and %q", c.name, opened, err, c.opened, c.want)
+		}
+		if after := names(t, c.in); !slices.Equal(before, after) {
+			t.Errorf("%s: the store held %q and holds %q", c.name, before, after)
+		}
+	}
+	busy := &rewrapped{made, func() {
+		if err := ring.Rewrap(t.Context(), a); err != nil {
+			t.Error(err)
+		}
+	}}
+	if opened, err := keyring.Try(t.Context(), busy, a, none); !opened || err != nil {
+		t.Errorf("while it is rewrapped: Try = %t, %v", opened, err)
+	}
+}
+
 // TestAltered: each byte of a ring flipped, and each length of it, is refused with its name.
 func TestAltered(t *testing.T) {
 	m := storetest.New()

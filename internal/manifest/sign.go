@@ -302,8 +302,14 @@ func seal(payload []byte, by, former map[string][]byte, epoch uint64) []byte {
 	return append(b, '\n')
 }
 
+// What [Load] refuses a manifest for that is signed by enough of its members.
+var (
+	ErrNotOurs  = errors.New("own governance key has not signed this manifest")
+	ErrNoMember = errors.New("no member")
+)
+
 // Load opens a signed manifest. It must be the one that the anchor's digest names, its members' threshold must have
-// signed it, and the anchor's member too.
+// signed it, and the anchor's member too: else the error is [ErrNotOurs], or [ErrNoMember] where the manifest does not name that member.
 func Load(signed []byte, a Anchor) (*Manifest, error) {
 	e, err := openEnvelope(signed)
 	if err != nil {
@@ -321,10 +327,13 @@ func Load(signed []byte, a Anchor) (*Manifest, error) {
 		return nil, refused(err)
 	}
 	m.signers = names(owners)
-	if a.Member != "" && !slices.Contains(m.signers, a.Member) {
-		return nil, refused(fmt.Errorf("%s's own governance key has not signed this manifest", a.Member))
+	if a.Member == "" || slices.Contains(m.signers, a.Member) {
+		return m, nil
 	}
-	return m, nil
+	if _, ok := m.Member(a.Member); !ok {
+		return nil, refused(fmt.Errorf("the manifest knows %w %q", ErrNoMember, a.Member))
+	}
+	return nil, refused(fmt.Errorf("%s's %w", a.Member, ErrNotOurs))
 }
 
 // OpenUnverified opens a manifest for showing, signed or as [Build] made it. Whoever wrote the bytes may have written

@@ -175,13 +175,18 @@ func loadRefused(t *testing.T) {
 			manifest.Anchor{Digest: anchor.Digest, Member: "switzerland"},
 			"switzerland's own governance key has not signed",
 		},
-		{"own member is none", envelopeBy(payload, three...), manifest.Anchor{Digest: anchor.Digest, Member: "boston"}, "boston's own"},
+		{"own member is none", envelopeBy(payload, three...), manifest.Anchor{Digest: anchor.Digest, Member: "boston"}, `the manifest knows no member "boston"`},
 		{"the payload alone", payload, anchor, "the envelope"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m, err := manifest.Load(test.signed, test.anchor)
 			wantManifest(t, m, err, test.want)
 		})
+	}
+	for member, want := range map[string]error{"switzerland": manifest.ErrNotOurs, "boston": manifest.ErrNoMember} {
+		if _, err := manifest.Load(envelopeBy(payload, three...), manifest.Anchor{Digest: anchor.Digest, Member: member}); !errors.Is(err, want) {
+			t.Errorf("as %s: %v, want that error to be %q", member, err, want)
+		}
 	}
 	if _, err := manifest.Load(selfSigned, manifest.Anchor{Digest: manifest.Digest(self)}); err != nil {
 		t.Errorf("the stranger's manifest is wrong in more than its signers: %v", err)

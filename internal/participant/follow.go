@@ -164,7 +164,7 @@ func (s *session) hears(e *ear) bool {
 type skewError struct{ ahead, limit time.Duration }
 
 func (e *skewError) Error() string {
-	return fmt.Sprintf("clock: the coordinator's is %s of ours, at most %s is allowed: set the one that is wrong", skew.Text(e.ahead), e.limit)
+	return fmt.Sprintf("clock: the coordinator's is %s ours, at most %s is allowed: set the one that is wrong", skew.Text(e.ahead), e.limit)
 }
 
 // agree compares the coordinator's clock with ours. A coordinator of before 0.2 does not say.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -29,11 +30,12 @@ import (
 )
 
 // The longest that a name may take to be found, and a connection to be made. A whole conversation with the coordinator may take as
-// long as two handshakes.
+// long as two handshakes. Over a channel that stands a coordinator that does not wait for its witnesses answers after a write to its disk.
 const (
 	patienceName    = 10 * time.Second
 	patienceConnect = 10 * time.Second
 	patienceTalk    = tunnel.Patience + 45*time.Second
+	patienceAnswer  = 5 * time.Second
 )
 
 // The steps of Reach, in their order.
@@ -62,7 +64,8 @@ type Options struct {
 }
 
 // Reach goes the way to the coordinator, step by step, as the daemon would: the name, the line, the proxy, the attested channel, the
-// manifest's epoch and the clocks. After the first step that fails the others are left out.
+// manifest's epoch and the clocks. After the first step that fails the others are left out, and the last two while the coordinator answers
+// nobody.
 func (l *List) Reach(ctx context.Context, o Options) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -84,11 +87,15 @@ func (l *List) Reach(ctx context.Context, o Options) {
 		{StepClock, talk.clock},
 	}
 	for i, s := range steps {
+		why := s.name + " has failed"
 		if l.Do(s.name, func() (string, error) { return s.look(ctx) }) {
-			continue
+			if s.name != StepChannel || talk.reply != nil {
+				continue
+			}
+			why = "the coordinator answers nobody yet"
 		}
 		for _, after := range steps[i+1:] {
-			l.Omit("not looked at: "+s.name+" has failed", after.name)
+			l.Omit("not looked at: "+why, after.name)
 		}
 		return
 	}
@@ -155,9 +162,9 @@ func (o Options) proxy(ctx context.Context) (string, error) {
 // talk is one conversation with the coordinator, over a connection of its own.
 type talk struct {
 	o     Options
-	chain *manifest.Chain // ours, and what the coordinator has sent
-	reply *pb.ManifestReply
-	ahead time.Duration // its clock of ours
+	chain *manifest.Chain   // ours, and what the coordinator has sent
+	reply *pb.ManifestReply // nil: it has not answered
+	ahead time.Duration     // its clock of ours
 
 	mu      sync.Mutex // guards what follows: gRPC's goroutines write it
 	refusal *transport.Refusal
@@ -220,23 +227,46 @@ func (t *talk) ask(ctx context.Context) (transport.Peer, error) {
 	defer conn.Close() //nolint:errcheck // whatever became of it, it is over
 	ctx, cancel := context.WithTimeout(ctx, patienceTalk)
 	defer cancel()
+	settle(ctx, conn)
+	witnesses, least := m.Quorum()
+	first, giveUp := context.WithCancel(ctx) // no deadline of the call's own: the coordinator would see it too, and end the call a moment before us
+	defer giveUp()
+	if len(witnesses) > 0 {
+		defer time.AfterFunc(patienceAnswer, giveUp).Stop()
+	}
 	var who peer.Peer
 	federation := pb.NewFederationClient(conn)
-	if t.reply, err = federation.Manifest(ctx, &pb.ManifestRequest{Epoch: m.Epoch()}, grpc.Peer(&who)); err != nil {
+	_, err = federation.Manifest(first, &pb.ManifestRequest{Epoch: m.Epoch()}, grpc.Peer(&who))
+	p, ok := who.AuthInfo.(transport.Peer)
+	switch {
+	case err != nil && ok && ctx.Err() == nil && first.Err() != nil:
+		return transport.Peer{}, Warn(fmt.Sprintf("%s; the channel stands, and it has not answered for %s: before %d of its witnesses are connected it answers nobody else", told(p),
+			patienceAnswer, least), "nothing, if they are about to come; else see that the daemons of %d of them are running: %s", least, strings.Join(witnesses, ", "))
+	case err != nil:
 		return transport.Peer{}, err
+	case !ok:
+		return transport.Peer{}, errors.New("the call did not go over the attested channel")
 	}
-	// Once more: the first answer took a handshake, and the clocks are compared over a line that stands.
+	// Once more: the first answer took a write to the coordinator's disk, and the clocks are compared over a line that stands.
 	asked := t.o.Now()
-	if t.reply, err = federation.Manifest(ctx, &pb.ManifestRequest{Epoch: m.Epoch()}); err != nil {
+	reply, err := federation.Manifest(ctx, &pb.ManifestRequest{Epoch: m.Epoch()})
+	if err != nil {
 		return transport.Peer{}, err
 	}
 	answered := t.o.Now()
-	t.ahead = time.UnixMicro(t.reply.Clock).Sub(asked.Add(answered.Sub(asked) / 2))
-	p, ok := who.AuthInfo.(transport.Peer)
-	if !ok {
-		return transport.Peer{}, errors.New("the call did not go over the attested channel")
-	}
+	t.reply, t.ahead = reply, time.UnixMicro(reply.Clock).Sub(asked.Add(answered.Sub(asked)/2))
 	return p, nil
+}
+
+// settle waits until a connection stands, or it is known that it does not come about.
+func settle(ctx context.Context, conn *grpc.ClientConn) {
+	conn.Connect()
+	for {
+		s := conn.GetState()
+		if s != connectivity.Idle && s != connectivity.Connecting || !conn.WaitForStateChange(ctx, s) {
+			return
+		}
+	}
 }
 
 // other says whose certificate is shown where the coordinator should be, "" where that speaks no TLS that everybody knows: a proxy that
@@ -348,7 +378,7 @@ func (t *talk) clock(context.Context) (string, error) {
 	if t.reply.Clock == 0 {
 		return "", Warn("the coordinator's program does not say what its clock says", "compare the clocks by hand")
 	}
-	text := fmt.Sprintf("the coordinator's is %s of ours, %s is allowed", skew.Text(t.ahead), t.o.Skew)
+	text := fmt.Sprintf("the coordinator's is %s ours, %s is allowed", skew.Text(t.ahead), t.o.Skew)
 	if skew.Far(t.ahead, t.o.Skew) {
 		return "", Advise(errors.New(text), "set the clock that is wrong: is NTP running here and there?")
 	}

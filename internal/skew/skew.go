@@ -35,16 +35,25 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	return fmt.Sprintf("own clock: %s of the median of %d members' clocks (%s), at most %s is allowed; nothing is written until they agree",
+	return fmt.Sprintf("own clock: %s the median of %d members' clocks (%s), at most %s is allowed; nothing is written until they agree",
 		Text(-e.Ahead), e.Of, strings.Join(e.Members, ", "), e.Limit)
 }
 
-// Text says by how much a clock is ahead or behind.
+// Text says how a clock that is ahead by so much stands to another, whose name is to follow: "5s behind", "5s ahead of", "as". What is less
+// than a second is said to the millisecond.
 func Text(ahead time.Duration) string {
-	if ahead < 0 {
-		return (-ahead).Round(time.Second).String() + " behind"
+	unit := time.Second
+	if ahead.Abs() < time.Second {
+		unit = time.Millisecond
 	}
-	return ahead.Round(time.Second).String() + " ahead"
+	switch off := ahead.Abs().Round(unit); {
+	case off == 0:
+		return "as"
+	case ahead < 0:
+		return off.String() + " behind"
+	default:
+		return off.String() + " ahead of"
+	}
 }
 
 // Far reports whether a clock that is ahead by so much, or behind, is beyond limit.

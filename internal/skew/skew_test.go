@@ -3,6 +3,7 @@ package skew_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -59,8 +60,13 @@ func TestJudge(t *testing.T) {
 	if fmt.Sprint(err) != want {
 		t.Errorf("Judge = %q, want %q", err, want)
 	}
-	if got := skew.Text(-61 * time.Second); got != "1m1s behind" {
-		t.Errorf("Text = %q", got)
+	for ahead, want := range map[time.Duration]string{
+		-61 * time.Second: "1m1s behind", 1500 * time.Millisecond: "2s ahead of", time.Second: "1s ahead of", -999 * time.Millisecond: "999ms behind",
+		3400 * time.Microsecond: "3ms ahead of", 400 * time.Microsecond: "as", -400 * time.Microsecond: "as", 0: "as", math.MinInt64: "2562047h47m16.854775807s behind",
+	} {
+		if got := skew.Text(ahead); got != want {
+			t.Errorf("Text(%s) = %q, want %q", ahead, got, want)
+		}
 	}
 }
 

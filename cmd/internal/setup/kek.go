@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/keyring"
 	"consilium.dev/internal/store"
+	"consilium.dev/internal/store/dir"
 )
 
 // longestWait is the longest pause between two questions to a key-encryption key that does not answer at start.
@@ -64,9 +66,10 @@ func (c Enclave) key(env daemon.Env, uri string, a attest.Attester) (keyring.Key
 	return keyring.Key{URI: uri, AEAD: k, Unwraps: unwraps}, unwraps, nil
 }
 
-// TryKEK seals a few bytes by the key-encryption key and opens them again, and returns who else can open what it seals. It stores
-// nothing. A key in a service is asked twice.
-func (c *Enclave) TryKEK(ctx context.Context, env daemon.Env, a attest.Attester) (unwraps string, err error) {
+// TryKEK seals a few bytes by the key-encryption key and opens them again, opens the keyring of the store, if there is one already, and
+// says what it has found and who else can open what is sealed. It stores nothing, and may be called beside the daemon. A key in a
+// service is asked two or three times. [keyring.ErrKey]: the store rests under another key.
+func (c *Enclave) TryKEK(ctx context.Context, env daemon.Env, a attest.Attester) (found string, err error) {
 	k, unwraps, err := c.key(env, c.KEK, a)
 	if err != nil {
 		return "", fmt.Errorf("kek: %w", err)
@@ -81,7 +84,41 @@ func (c *Enclave) TryKEK(ctx context.Context, env daemon.Env, a attest.Attester)
 	} else if !bytes.Equal(got, text) {
 		return "", errors.New("kek: what it has sealed opens as something else")
 	}
-	return unwraps, nil
+	rests, err := c.tryRing(ctx, env, k, a)
+	if err != nil {
+		return "", fmt.Errorf("kek: %w", err)
+	}
+	return fmt.Sprintf("seals, and opens what it has sealed; %s; who can open: %s", rests, unwraps), nil
+}
+
+// tryRing says how a key-encryption key and the store that is there fit.
+func (c *Enclave) tryRing(ctx context.Context, env daemon.Env, k keyring.Key, a attest.Attester) (string, error) {
+	path, err := c.Folder(env)
+	if err != nil {
+		return "", err
+	}
+	view, err := dir.Look(path)
+	if errors.Is(err, store.ErrNotExist) || errors.Is(err, fs.ErrNotExist) {
+		return "no store is there yet", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer view.Close()
+	var previous keyring.Key
+	var lacks error // the previous key, which is missed only where it is needed, as at a start
+	if c.Previous != "" {
+		if previous, _, lacks = c.key(env, c.Previous, a); lacks != nil {
+			lacks = fmt.Errorf("kek_previous: %w", lacks)
+		}
+	}
+	switch opened, err := keyring.Try(ctx, view, k, previous); {
+	case err != nil:
+		return "", errors.Join(err, lacks)
+	case opened:
+		return "opens the store", nil
+	}
+	return "the store has no keyring yet", nil
 }
 
 // keys opens what the configuration names. That the previous key cannot be opened any more is no error before it is needed.

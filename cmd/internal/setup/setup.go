@@ -163,12 +163,15 @@ func (c *Enclave) Folder(env daemon.Env) (string, error) {
 	return path, nil
 }
 
+// ErrAnchor says that the configuration names no manifest.
+var ErrAnchor = errors.New("anchor: want the manifest's digest, 64 hex digits, as \"consilium manifest build\" prints it")
+
 // Manifest reads the signed manifest at path, which must have the digest anchor and, where member is not empty, the
-// signature of that member's governance key.
+// signature of that member's governance key. An anchor that is no digest is [ErrAnchor].
 func Manifest(path, anchor, member string) (*manifest.Manifest, error) {
 	var a manifest.Anchor
 	if n, err := hex.Decode(a.Digest[:], []byte(anchor)); len(anchor) != 64 || err != nil || n != 32 {
-		return nil, fmt.Errorf("anchor: want the manifest's digest, 64 hex digits, as \"consilium manifest build\" prints it")
+		return nil, ErrAnchor
 	}
 	a.Member = member
 	f, err := os.Open(path)
