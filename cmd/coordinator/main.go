@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"go.uber.org/zap"
+
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/coordinator"
@@ -24,6 +26,7 @@ type config struct {
 	Listen string `yaml:"listen"` // host:port
 	Limits struct {
 		Uploads     int64          `yaml:"uploads"`                 // bytes of updates in memory at once
+		Memory      int64          `yaml:"memory"`                  // bytes that the process may take; 0: what it can have
 		Connections int            `yaml:"connections"`             // open connections
 		Unproven    int            `yaml:"connections_per_address"` // of peers without a proven name, from one address
 		Handshakes  int            `yaml:"handshakes"`              // at once, with peers without a proven name
@@ -63,12 +66,19 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 		return &daemon.ConfigError{Err: fmt.Errorf("%w (is another coordinator running? \"listen\" names the address)", err)}
 	}
 	defer lis.Close()
+	log := env.Simulated(parts.Attester.Simulated())
+	memory := c.Limits.Memory
+	if memory == 0 {
+		if memory, err = daemon.Room(); err != nil {
+			log.Warn("runs are not held to the memory that there is: set limits.memory", zap.Error(err))
+		}
+	}
 	server, err := coordinator.New(coordinator.Options{
 		Name: c.Name, Manifest: parts.Manifest, Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers,
-		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew), Log: env.Simulated(parts.Attester.Simulated()), Version: daemon.Version,
+		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew), Log: log, Version: daemon.Version,
 		Grace: time.Duration(c.Grace), Retention: time.Duration(c.Retention.Intermediate),
 		Limits: coordinator.Limits{
-			Uploads: c.Limits.Uploads, Streams: c.Limits.Streams, Message: c.Limits.Message, Starts: c.Limits.Starts,
+			Uploads: c.Limits.Uploads, Memory: memory, Streams: c.Limits.Streams, Message: c.Limits.Message, Starts: c.Limits.Starts,
 			Room: transport.Room{Connections: c.Limits.Connections, PerAddress: c.Limits.Unproven},
 			Handshakes: transport.Limits{
 				Handshakes: c.Limits.Handshakes, PerAddress: c.Limits.PerAddress, PerSecond: c.Limits.PerSecond,

@@ -7,7 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/blob"
@@ -20,7 +21,11 @@ import (
 // maxModel is the most bytes of a model or an optimiser's state that are read back.
 const maxModel = 1 << 36
 
-// combiner turns the sum of a try into the next model version, and makes both blobs durable before anybody hears of them.
+// stepLen is how many values of a model are combined at a time.
+const stepLen = 1 << 15
+
+// combiner turns the sum of a try into the next model version, and makes both blobs durable before anybody hears of them. What it
+// holds beside the sum does not grow with the model: base, state, next model and next state pass through it block by block.
 type combiner struct {
 	blobs *blob.Blobs
 }
@@ -28,88 +33,163 @@ type combiner struct {
 // combine takes the mean of s and applies the plan's strategy to it. It does the same to the same bits after any crash.
 func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.Combined, error) {
 	in := round.Combined{Run: a.Run, Round: a.Round, Try: a.Try, Members: a.Members, Early: a.Early}
-	mean := make([]float64, s.spec.Len())
-	s.acc.Mean(0, mean)
 	var err error
-	var next *model.Model
-	var state []float64
 	if a.Kind == entry.Statistics {
-		next, err = trainer.Initial(a.Plan, mean, rows(a.Members))
-	} else {
-		next, state, err = c.step(ctx, a, mean)
-	}
-	if err != nil {
-		return in, err
-	}
-	in.Model = next.Digest()
-	if in.Blob, err = c.putModel(ctx, next); err != nil {
-		return in, err
-	}
-	if len(state) > 0 {
-		b, err := c.blobs.Put(ctx, bytes.NewReader(encodeState(a.Plan.Strategy.Name, state)))
-		if err != nil {
-			return in, fmt.Errorf("storing the optimiser's state: %w", err)
+		mean := make([]float64, s.spec.Len()) // four values a column, and a plan's text bounds the columns
+		s.acc.Mean(0, mean)
+		var first *model.Model
+		if first, err = trainer.Initial(a.Plan, mean, rows(a.Members)); err == nil {
+			in.Blob, err = c.putModel(ctx, first)
 		}
-		in.State = &b
+	} else {
+		in.Blob, in.State, err = c.step(ctx, a, s)
 	}
-	return in, nil
+	in.Model = in.Blob.Plain // a model's file names it
+	return in, err
 }
 
-// step applies the server optimiser to the base model.
-func (c *combiner) step(ctx context.Context, a round.Combine, mean []float64) (*model.Model, []float64, error) {
-	base, err := c.model(ctx, *a.Base)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(base.Params) != len(mean) {
-		return nil, nil, fmt.Errorf("base model has %d parameters, the sum %d", len(base.Params), len(mean))
-	}
+// step applies the server optimiser to the base model, and stores the next one and the optimiser's state, nil where it has none. Each
+// block is read, stepped and handed to both of them. If one of the four fails, all end, and nothing that was stored is named.
+func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entry.Blob, state *entry.Blob, err error) {
 	strategy, err := aggregate.NewStrategy(a.Plan.Strategy.Name, a.Plan.Strategy.Params)
 	if err != nil {
-		return nil, nil, err
+		return next, nil, err
 	}
 	rule := strategy.Optimizer(a.Round)
-	state := make([]float64, rule.StateLen(len(mean)))
-	if a.State != nil {
-		text, err := c.blobs.ReadAll(ctx, *a.State, maxModel)
-		if err != nil {
-			return nil, nil, fmt.Errorf("reading the optimiser's state: %w", err)
-		}
-		if err := decodeState(state, a.Plan.Strategy.Name, text); err != nil {
-			return nil, nil, err
-		}
+	n := s.spec.Len()
+	base, err := c.openModel(ctx, *a.Base, n)
+	if err != nil {
+		return next, nil, err
 	}
-	next := &model.Model{Layout: base.Layout, Params: make([]float32, len(base.Params))}
-	rule.Step(next.Params, base.Params, mean, state)
-	return next, state, nil
+	defer base.Close()
+	old, err := c.openState(ctx, a.State, a.Plan.Strategy.Name, rule.StateLen(n))
+	if err != nil {
+		return next, nil, err
+	}
+	defer old.Close()
+
+	g, ctx := errgroup.WithContext(ctx)
+	models := c.put(ctx, g, "storing the model", &next)
+	states := discard
+	if rule.StateLen(n) > 0 {
+		state = &entry.Blob{}
+		states = c.put(ctx, g, "storing the optimiser's state", state)
+	}
+	g.Go(func() error {
+		err := transform(rule, a.Plan.Strategy.Name, s.acc, n, base, old, models, states)
+		models.CloseWithError(err) // nil: it is whole
+		states.CloseWithError(err)
+		return err
+	})
+	err = g.Wait() // which sets the other two
+	return next, state, err
 }
 
-// model reads a model version back.
-func (c *combiner) model(ctx context.Context, ref entry.Blob) (*model.Model, error) {
+// sink takes the bytes of a blob; closed without an error it is whole.
+type sink interface {
+	io.Writer
+	CloseWithError(error) error
+}
+
+// nowhere is the sink of what is not kept.
+type nowhere struct{ io.Writer }
+
+func (nowhere) CloseWithError(error) error { return nil }
+
+var discard sink = nowhere{io.Discard}
+
+// put begins to store a blob, in g, and returns where its bytes go. ref is set when g is done.
+func (c *combiner) put(ctx context.Context, g *errgroup.Group, doing string, ref *entry.Blob) sink {
+	r, w := io.Pipe()
+	g.Go(func() (err error) {
+		*ref, err = c.blobs.Put(ctx, r)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", doing, err)
+		}
+		r.CloseWithError(err) // ends a writer that nobody reads from any more
+		return err
+	})
+	return w
+}
+
+// transform takes n parameters, block by block, from base, old state and mean to the next model and its state. It returns nil
+// when both are written and what they were made of was read to its checked end.
+func transform(rule aggregate.Optimizer, name string, acc *aggregate.Sum, n int, base *oldModel, old *oldState, models, states io.Writer) error {
+	out, err := model.NewEncoder(models, base.Layout())
+	if err != nil {
+		return err
+	}
+	m := min(stepLen, n)
+	params, mean, state := make([]float32, m), make([]float64, m), make([]float64, rule.StateLen(m))
+	text := make([]byte, 8*len(state))
+	if len(state) > 0 {
+		if _, err := io.WriteString(states, stateHead(name, rule.StateLen(n))); err != nil {
+			return err
+		}
+	}
+	for lo := 0; lo < n; lo += m {
+		k := min(m, n-lo)
+		params, mean, state := params[:k], mean[:k], state[:rule.StateLen(k)]
+		if err := base.Next(params); err != nil {
+			return fmt.Errorf("reading the base model: %w", err)
+		}
+		if err := old.next(state, text); err != nil {
+			return err
+		}
+		acc.Mean(lo, mean)
+		rule.Step(params, params, mean, state)
+		if err := out.Next(params); err != nil {
+			return err
+		}
+		if _, err := states.Write(putState(text, state)); err != nil {
+			return err
+		}
+	}
+	if err := base.Decoder.Close(); err != nil {
+		return fmt.Errorf("reading the base model: %w", err)
+	}
+	if err := old.end(); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+// oldModel is a model version that is being read back.
+type oldModel struct {
+	*model.Decoder
+	blob io.Closer
+}
+
+func (m *oldModel) Close() error { return m.blob.Close() }
+
+// openModel begins to read a model of n parameters.
+func (c *combiner) openModel(ctx context.Context, ref entry.Blob, n int) (*oldModel, error) {
 	r, err := c.blobs.Open(ctx, ref)
 	if err != nil {
 		return nil, fmt.Errorf("opening model %s: %w", ref.Plain.Short(), err)
 	}
-	defer r.Close()
-	m, err := model.Read(r, maxModel)
+	d, err := model.NewDecoder(r, maxModel)
+	if err == nil && d.Layout().Len() != n {
+		err = fmt.Errorf("base model has %d parameters, the sum %d", d.Layout().Len(), n)
+	}
 	if err != nil {
+		r.Close()
 		return nil, fmt.Errorf("reading model %s: %w", ref.Plain.Short(), err)
 	}
-	return m, nil
+	return &oldModel{d, r}, nil
 }
 
 // putModel stores a model as safetensors.
-func (c *combiner) putModel(ctx context.Context, m *model.Model) (entry.Blob, error) {
-	r, w := io.Pipe()
-	var writer sync.WaitGroup
-	writer.Go(func() { w.CloseWithError(m.Write(w)) })
-	ref, err := c.blobs.Put(ctx, r)
-	r.Close() // ends a writer that nobody reads from any more
-	writer.Wait()
-	if err != nil {
-		return entry.Blob{}, fmt.Errorf("storing the model: %w", err)
-	}
-	return ref, nil
+func (c *combiner) putModel(ctx context.Context, m *model.Model) (ref entry.Blob, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	w := c.put(ctx, g, "storing the model", &ref)
+	g.Go(func() error {
+		err := m.Write(w)
+		w.CloseWithError(err)
+		return err
+	})
+	err = g.Wait() // which sets the other
+	return ref, err
 }
 
 // rows returns how many records stand behind a round.
@@ -127,22 +207,75 @@ func stateHead(strategy string, n int) string {
 	return fmt.Sprintf("consilium.optimiser/1 %s %d\n", strategy, n)
 }
 
-func encodeState(strategy string, state []float64) []byte {
-	text := append(make([]byte, 0, 64+8*len(state)), stateHead(strategy, len(state))...)
-	for _, v := range state {
-		text = binary.LittleEndian.AppendUint64(text, math.Float64bits(v))
+// putState writes state's text into dst, which has room for it, and returns it.
+func putState(dst []byte, state []float64) []byte {
+	dst = dst[:8*len(state)]
+	for i, v := range state {
+		binary.LittleEndian.PutUint64(dst[8*i:], math.Float64bits(v))
 	}
-	return text
+	return dst
 }
 
-// decodeState fills dst, whose length the strategy and the model give.
-func decodeState(dst []float64, strategy string, text []byte) error {
-	body, ok := bytes.CutPrefix(text, []byte(stateHead(strategy, len(dst))))
-	if !ok || len(body) != 8*len(dst) {
-		return fmt.Errorf("optimiser's state is not that of %s over %d values", strategy, len(dst))
+// oldState is an optimiser's state that is being read back.
+type oldState struct {
+	blob io.ReadCloser // nil before the first round: all zeros
+}
+
+// openState begins to read the state of n values that a strategy has left; the strategy and the model say how many they must be.
+func (c *combiner) openState(ctx context.Context, ref *entry.Blob, strategy string, n int) (*oldState, error) {
+	if ref == nil {
+		return &oldState{}, nil
+	}
+	b, err := c.blobs.Open(ctx, *ref)
+	if err != nil {
+		return nil, fmt.Errorf("opening the optimiser's state: %w", err)
+	}
+	want := []byte(stateHead(strategy, n))
+	head := make([]byte, len(want))
+	_, err = io.ReadFull(b, head)
+	switch {
+	case err != nil && err != io.EOF && err != io.ErrUnexpectedEOF:
+		err = fmt.Errorf("reading the optimiser's state: %w", err)
+	case !bytes.Equal(head, want) || ref.Size != int64(len(want)+8*n):
+		err = fmt.Errorf("optimiser's state is not that of %s over %d values", strategy, n)
+	}
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	return &oldState{b}, nil
+}
+
+// next fills dst with the next values. It needs 8 bytes a value in text for a while.
+func (s *oldState) next(dst []float64, text []byte) error {
+	if s.blob == nil {
+		clear(dst)
+		return nil
+	}
+	text = text[:8*len(dst)]
+	if _, err := io.ReadFull(s.blob, text); err != nil {
+		return fmt.Errorf("reading the optimiser's state: %w", err)
 	}
 	for i := range dst {
-		dst[i] = math.Float64frombits(binary.LittleEndian.Uint64(body[8*i:]))
+		dst[i] = math.Float64frombits(binary.LittleEndian.Uint64(text[8*i:]))
 	}
 	return nil
+}
+
+// end returns nil if what was read is the blob.
+func (s *oldState) end() error {
+	if s.blob == nil {
+		return nil
+	}
+	if _, err := io.Copy(io.Discard, s.blob); err != nil { // its length is known: what comes is its verdict
+		return fmt.Errorf("reading the optimiser's state: %w", err)
+	}
+	return nil
+}
+
+func (s *oldState) Close() error {
+	if s.blob == nil {
+		return nil
+	}
+	return s.blob.Close()
 }

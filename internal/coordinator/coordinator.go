@@ -62,6 +62,7 @@ type Options struct {
 // Limits bounds what peers can make the coordinator spend. A zero field has its default.
 type Limits struct {
 	Uploads    int64            // bytes of updates in memory at once; default 1 GiB
+	Memory     int64            // bytes that the process may take in all: a run that does not fit is refused; 0: nobody knows
 	Room       transport.Room   // for connections
 	Handshakes transport.Limits // with peers that have not proven their name
 	Streams    uint32           // open calls on one connection; default 16
@@ -93,7 +94,7 @@ func (l Limits) withDefaults() Limits {
 
 func (l Limits) check() error {
 	switch {
-	case l.Uploads < 0 || l.Room.Connections < 0 || l.Room.PerAddress < 0 || l.Room.Unread < 0 || l.Progress < 0 || l.Resume < 0 || l.Age < 0 || l.OpenRuns < 0 || l.Starts < 0:
+	case l.Uploads < 0 || l.Memory < 0 || l.Room.Connections < 0 || l.Room.PerAddress < 0 || l.Room.Unread < 0 || l.Progress < 0 || l.Resume < 0 || l.Age < 0 || l.OpenRuns < 0 || l.Starts < 0:
 		return errors.New("coordinator: a limit is negative")
 	case l.Age != 0 && l.Age < time.Minute:
 		return fmt.Errorf("coordinator: the limit of %v for the age of a connection, want %v at least", l.Age, time.Minute)
@@ -406,7 +407,7 @@ func (c *Coordinator) takeOver(ctx context.Context, l *loop, since time.Time) (a
 
 func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 	l := &loop{
-		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine, blobs: c.blobs, kept: c.o.Retention,
+		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine, blobs: c.blobs, memory: c.o.Limits.Memory, kept: c.o.Retention,
 		presence: newPresence(c.o.Now), clocks: newClocks(c.o.Now, c.o.Skew),
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
 		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume, func() int { return len(c.epochs.now().Members()) }), studies: map[string]study{}, named: map[entry.Digest]bool{}, results: make(chan combined),

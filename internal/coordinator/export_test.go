@@ -6,6 +6,8 @@ import (
 
 	"google.golang.org/grpc"
 
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/round"
@@ -120,4 +122,9 @@ var Orphans = orphans
 func Guarded(s grpc.ServerStream, m *manifest.Manifest, now func() time.Time, expires time.Time) grpc.ServerStream {
 	g := &guard{manifest: func() *manifest.Manifest { return m }, now: now, progress: time.Hour}
 	return &guardedStream{ServerStream: s, guard: g, peer: transport.Peer{Epoch: m.Epoch(), Manifest: m.Digest(), Expires: expires}, ctx: context.Background()}
+}
+
+// Combine has what was stored in blobs combined with a sum.
+func Combine(ctx context.Context, blobs *blob.Blobs, a round.Combine, spec aggregate.Spec, acc *aggregate.Sum) (round.Combined, error) {
+	return (&combiner{blobs}).combine(ctx, a, &sum{spec: spec, acc: acc})
 }

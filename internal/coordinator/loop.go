@@ -63,6 +63,7 @@ type loop struct {
 	running   int // combinations that have begun and are not finished
 	wake      *time.Timer
 	blobs     *blob.Blobs
+	memory    int64                 // bytes that the process may take, 0 where nobody knows
 	kept      time.Duration         // how long a run's blobs are kept after its end, 0 for ever
 	named     map[entry.Digest]bool // ciphertexts of the blobs that are needed; nil once the log is replayed
 	orphans   []entry.Blob          // to be deleted once our boot is written

@@ -242,11 +242,16 @@ func TestOften(t *testing.T) {
 	})
 }
 
-// TestTooLarge refuses an update for which there will never be memory.
+// TestTooLarge refuses an update for which there is no memory any more: the run was started under a coordinator that had it.
 func TestTooLarge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCourt(t, func(o *coordinator.Options) { o.Limits.Uploads = bareSize - 1 })
+		c := &court{world: newWorld(t)}
+		council := c.serve()
+		c.budapest, c.cleveland = c.connect(attest.Participant, "budapest"), c.connect(attest.Participant, "cleveland")
 		run := c.open()
+		council.stop()
+		c.serve(func(o *coordinator.Options) { o.Limits.Uploads = bareSize - 1 })
+		c.budapest = c.connect(attest.Participant, "budapest")
 		if reply, err := c.budapest.send(t.Context(), sound(run)); err != nil || reply.Reason != "memory" {
 			t.Errorf("%v, %v, want refused for memory", reply, err)
 		}

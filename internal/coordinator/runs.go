@@ -64,7 +64,8 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 			return nil, answer(r.log, err)
 		}
 	}
-	if err := r.loop.decide(ctx, round.Create{Fact: f, Limits: r.limits()}); err != nil {
+	m := message{in: round.Create{Fact: f, Limits: r.limits()}, first: func() error { return r.loop.afford(f) }}
+	if err := r.loop.send(ctx, m); err != nil {
 		return nil, answer(r.log, err)
 	}
 	run, err := r.known(ctx, lead, q.Request)
@@ -103,8 +104,13 @@ func (r *runs) allowed(ctx context.Context, f entry.RunCreated) error {
 		if err := r.loop.clocks.judge(now); err != nil {
 			return err
 		}
-		_, err := r.loop.state.Decide(r.loop.time(now), round.Create{Fact: f, Limits: r.limits()})
-		return err
+		if _, err := r.loop.state.Decide(r.loop.time(now), round.Create{Fact: f, Limits: r.limits()}); err != nil {
+			return err
+		}
+		if err := r.loop.afford(f); err != nil {
+			return err
+		}
+		return r.loop.foretell(f)
 	}})
 }
 
@@ -121,7 +127,7 @@ func (r *runs) first(ctx context.Context, f *entry.RunCreated) error {
 	if err != nil {
 		return err
 	}
-	f.Initial, f.Model = &ref, m.Digest()
+	f.Initial, f.Model = &ref, ref.Plain
 	return nil
 }
 

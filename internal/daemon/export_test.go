@@ -25,3 +25,6 @@ func Protect(e Env, swap string, m Machine) error {
 
 // ErrElsewhere is what other operating systems say.
 var ErrElsewhere = errElsewhere
+
+// RoomOf is Room of a machine whose files these are.
+var RoomOf = room

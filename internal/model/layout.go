@@ -113,6 +113,17 @@ func (l Layout) find(i int) (name string, at int) {
 	return "", math.MaxInt
 }
 
+// finite returns an error that names the tensor of the first of these values, which stand from lo on, that is not finite.
+func (l Layout) finite(lo int, values []float32) error {
+	for i, x := range values {
+		if v := float64(x); math.IsNaN(v) || math.IsInf(v, 0) {
+			name, at := l.find(lo + i)
+			return fmt.Errorf("value %d of tensor %q is not finite", at, name)
+		}
+	}
+	return nil
+}
+
 // Equal reports whether both lay out the same tensors.
 func (l Layout) Equal(m Layout) bool {
 	return slices.EqualFunc(l, m, func(a, b Tensor) bool { return a.Name == b.Name && slices.Equal(a.Shape, b.Shape) })

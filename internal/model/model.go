@@ -51,15 +51,7 @@ func (m *Model) Validate() error {
 }
 
 // finite returns an error that names the tensor of the first value that is not finite.
-func (m *Model) finite() error {
-	for i, x := range m.Params {
-		if v := float64(x); math.IsNaN(v) || math.IsInf(v, 0) {
-			name, at := m.Layout.find(i)
-			return fmt.Errorf("value %d of tensor %q is not finite", at, name)
-		}
-	}
-	return nil
-}
+func (m *Model) finite() error { return m.Layout.finite(0, m.Params) }
 
 // UpdateDigest returns SHA-256(salt, values as float32s, little endian), by which a log names an update. The salt, chosen by
 // its participant, keeps a guess of the values from being confirmed.

@@ -95,6 +95,31 @@ func writeFloats(w io.Writer, values []float32) error {
 // but the canonical one: types other than F32, metadata, holes, bytes that are missing or too many, values that are not
 // finite. So what was read is written again to the same bytes.
 func Read(r io.Reader, limit int64) (*Model, error) {
+	d, err := NewDecoder(r, limit)
+	if err != nil {
+		return nil, err
+	}
+	m := &Model{Layout: d.Layout(), Params: make([]float32, d.n)}
+	if err := d.Next(m.Params); err != nil {
+		return nil, err
+	}
+	if err := d.Close(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Decoder reads a model's file block by block, for who does not want all of it in memory. It refuses what [Read] refuses; what
+// it has given before it refuses the rest is no model. One goroutine at a time uses it.
+type Decoder struct {
+	r      io.Reader
+	layout Layout
+	n, at  int // values: in all, read so far
+	buf    []byte
+}
+
+// NewDecoder reads the header of the one model in r, of at most limit bytes.
+func NewDecoder(r io.Reader, limit int64) (*Decoder, error) {
 	layout, size, err := readHeader(r, limit)
 	if err != nil {
 		return nil, fmt.Errorf("model file: %w", err)
@@ -103,25 +128,87 @@ func Read(r io.Reader, limit int64) (*Model, error) {
 	if int64(n) > (limit-size)/4 {
 		return nil, fmt.Errorf("model file: %d values and a header of %d bytes are more than the %d bytes allowed", n, size, limit)
 	}
-	m := &Model{Layout: layout, Params: make([]float32, n)}
-	buf := make([]byte, 4*min(blockLen, n))
-	at := 0
-	for part := range slices.Chunk(m.Params, blockLen) {
-		if _, err := io.ReadFull(r, buf[:4*len(part)]); err != nil {
-			return nil, fmt.Errorf("model file: reading values from %d of %d on: %w", at, n, noEOF(err))
+	return &Decoder{r: r, layout: layout, n: n, buf: make([]byte, 4*min(blockLen, n))}, nil
+}
+
+// Layout returns what the header says. It is not to be changed.
+func (d *Decoder) Layout() Layout { return d.layout }
+
+// Next fills dst with the next values. It panics if the model has not that many left.
+func (d *Decoder) Next(dst []float32) error {
+	if len(dst) > d.n-d.at {
+		panic(fmt.Sprintf("model: %d values asked for behind %d of %d", len(dst), d.at, d.n))
+	}
+	for part := range slices.Chunk(dst, blockLen) {
+		if _, err := io.ReadFull(d.r, d.buf[:4*len(part)]); err != nil {
+			return fmt.Errorf("model file: reading values from %d of %d on: %w", d.at, d.n, noEOF(err))
 		}
-		Floats(part, buf)
-		at += len(part)
+		Floats(part, d.buf)
+		if err := d.layout.finite(d.at, part); err != nil {
+			return fmt.Errorf("model file: %w", err)
+		}
+		d.at += len(part)
 	}
-	if k, err := io.ReadFull(r, buf[:1]); k > 0 {
-		return nil, errors.New("model file: goes on behind its last tensor")
+	return nil
+}
+
+// Close says whether the file ends where the model does. Only then was everything before it the model.
+func (d *Decoder) Close() error {
+	if d.at < d.n {
+		return fmt.Errorf("model file: closed behind %d of %d values", d.at, d.n)
+	}
+	if k, err := io.ReadFull(d.r, d.buf[:1]); k > 0 {
+		return errors.New("model file: goes on behind its last tensor")
 	} else if err != io.EOF {
-		return nil, fmt.Errorf("model file: reading its end: %w", err)
+		return fmt.Errorf("model file: reading its end: %w", err)
 	}
-	if err := m.finite(); err != nil {
-		return nil, fmt.Errorf("model file: %w", err)
+	return nil
+}
+
+// Encoder writes a model's canonical file block by block: the same bytes as [Model.Write]. One goroutine at a time uses it.
+type Encoder struct {
+	w      io.Writer
+	layout Layout
+	n, at  int // values: in all, written so far
+	buf    []byte
+}
+
+// NewEncoder writes the header of a model with this layout.
+func NewEncoder(w io.Writer, l Layout) (*Encoder, error) {
+	if err := l.Validate(); err != nil {
+		return nil, err
 	}
-	return m, nil
+	if _, err := w.Write(l.header()); err != nil {
+		return nil, err
+	}
+	n := l.Len()
+	return &Encoder{w: w, layout: l, n: n, buf: make([]byte, 4*min(blockLen, n))}, nil
+}
+
+// Next writes the next values, or an error if one of them is not finite. It panics if they are more than the layout has left.
+func (e *Encoder) Next(src []float32) error {
+	if len(src) > e.n-e.at {
+		panic(fmt.Sprintf("model: %d values brought behind %d of %d", len(src), e.at, e.n))
+	}
+	if err := e.layout.finite(e.at, src); err != nil {
+		return err
+	}
+	for part := range slices.Chunk(src, blockLen) {
+		PutFloats(e.buf, part)
+		if _, err := e.w.Write(e.buf[:4*len(part)]); err != nil {
+			return err
+		}
+	}
+	e.at += len(src)
+	return nil
+}
+
+// Close says whether the model was written whole. It does not close the writer.
+func (e *Encoder) Close() error {
+	if e.at < e.n {
+		return fmt.Errorf("model file: ended behind %d of %d values", e.at, e.n)
+	}
+	return nil
 }
 
 // readHeader reads and checks everything before the values, and returns its size.

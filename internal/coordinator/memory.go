@@ -1,0 +1,101 @@
+package coordinator
+
+import (
+	"math"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/trainer"
+)
+
+// beside is what a coordinator takes beside its sums and its uploads, some hundred connections and the blocks of a combination
+// included.
+const beside = 128 << 20
+
+// sumsOf returns how many bytes the sums of a run's rounds take at once; it has one round at a time.
+func sumsOf(d trainer.Description, members int) int64 {
+	var most int64
+	for _, ranges := range [][]aggregate.Range{d.Training, d.Statistics} {
+		spec := aggregate.Spec{Ranges: ranges, Weights: make([]int64, members)}
+		most = max(most, aggregate.Memory(spec, spec.Len(), 0))
+	}
+	return most
+}
+
+// updateOf returns how many bytes the longest update of a run has.
+func updateOf(d trainer.Description) int64 {
+	return 4 * int64(max(aggregate.Spec{Ranges: d.Training}.Len(), aggregate.Spec{Ranges: d.Statistics}.Len()))
+}
+
+// demand is what a run that is asked for would need, in bytes.
+type demand struct {
+	update  int64 // the longest
+	sums    int64 // of its rounds, one at a time
+	open    int64 // sums of the runs that are open
+	uploads int64 // the budget of all runs' uploads
+}
+
+// all is what the coordinator needs with that run.
+func (d demand) all() int64 { return sum64(d.sums, d.open, d.uploads, beside) }
+
+// demandOf finds out what a run would need beside those that are open. Called by the loop.
+func (l *loop) demandOf(f entry.RunCreated) (demand, error) {
+	shape, err := trainer.Describe(f.Plan)
+	if err != nil {
+		return demand{}, status.Error(codes.InvalidArgument, err.Error())
+	}
+	d := demand{update: updateOf(shape), sums: sumsOf(shape, len(f.Members)), uploads: l.hold.limit}
+	for id, s := range l.studies {
+		if run, known := l.state.Run(id); known {
+			d.open = sum64(d.open, sumsOf(s.shape, len(run.Fact.Members)))
+		}
+	}
+	return d, nil
+}
+
+// afford refuses a run that could not be carried out: its updates are larger than all that uploads may take, or there would be no
+// room for its sums beside those of the runs that are open. Called by the loop.
+func (l *loop) afford(f entry.RunCreated) error {
+	if _, known := l.state.RunOf(f.Lead, f.Request); known {
+		return nil // it is there, and only asked for again
+	}
+	d, err := l.demandOf(f)
+	switch {
+	case err != nil:
+		return err
+	case d.update > d.uploads:
+		return status.Errorf(codes.FailedPrecondition, "memory: an update of this plan has %d bytes, and the coordinator holds at most %d of all updates "+
+			"(limits.uploads in its configuration)", d.update, d.uploads)
+	case l.memory > 0 && d.all() > l.memory:
+		return status.Errorf(codes.FailedPrecondition, "memory: the run needs %d bytes for its sums, beside %d for those of open runs, %d for uploads and %d "+
+			"for all else; the coordinator has %d (limits.memory in its configuration): wait until other runs have ended, or give it more, or less for uploads",
+			d.sums, d.open, d.uploads, int64(beside), l.memory)
+	}
+	return nil
+}
+
+// foretell says what a run that is affordable will need.
+func (l *loop) foretell(f entry.RunCreated) error {
+	d, err := l.demandOf(f)
+	if err == nil {
+		l.log.Info("memory suffices for a run", zap.String("lead", f.Lead), zap.String("name", f.Plan.Name), zap.Int64("sums", d.sums),
+			zap.Int64("needed", d.all()), zap.Int64("memory", l.memory))
+	}
+	return err
+}
+
+// sum64 returns the sum of sizes, the largest int64 where it is more.
+func sum64(sizes ...int64) int64 {
+	var all int64
+	for _, n := range sizes {
+		if n > math.MaxInt64-all {
+			return math.MaxInt64
+		}
+		all += n
+	}
+	return all
+}
