@@ -98,10 +98,10 @@ func Dial(c Config) (*Client, error) {
 	// configuration has looked at the environment.
 	options := append(c.Speech.Caller(), grpc.WithContextDialer(out.reach(c.Dial)), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(creds),
-		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	)
+	options = append(options, transport.DialOptions()...)
 	if c.Dial != nil {
 		options = append(options, grpc.WithConnectParams(slowly))
 	}

@@ -436,7 +436,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	doorman := &admitter{loop: l, blobs: c.blobs}
 	fetched := &downloads{}
 	view := &viewer{unwraps: c.o.Unwraps, presence: l.presence, downloads: fetched, now: now, simulated: self.Simulated, rollback: l.rollback}
-	server := grpc.NewServer(
+	server := grpc.NewServer(append(transport.ServerOptions(),
 		grpc.Creds(c.epochs.creds),
 		grpc.StatsHandler(connections{}),
 		grpc.ChainUnaryInterceptor(gate.unary(doorman.entered), words.unary),
@@ -444,14 +444,13 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 		grpc.MaxConcurrentStreams(c.o.Limits.Streams),
 		grpc.WaitForHandlers(true),    // Stop cuts the connections, which ends them
 		grpc.MaxHeaderListSize(8<<10), // the default keeps 16 MiB of headers for each open call
-		grpc.InitialWindowSize(transport.StreamWindow), grpc.InitialConnWindowSize(transport.ConnWindow),
 		grpc.MaxRecvMsgSize(c.o.Limits.Message), grpc.MaxSendMsgSize(mostMessage),
 		grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionAge: c.o.Limits.Age, MaxConnectionAgeGrace: c.o.Limits.Age / 6,
 		}),
-	)
+	)...)
 	models := &models{loop: l, manifest: m, blobs: c.blobs, view: view, downloads: fetched, log: c.o.Log}
 	pb.RegisterRoundsServer(server, &rounds{
 		loop: l, presence: l.presence, records: func() int64 { return m().Limits().Records() }, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,

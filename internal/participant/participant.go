@@ -334,10 +334,10 @@ func (p *Participant) dialer() (*dialer, error) {
 	// options has looked at the environment.
 	options := append(p.o.Speech.Caller(), grpc.WithContextDialer(p.reach), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(creds),
-		grpc.WithInitialWindowSize(transport.StreamWindow), grpc.WithInitialConnWindowSize(transport.ConnWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	)
+	options = append(options, transport.DialOptions()...)
 	if p.o.Dial != nil {
 		options = append(options, grpc.WithConnectParams(slowly))
 	}

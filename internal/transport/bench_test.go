@@ -10,7 +10,7 @@ import (
 )
 
 // tcpPair returns the two ends of a connection over the loopback.
-func tcpPair(b *testing.B, lis net.Listener) (server, client net.Conn) {
+func tcpPair(b testing.TB, lis net.Listener) (server, client net.Conn) {
 	b.Helper()
 	accepted := make(chan net.Conn)
 	go func() {

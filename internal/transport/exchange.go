@@ -18,6 +18,7 @@ type exchange struct {
 	raw  net.Conn
 	side side // ours
 
+	line    *line
 	meter   *meter    // what the listener reads of a peer that has not proven its name
 	conn    *tls.Conn // nil until the TLS handshake is over
 	state   tls.ConnectionState
@@ -53,7 +54,8 @@ func (x *exchange) run(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &conn{Conn: x.conn, raw: x.raw, c: x.c, peer: p}
+	x.line.proven = true
+	k := &conn{Conn: x.conn, line: x.line, raw: x.raw, c: x.c, peer: p}
 	if err := x.c.keep(k); err != nil {
 		return nil, err
 	}
@@ -82,10 +84,12 @@ func (x *exchange) startTLS(ctx context.Context) error {
 		}
 	}
 	cfg := x.tlsConfig()
-	conn := tls.Client(x.raw, cfg)
+	x.line = &line{Conn: x.raw}
+	conn := tls.Client(x.line, cfg)
 	if x.side == serverSide {
 		x.meter = &meter{Conn: x.raw, left: maxStrangeTLS}
-		conn = tls.Server(x.meter, cfg)
+		x.line.Conn = x.meter
+		conn = tls.Server(x.line, cfg)
 	}
 	// The deadline is on the raw connection. HandshakeContext would close it under the drain.
 	if err := conn.Handshake(); err != nil {

@@ -32,6 +32,8 @@ type guest struct {
 // conn is a connection that was proven. It ends with its appraisal.
 type conn struct {
 	*tls.Conn
+	line  *line
+	write sync.Mutex // held by one that writes more than a record
 	raw   net.Conn
 	c     *Credentials
 	peer  Peer
@@ -49,11 +51,22 @@ func (k *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Write sends the records of more than one to the line together.
 func (k *conn) Write(p []byte) (int, error) {
 	if err := k.over(); err != nil {
 		return 0, err
 	}
-	return k.Conn.Write(p)
+	k.write.Lock()
+	defer k.write.Unlock()
+	if len(p) <= maxRecord {
+		return k.Conn.Write(p)
+	}
+	k.line.join()
+	n, err := k.Conn.Write(p)
+	if e := k.line.part(); err == nil && e != nil {
+		return 0, e
+	}
+	return n, err
 }
 
 // over cuts a connection whose appraisal has ended, and says so.
