@@ -8,6 +8,7 @@ import (
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/blob"
+	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/round"
@@ -128,3 +129,14 @@ func Guarded(s grpc.ServerStream, m *manifest.Manifest, now func() time.Time, ex
 func Combine(ctx context.Context, blobs *blob.Blobs, a round.Combine, spec aggregate.Spec, acc *aggregate.Sum) (round.Combined, error) {
 	return (&combiner{blobs}).combine(ctx, a, &sum{spec: spec, acc: acc})
 }
+
+// Encodings keeps pieces as they were encoded.
+type Encodings struct{ e encodings }
+
+// Get returns the piece of a model that begins at a place, as the model encodes it the first time.
+func (e *Encodings) Get(model entry.Digest, at int64, encode func() (codec.Scheme, []byte)) (codec.Scheme, []byte) {
+	return e.e.get(piece{model, at, codec.All}, encode)
+}
+
+// Held returns how many bytes are kept.
+func (e *Encodings) Held() int { return e.e.held }

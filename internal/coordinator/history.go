@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/blob"
-	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
 	"consilium.dev/internal/store"
@@ -60,7 +59,7 @@ func (h *history) Tile(q *pb.TileRequest, stream grpc.ServerStreamingServer[pb.C
 	if err != nil {
 		return h.answer(err)
 	}
-	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), codec.Old, func(int) {})
+	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), encodeOld, func(int) {})
 }
 
 func (h *history) Prove(ctx context.Context, q *pb.ProveRequest) (*pb.ProveReply, error) {
@@ -138,7 +137,7 @@ func (h *history) Kept(q *pb.KeptRequest, stream grpc.ServerStreamingServer[pb.C
 	if err != nil {
 		return h.answer(err)
 	}
-	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), codec.Old, func(int) {})
+	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), encodeOld, func(int) {})
 }
 
 // kept returns where the evidence of a line's admission or boot is kept, or what the witnesses cosigned who handed over there.

@@ -33,6 +33,7 @@ type models struct {
 	blobs     *blob.Blobs
 	view      *viewer
 	downloads *downloads
+	encodings encodings
 	log       *zap.Logger
 }
 
@@ -127,22 +128,35 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 		return answer(m.log, err)
 	}
 	going := m.begin(caller(ctx), d, q.Offset, v.Blob.Size)
-	if err := sendChunks(stream, r, q.Offset, v.Blob.Size, codec.Schemes(q.Schemes).OrOld(), func(n int) { m.downloads.gave(going, n) }); err != nil {
+	encoder := codec.Encoder{Reads: codec.Schemes(q.Schemes).OrOld()}
+	encode := func(at int64, chunk []byte) (codec.Scheme, []byte) {
+		return m.encodings.get(piece{d, at, encoder.Reads}, func() (codec.Scheme, []byte) {
+			return encoder.Encode(time.Now(), make([]byte, 0, len(chunk)), chunk)
+		})
+	}
+	if err := sendChunks(stream, r, q.Offset, v.Blob.Size, encode, func(n int) { m.downloads.gave(going, n) }); err != nil {
 		return answer(m.log, err)
 	}
 	return nil
 }
 
-// sendChunks streams r, whose first byte is at an offset of a whole of that size, in chunks that a peer reads, and tells gave how
-// many bytes of it were in each.
-func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at, size int64, reads codec.Schemes, gave func(int)) error {
-	encoder := codec.Encoder{Reads: reads}
+// encodeOld encodes a chunk for whoever has not said what it reads. The chunk has its own bytes afterwards, since a message that was
+// sent may still be read by gRPC.
+func encodeOld(_ int64, chunk []byte) (codec.Scheme, []byte) {
+	e := codec.Encoder{Reads: codec.Old}
+	return e.Encode(time.Time{}, nil, chunk)
+}
+
+// sendChunks streams r, whose first byte is at an offset of a whole of that size, in chunks that encode encodes, into bytes that
+// stay as they are, and tells gave how many bytes of it were in each. A chunk ends at a multiple of codec.Piece, or with the whole.
+func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at, size int64,
+	encode func(int64, []byte) (codec.Scheme, []byte), gave func(int),
+) error {
 	buf := make([]byte, min(codec.Piece, size-at+1)) // one more, to hear of the end: only then is the whole believed
 	for {
-		n, err := io.ReadFull(r, buf)
+		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), codec.Piece-at%codec.Piece)])
 		if n > 0 {
-			// A message that was sent may still be read by gRPC: each has its own bytes.
-			scheme, data := encoder.Encode(time.Now(), make([]byte, 0, n), buf[:n])
+			scheme, data := encode(at, buf[:n])
 			c := &pb.Chunk{Offset: at, Scheme: uint32(scheme), Size: uint32(n), Data: data}
 			if err := stream.Send(c); err != nil {
 				return err

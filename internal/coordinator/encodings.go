@@ -1,0 +1,68 @@
+package coordinator
+
+import (
+	"sync"
+
+	"consilium.dev/internal/codec"
+	"consilium.dev/internal/entry"
+)
+
+// encodingsLen is how many bytes of encoded pieces are kept, whatever the number of downloads.
+const encodingsLen = 16 << 20
+
+// encodings keeps the newest pieces of models as they went on the line: a round's members fetch its base at about the same time, and
+// each piece is encoded once for all of them. Models that are larger than what is kept are encoded anew for who comes much later.
+// It is safe for concurrent use.
+type encodings struct {
+	mu    sync.Mutex // guards what follows
+	of    map[piece]*encoded
+	order []piece // of the finished ones, oldest first
+	held  int
+}
+
+// piece names what is encoded: bytes of a model from a place on, for peers that read these schemes.
+type piece struct {
+	model entry.Digest
+	at    int64
+	reads codec.Schemes
+}
+
+type encoded struct {
+	done   chan struct{} // closed when the rest is set
+	scheme codec.Scheme
+	data   []byte
+}
+
+// get returns a piece as make encodes it, which is called where the piece is not here. The bytes are everybody's: nobody changes them.
+func (e *encodings) get(p piece, make func() (codec.Scheme, []byte)) (codec.Scheme, []byte) {
+	x, ours := e.claim(p)
+	if !ours {
+		<-x.done
+		return x.scheme, x.data
+	}
+	x.scheme, x.data = make()
+	close(x.done)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.order = append(e.order, p)
+	for e.held += len(x.data); e.held > encodingsLen; e.order = e.order[1:] {
+		e.held -= len(e.of[e.order[0]].data)
+		delete(e.of, e.order[0])
+	}
+	return x.scheme, x.data
+}
+
+// claim returns a piece, and whether it is the caller's to encode.
+func (e *encodings) claim(p piece) (x *encoded, ours bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if x = e.of[p]; x != nil {
+		return x, false
+	}
+	if e.of == nil {
+		e.of = map[piece]*encoded{}
+	}
+	x = &encoded{done: make(chan struct{})}
+	e.of[p] = x
+	return x, true
+}
