@@ -22,9 +22,9 @@ var goldens = map[string]adapter{
 	"fedyogi":    cases(adaptiveCase("fedyogi")),
 	"fedadagrad": cases(adaptiveCase("fedadagrad")),
 
-	"fedprox":  later("participants have no proximal term yet"),
+	"fedprox":  cases(fedProxCase),
 	"scaffold": later("participants have no control variates yet"),
-	"fednova":  later("participants' steps are not normalised yet"),
+	"fednova":  cases(fedNovaCase),
 	"fedbuff":  later("rounds are synchronous: an update is always of the round's own base"),
 
 	"median":            later("no rule needs all updates at once yet"),

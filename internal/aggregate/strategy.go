@@ -17,11 +17,22 @@ var strategies = map[string]func(*params) rule{
 	"fedadam":    fedAdamRule,
 	"fedyogi":    fedYogiRule,
 	"fedadagrad": fedAdagradRule,
+	"fedprox":    fedProxRule,
+	"fednova":    fedNovaRule,
 }
 
 // rule is what a strategy's parameters amount to.
 type rule struct {
 	optimizer func(round int) Optimizer
+	local     Local                 // what participants do
+	factor    func(Turnout) float64 // what the mean is multiplied by; nil: nothing
+}
+
+// Turnout is whose updates are in a round's mean.
+type Turnout struct {
+	Weights []int64 // of each, as declared, in the order of names
+	Steps   []int   // that each has taken
+	Rate    float64 // learning rate of these steps
 }
 
 // Strategies returns the names of all strategies, ascending.
@@ -59,6 +70,21 @@ func NewStrategy(name string, given map[string]any) (Strategy, error) {
 
 // Name returns the name under which the strategy was asked for.
 func (s Strategy) Name() string { return s.name }
+
+// Local returns what participants do under the strategy.
+func (s Strategy) Local() Local { return s.rule.local }
+
+// Factor returns what the mean of a round's updates is multiplied by before [Optimizer.Step] has it. It has the same bits for the same
+// turnout on every processor.
+func (s Strategy) Factor(t Turnout) float64 {
+	if len(t.Weights) == 0 || len(t.Steps) != len(t.Weights) {
+		panic(fmt.Sprintf("aggregate: a turnout of %d weights and %d numbers of steps", len(t.Weights), len(t.Steps)))
+	}
+	if s.rule.factor == nil {
+		return 1
+	}
+	return s.rule.factor(t)
+}
 
 // Optimizer returns what makes the next model in a training round, counted from 1.
 func (s Strategy) Optimizer(round int) Optimizer {

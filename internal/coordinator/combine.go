@@ -56,6 +56,10 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entr
 		return next, nil, err
 	}
 	rule := strategy.Optimizer(a.Round)
+	scale, err := trainer.Scale(a.Plan, weights(a.Members))
+	if err != nil {
+		return next, nil, err
+	}
 	n := s.spec.Len()
 	base, err := c.openModel(ctx, *a.Base, n)
 	if err != nil {
@@ -76,7 +80,10 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entr
 		states = c.put(ctx, g, "storing the optimiser's state", state)
 	}
 	g.Go(func() error {
-		err := transform(rule, a.Plan.Strategy.Name, s.acc, n, base, old, models, states)
+		err := transform(rule, a.Plan.Strategy.Name, func(lo int, mean []float64) {
+			s.acc.Mean(lo, mean)
+			scale(lo, mean)
+		}, n, base, old, models, states)
 		models.CloseWithError(err) // nil: it is whole
 		states.CloseWithError(err)
 		return err
@@ -114,7 +121,7 @@ func (c *combiner) put(ctx context.Context, g *errgroup.Group, doing string, ref
 
 // transform takes n parameters, block by block, from base, old state and mean to the next model and its state. It returns nil
 // when both are written and what they were made of was read to its checked end.
-func transform(rule aggregate.Optimizer, name string, acc *aggregate.Sum, n int, base *oldModel, old *oldState, models, states io.Writer) error {
+func transform(rule aggregate.Optimizer, name string, meanOf func(lo int, dst []float64), n int, base *oldModel, old *oldState, models, states io.Writer) error {
 	out, err := model.NewEncoder(models, base.Layout())
 	if err != nil {
 		return err
@@ -136,7 +143,7 @@ func transform(rule aggregate.Optimizer, name string, acc *aggregate.Sum, n int,
 		if err := old.next(state, text); err != nil {
 			return err
 		}
-		acc.Mean(lo, mean)
+		meanOf(lo, mean)
 		rule.Step(params, params, mean, state)
 		if err := out.Next(params); err != nil {
 			return err
@@ -192,11 +199,19 @@ func (c *combiner) putModel(ctx context.Context, m *model.Model) (ref entry.Blob
 	return ref, err
 }
 
-// rows returns how many records stand behind a round.
-func rows(members []entry.Contribution) int64 {
-	var n int64
+// weights returns the weights of a round's members.
+func weights(members []entry.Contribution) []int64 {
+	var all []int64
 	for _, m := range members {
-		n += m.Weight
+		all = append(all, m.Weight)
+	}
+	return all
+}
+
+// rows returns how many records stand behind a round.
+func rows(members []entry.Contribution) (n int64) {
+	for _, w := range weights(members) {
+		n += w
 	}
 	return n
 }

@@ -367,7 +367,8 @@ type Strategy struct {
 
 // Local is what each participant does between base and update.
 type Local struct {
-	Steps        int     `json:"steps" yaml:"steps"`                 // gradient steps a round
+	Steps        int     `json:"steps" yaml:"steps"`                 // gradient steps a round; 0: as Epochs says
+	Epochs       int     `json:"epochs,omitempty" yaml:"epochs"`     // passes over the own records a round; 0: as Steps says
 	LearningRate float64 `json:"learning_rate" yaml:"learning_rate"` // of plain gradient descent
 	Batch        int     `json:"batch" yaml:"batch"`                 // rows a step; 0: all of them
 	L2           float64 `json:"l2,omitempty" yaml:"l2"`             // weight of half the squared norm of the weights, bias left out

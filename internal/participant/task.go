@@ -224,7 +224,7 @@ func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data r
 	spec := aggregate.Spec{Ranges: d.Training, Weights: []int64{t.Weight}}
 	work := func(ctx context.Context, base *model.Model) ([]float32, error) {
 		return trainer.Train(ctx, plan, base, data.train, int(t.Round), s.p.o.Name, func(done int) {
-			s.p.desk.progress(done, plan.Local.Steps)
+			s.p.desk.progress(done, trainer.Steps(plan, t.Weight))
 		})
 	}
 	var base *model.Model

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/blas64"
@@ -19,8 +20,8 @@ import (
 	"consilium.dev/internal/model"
 )
 
-// Train takes the plan's local steps of gradient descent from base over a member's training rows, and returns its update: the
-// trained parameters less base, over the whole layout, 0 for the tensors of standardising. With a batch, rows are taken in an
+// Train takes the plan's local steps of gradient descent, as its strategy wants them, from base over a member's training rows, and returns
+// its update: the trained parameters less base, over the whole layout, 0 for the tensors of standardising. With a batch, rows are taken in an
 // order drawn from the plan's seed, the round and the member, a new one for each pass. Where the plan names an encoding, the
 // update is what that makes of it. It fails where the update would be
 // refused by the plan's own limits, and, with the context's cause, soon after ctx is done. After each step it calls step, unless
@@ -37,9 +38,14 @@ func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.
 	if train.Rows() == 0 {
 		return nil, errors.New("no record to train on")
 	}
-	fit := newDescent(p.Local, q, train.Rows())
+	strategy, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
+	if err != nil {
+		return nil, err
+	}
+	steps := Steps(p, int64(train.Rows()))
+	fit := newDescent(p.Local, strategy.Local(), q, train.Rows())
 	rows := newBatches(p, train.Rows(), round, member)
-	for n := range p.Local.Steps {
+	for n := range steps {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("training round %d: %w", round, context.Cause(ctx))
 		}
@@ -48,7 +54,11 @@ func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.
 			step(n + 1)
 		}
 	}
-	u, err := fit.update(p, base)
+	norm := 1.0
+	if strategy.Local().Normalized {
+		norm = strategy.Local().Norm(steps, p.Local.LearningRate)
+	}
+	u, err := fit.update(p, base, norm)
 	if err == nil {
 		chance := rand.New(rand.NewChaCha8(seed("encoding", p.Seed, round, member)))
 		codec.Lossy(p.Encoding).Coarsen(u, p.MaxAbs, chance)
@@ -56,56 +66,57 @@ func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.
 	return u, err
 }
 
-// descent is gradient descent on the parameters of a logistic model. Its slices are made once for all steps.
+// descent is gradient descent on the parameters of a logistic model, as the plan's strategy wants it. Its slices are made once for all steps.
 type descent struct {
 	local  entry.Local
-	weight blas64.Vector
-	bias   float64
-	grad   blas64.Vector // of the loss by weight
-	miss   []float64     // predicted chance less label, one a row
+	way    *aggregate.Descent
+	params []float64 // bias and weights, as they follow each other in the layout
+	base   []float64 // what params began with
+	grad   []float64 // of the loss, likewise
+	miss   []float64 // predicted chance less label, one a row
 }
 
-func newDescent(local entry.Local, q params, rows int) *descent {
-	return &descent{
-		local:  local,
-		weight: vector(q.weight),
-		bias:   q.bias,
-		grad:   vector(make([]float64, len(q.weight))),
-		miss:   make([]float64, rows),
-	}
+func newDescent(local entry.Local, rule aggregate.Local, q params, rows int) *descent {
+	d := &descent{local: local, params: append([]float64{q.bias}, q.weight...), miss: make([]float64, rows)}
+	d.base, d.grad = slices.Clone(d.params), make([]float64, len(d.params))
+	d.way = rule.Descent(local.LearningRate, d.base)
+	return d
 }
 
 func vector(v []float64) blas64.Vector { return blas64.Vector{N: len(v), Data: v, Inc: 1} }
 
 // step takes one step along the negative gradient of the mean loss over the rows of x, whose labels are y.
 func (d *descent) step(x, y []float64) {
-	n := len(y)
-	rows := blas64.General{Rows: n, Cols: d.weight.N, Stride: d.weight.N, Data: x}
-	miss := vector(d.miss[:n])
-	blas64.Gemv(blas.NoTrans, 1, rows, d.weight, 0, miss)
-	sum := 0.0
-	for i, z := range miss.Data {
-		miss.Data[i] = chance(z+d.bias) - y[i]
-		sum += miss.Data[i]
-	}
-	blas64.Gemv(blas.Trans, 1/float64(n), rows, miss, 0, d.grad)
-	if d.local.L2 != 0 {
-		blas64.Axpy(d.local.L2, d.weight, d.grad)
-	}
-	blas64.Axpy(-d.local.LearningRate, d.grad, d.weight)
-	d.bias -= d.local.LearningRate * sum / float64(n)
+	d.slope(x, y)
+	d.way.Step(d.params, d.grad)
 }
 
-// update returns the trained parameters less base.
-func (d *descent) update(p entry.Plan, base *model.Model) ([]float32, error) {
+// slope sets grad to the gradient of the mean loss over the rows of x, whose labels are y.
+func (d *descent) slope(x, y []float64) {
+	n, weight, grad := len(y), vector(d.params[1:]), vector(d.grad[1:])
+	rows := blas64.General{Rows: n, Cols: weight.N, Stride: weight.N, Data: x}
+	miss := vector(d.miss[:n])
+	blas64.Gemv(blas.NoTrans, 1, rows, weight, 0, miss)
+	sum := 0.0
+	for i, z := range miss.Data {
+		miss.Data[i] = chance(z+d.params[0]) - y[i]
+		sum += miss.Data[i]
+	}
+	blas64.Gemv(blas.Trans, 1/float64(n), rows, miss, 0, grad)
+	if d.local.L2 != 0 {
+		blas64.Axpy(d.local.L2, weight, grad)
+	}
+	d.grad[0] = sum / float64(n)
+}
+
+// update returns the trained parameters less base, divided by norm.
+func (d *descent) update(p entry.Plan, base *model.Model, norm float64) ([]float32, error) {
 	u := make([]float32, len(base.Params))
 	bias, _ := base.Layout.Slice(u, tensorBias)
 	weight, _ := base.Layout.Slice(u, tensorWeight)
-	was, _ := base.Layout.Slice(base.Params, tensorBias)
-	bias[0] = float32(d.bias - float64(was[0]))
-	was, _ = base.Layout.Slice(base.Params, tensorWeight)
-	for i, w := range d.weight.Data {
-		weight[i] = float32(w - float64(was[i]))
+	bias[0] = float32((d.params[0] - d.base[0]) / norm)
+	for i := range weight {
+		weight[i] = float32((d.params[1+i] - d.base[1+i]) / norm)
 	}
 	shape, err := Describe(p)
 	if err != nil {

@@ -314,3 +314,74 @@ func TestTrainStops(t *testing.T) {
 		t.Errorf("Train = %v, want %q of round 4", err, why)
 	}
 }
+
+// TestProximal: the term draws every parameter towards the base, the bias too.
+func TestProximal(t *testing.T) {
+	p, set := plan(3, false), drawn(40, 3, 2)
+	p.Local.Steps = 50
+	m := start(t, p)
+	length := func(rule entry.Strategy) []float64 {
+		p.Strategy = rule
+		u, err := trainer.Train(t.Context(), p, m, set, 1, "north", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := make([]float64, len(u))
+		for i, v := range u {
+			all[i] = math.Abs(float64(v))
+		}
+		return all
+	}
+	free, zero, held := length(entry.Strategy{Name: "fedavg"}), length(prox(0)), length(prox(2))
+	if !slices.Equal(free, zero) {
+		t.Errorf("with mu 0 it moves by %v, want %v as without", zero, free)
+	}
+	for i := range free {
+		if held[i] >= free[i] {
+			t.Errorf("parameter %d moves by %v, without the term by %v", i, held[i], free[i])
+		}
+	}
+}
+
+// TestNormalized: FedNova's update is the way divided by the weight of its gradients.
+func TestNormalized(t *testing.T) {
+	p, set := plan(3, false), drawn(40, 3, 2)
+	p.Local = entry.Local{Epochs: 2, Batch: 7, LearningRate: 0.125} // 12 steps
+	m := start(t, p)
+	way, err := trainer.Train(t.Context(), p, m, set, 1, "north", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Strategy.Name = "fednova"
+	taken := 0
+	got, err := trainer.Train(t.Context(), p, m, set, 1, "north", func(done int) { taken = done })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if taken != 12 {
+		t.Errorf("%d steps, want 12", taken)
+	}
+	for i, v := range got {
+		if want := float64(way[i]) / 12; math.Abs(float64(v)-want) > 1e-7 {
+			t.Errorf("value %d is %v, want %v", i, v, want)
+		}
+	}
+}
+
+// TestScale: the mean of a round is multiplied by the mean number of steps, where a rule asks for it.
+func TestScale(t *testing.T) {
+	p := plan(3, false)
+	p.Local = entry.Local{Epochs: 1, Batch: 10, LearningRate: 0.125}
+	for rule, want := range map[string]float64{"fedavg": 1, "fedprox": 1, "fednova": (30.0*3 + 10*1) / 40} {
+		p.Strategy.Name = rule
+		scale, err := trainer.Scale(p, []int64{30, 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mean := []float64{1, -2}
+		scale(2, mean)
+		if mean[0] != want || mean[1] != -2*want {
+			t.Errorf("%s: the mean becomes %v, want %v times", rule, mean, want)
+		}
+	}
+}

@@ -34,6 +34,8 @@ const (
 	defaultMaxAbs  = 16
 	defaultTries   = 3
 	defaultTimeout = 10 * time.Minute
+
+	unset = math.MinInt // steps that a plan does not name
 )
 
 // planFile is a plan as its lead writes it.
@@ -45,7 +47,7 @@ type planFile struct {
 // ParsePlan reads the plan that a lead wrote, a YAML document of at most 256 KiB with the keys of [entry.Plan] and, under
 // schema, what [dataset.ParseSchema] describes. Unknown and doubled keys are errors. Left out have defaults: trainer
 // builtin/logistic, strategy fedavg, quorum all listed members (there is no default where none is listed), deadline 10m, tries
-// 3, max_abs 16, resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), encoding none, local.steps 1, batch 0 (all rows), l2 0; without standardize there is no round 0.
+// 3, max_abs 16, resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), encoding none, local.steps 1 (where epochs is left out too), batch 0 (all rows), l2 0; without standardize there is no round 0.
 // The plan that it returns has passed [CheckPlan].
 func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	if len(yamlText) > maxPlan {
@@ -53,7 +55,7 @@ func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	}
 	f := planFile{Plan: entry.Plan{
 		Trainer: Logistic, Strategy: entry.Strategy{Name: "fedavg"}, Deadline: entry.Duration(defaultTimeout),
-		Tries: defaultTries, MaxAbs: defaultMaxAbs, Local: entry.Local{Steps: 1},
+		Tries: defaultTries, MaxAbs: defaultMaxAbs, Local: entry.Local{Steps: unset},
 	}}
 	if err := strictyaml.Load(yamlText, &f); err != nil {
 		return entry.Plan{}, fmt.Errorf("plan: %w", err)
@@ -62,6 +64,12 @@ func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	numbers(p.Strategy.Params)
 	if p.Quorum == 0 {
 		p.Quorum = len(p.Members)
+	}
+	if p.Local.Steps == unset {
+		p.Local.Steps = 1
+		if p.Local.Epochs != 0 {
+			p.Local.Steps = 0
+		}
 	}
 	var err error
 	if p.Schema, err = schemaJSON(&f.Schema); err != nil {
@@ -132,7 +140,7 @@ func CheckPlan(p entry.Plan) error {
 func check(p entry.Plan) (dataset.Schema, error) {
 	s, err := dataset.ParseSchema(p.Schema)
 	if err == nil {
-		err = inOne(checkNames(p), checkRounds(p), checkNumbers(p), checkLocal(p.Local))
+		err = inOne(checkNames(p), checkRounds(p), checkNumbers(p), checkLocal(p.Local), checkStrategy(p))
 	}
 	if err != nil {
 		return dataset.Schema{}, fmt.Errorf("plan: %w", err)
@@ -177,11 +185,19 @@ func checkNames(p entry.Plan) error {
 		}
 		seen[m] = true
 	}
-	if err := codec.Lossy(p.Encoding).Check(); err != nil {
+	return codec.Lossy(p.Encoding).Check()
+}
+
+// checkStrategy judges a strategy by itself and with what participants are to do.
+func checkStrategy(p entry.Plan) error {
+	s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
+	if err != nil {
 		return err
 	}
-	_, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
-	return err
+	if pull := float64(p.Local.LearningRate * s.Local().Mu); pull > 1 {
+		return fmt.Errorf("local.learning_rate times mu is %v, want at most 1: each step would go beyond the model that it is drawn back to", pull)
+	}
+	return nil
 }
 
 // checkText accepts printable text of so many bytes, fit for one line of a log or a terminal.
@@ -245,7 +261,11 @@ func checkNumbers(p entry.Plan) error {
 
 func checkLocal(l entry.Local) error {
 	switch {
-	case l.Steps < 1 || l.Steps > maxSteps:
+	case l.Steps != 0 && l.Epochs != 0:
+		return errors.New("local.steps and local.epochs are both given, want one of them")
+	case l.Epochs < 0 || l.Epochs > maxSteps:
+		return fmt.Errorf("local.epochs is %d, want 1 to %d", l.Epochs, maxSteps)
+	case l.Epochs == 0 && (l.Steps < 1 || l.Steps > maxSteps):
 		return fmt.Errorf("local.steps is %d, want 1 to %d", l.Steps, maxSteps)
 	case !(l.LearningRate > 0 && l.LearningRate <= math.MaxFloat32):
 		return fmt.Errorf("local.learning_rate is %v, want above 0", l.LearningRate)
@@ -255,4 +275,41 @@ func checkLocal(l entry.Local) error {
 		return fmt.Errorf("local.l2 is %v, want 0 or more", l.L2)
 	}
 	return nil
+}
+
+// Steps returns how many local steps a member with so many training rows takes in a round: the plan's number, or as many as its passes
+// take, in which the last step of a pass may have fewer rows than the others. There are 2^20 at most.
+func Steps(p entry.Plan, rows int64) int {
+	l := p.Local
+	if l.Epochs == 0 {
+		return l.Steps
+	}
+	pass := int64(1)
+	if l.Batch > 0 {
+		pass = max((rows+int64(l.Batch)-1)/int64(l.Batch), 1)
+	}
+	return int(min(int64(l.Epochs)*pass, maxSteps))
+}
+
+// Scale returns what makes the mean of a training round's updates what the strategy's [aggregate.Optimizer] steps along: it multiplies the
+// values of the mean from lo on, in place. weights are those of the members whose updates are in it, in the order of their names. The same
+// plan and weights give the same bits on every processor.
+func Scale(p entry.Plan, weights []int64) (func(lo int, mean []float64), error) {
+	s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
+	if err != nil {
+		return nil, err
+	}
+	t := aggregate.Turnout{Weights: weights, Rate: p.Local.LearningRate}
+	for _, w := range weights {
+		t.Steps = append(t.Steps, Steps(p, w))
+	}
+	factor := s.Factor(t)
+	return func(_ int, mean []float64) {
+		if factor == 1 {
+			return
+		}
+		for i, v := range mean {
+			mean[i] = float64(factor * v)
+		}
+	}, nil
 }

@@ -220,6 +220,13 @@ func TestCheckPlan(t *testing.T) {
 		{"unknown encoding", func(p *entry.Plan) { p.Encoding = "fp4" }, `encoding "fp4" is unknown, want bf16 or int8`},
 		{"no steps", func(p *entry.Plan) { p.Local.Steps = 0 }, "local.steps is 0, want 1 to 1048576"},
 		{"too many steps", func(p *entry.Plan) { p.Local.Steps = 1<<20 + 1 }, "local.steps is 1048577"},
+		{"steps and epochs", func(p *entry.Plan) { p.Local.Epochs = 1 }, "local.steps and local.epochs are both given, want one of them"},
+		{"epochs", func(p *entry.Plan) { p.Local.Steps, p.Local.Epochs = 0, 3 }, ""},
+		{"epochs below 0", func(p *entry.Plan) { p.Local.Steps, p.Local.Epochs = 0, -1 }, "local.epochs is -1, want 1 to 1048576"},
+		{"too many epochs", func(p *entry.Plan) { p.Local.Steps, p.Local.Epochs = 0, 1<<20+1 }, "local.epochs is 1048577"},
+		{"mu as far as it goes", func(p *entry.Plan) { p.Strategy = prox(2) }, ""},
+		{"mu too large for the rate", func(p *entry.Plan) { p.Strategy = prox(2.5) }, "local.learning_rate times mu is 1.25, want at most 1"},
+		{"mu below 0", func(p *entry.Plan) { p.Strategy = prox(-1) }, "parameter mu of strategy fedprox is -1, want 0 to 1e+06"},
 		{"rate 0", func(p *entry.Plan) { p.Local.LearningRate = 0 }, "local.learning_rate is 0, want above 0"},
 		{"rate NaN", func(p *entry.Plan) { p.Local.LearningRate = nan }, "local.learning_rate is NaN"},
 		{"rate infinite", func(p *entry.Plan) { p.Local.LearningRate = inf }, "local.learning_rate is +Inf"},
@@ -254,6 +261,42 @@ func TestCheckPlan(t *testing.T) {
 				t.Errorf("CheckPlan = %q, want one line", err)
 			}
 		})
+	}
+}
+
+func prox(mu float64) entry.Strategy {
+	return entry.Strategy{Name: "fedprox", Params: map[string]any{"mu": mu}}
+}
+
+// TestSteps: a member takes the plan's steps, or as many as its passes have.
+func TestSteps(t *testing.T) {
+	for _, c := range []struct {
+		local entry.Local
+		rows  int64
+		want  int
+	}{
+		{entry.Local{Steps: 7}, 100, 7},
+		{entry.Local{Steps: 7, Batch: 10}, 100, 7},
+		{entry.Local{Epochs: 3}, 100, 3},
+		{entry.Local{Epochs: 3, Batch: 10}, 100, 30},
+		{entry.Local{Epochs: 3, Batch: 10}, 101, 33},
+		{entry.Local{Epochs: 3, Batch: 10}, 9, 3},
+		{entry.Local{Epochs: 1 << 20, Batch: 1}, 1 << 29, 1 << 20},
+	} {
+		if got := trainer.Steps(entry.Plan{Local: c.local}, c.rows); got != c.want {
+			t.Errorf("Steps(%+v, %d) = %d, want %d", c.local, c.rows, got, c.want)
+		}
+	}
+}
+
+// TestParseEpochs: a plan that names epochs names no steps.
+func TestParseEpochs(t *testing.T) {
+	p, err := trainer.ParsePlan([]byte(strings.Replace(least, "{learning_rate: 0.5}", "{learning_rate: 0.5, epochs: 4}", 1)))
+	if err != nil || p.Local.Epochs != 4 || p.Local.Steps != 0 {
+		t.Errorf("plan has %+v, %v, want 4 epochs and no steps", p.Local, err)
+	}
+	if _, err := trainer.ParsePlan([]byte(strings.Replace(least, "{learning_rate: 0.5}", "{learning_rate: 0.5, steps: 0}", 1))); err == nil {
+		t.Error("a plan of 0 steps is taken")
 	}
 }
 
