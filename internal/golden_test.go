@@ -38,11 +38,11 @@ var goldens = map[string]adapter{
 
 	"dp-fedavg-fixed":    later("no rule adds noise yet"),
 	"dp-fedavg-adaptive": later("no rule adds noise yet"),
-	"rdp-accountant":     later("no accountant yet"),
-	"pld-accountant":     later("no accountant yet"),
-	"analytic-gaussian":  later("no calibration of noise yet"),
-	"ddgauss":            later("no distributed noise yet"),
-	"skellam":            later("no distributed noise yet"),
+	"rdp-accountant":     cases(rdpCase),
+	"pld-accountant":     cases(pldCase),
+	"analytic-gaussian":  cases(gaussianCase),
+	"ddgauss":            cases(distributedCase),
+	"skellam":            cases(distributedCase),
 
 	"secagg":       later("no pairwise masks yet"),
 	"shamir":       later("no shared secrets yet"),
