@@ -1,6 +1,10 @@
 package coordinator_test
 
 import (
+	"bytes"
+	"crypto/subtle"
+	"errors"
+	"io"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -64,6 +68,56 @@ func TestDownloadsAreCounted(t *testing.T) {
 		}
 		if n := member(v, "cleveland").Resent; n != 0 {
 			t.Errorf("%d bytes were sent to cleveland twice, want none: nothing was cut", n)
+		}
+	})
+}
+
+// TestFetchOnBase: who has a model that it may fetch gets another one of the same size as its difference to it; who names anything
+// else gets the whole.
+func TestFetchOnBase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCourt(t)
+		run := c.open(wide)
+		c.accepted(c.budapest, sound(run, large()...))
+		c.accepted(c.cleveland, sound(run, large()...))
+		c.books["council"].await(t, "round closed", "run", run)
+		first, second := only[entry.RunCreated](c.facts())[0].Model, only[entry.RoundClosed](c.facts())[0].Model
+		other := c.open() // its model has another size
+		small := only[entry.RunCreated](c.facts())[1].Model
+		c.accepted(c.budapest, sound(other))
+		fetch := func(base []byte, at int64) (text []byte, onBase bool) {
+			stream, err := c.budapest.Fetch(t.Context(), &pb.FetchRequest{Model: second[:], Base: base, Offset: at, Schemes: uint32(codec.All)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for {
+				q, err := stream.Recv()
+				if errors.Is(err, io.EOF) {
+					return text, onBase
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				onBase = q.OnBase
+				if text, err = codec.Decode(text, codec.Scheme(q.Scheme), q.Data, int(q.Size)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		was, _ := c.budapest.download(t.Context(), first)
+		is, _ := fetch(nil, 0)
+		for _, at := range []int64{0, codec.Piece + 3} {
+			text, onBase := fetch(first[:], at)
+			subtle.XORBytes(text, text, was[at:])
+			if !onBase || !bytes.Equal(text, is[at:]) {
+				t.Errorf("from %d: %d bytes, a difference: %v, want the difference of %d", at, len(text), onBase, len(is)-int(at))
+			}
+		}
+		unknown := entry.Digest{1}
+		for name, base := range map[string][]byte{"itself": second[:], "unknown": unknown[:], "no digest": {1}, "another size": small[:]} {
+			if text, onBase := fetch(base, 0); onBase || !bytes.Equal(text, is) {
+				t.Errorf("%s: %d bytes, a difference: %v, want the whole", name, len(text), onBase)
+			}
 		}
 	})
 }

@@ -20,9 +20,10 @@ type encodings struct {
 	held  int
 }
 
-// piece names what is encoded: bytes of a model from a place on, for peers that read these schemes.
+// piece names what is encoded: bytes of a model from a place on, or their difference to a base's, for peers that read these schemes.
 type piece struct {
 	model entry.Digest
+	base  entry.Digest // zero: none
 	at    int64
 	reads codec.Schemes
 }

@@ -135,7 +135,7 @@ type Encodings struct{ e encodings }
 
 // Get returns the piece of a model that begins at a place, as the model encodes it the first time.
 func (e *Encodings) Get(model entry.Digest, at int64, encode func() (codec.Scheme, []byte)) (codec.Scheme, []byte) {
-	return e.e.get(piece{model, at, codec.All}, encode)
+	return e.e.get(piece{model: model, at: at, reads: codec.All}, encode)
 }
 
 // Held returns how many bytes are kept.

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -119,45 +120,96 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 	if q.Offset < 0 || q.Offset > v.Blob.Size {
 		return status.Errorf(codes.OutOfRange, "offset %d in a model of %d bytes", q.Offset, v.Blob.Size)
 	}
-	r, err := m.blobs.Open(ctx, v.Blob)
+	r, err := m.open(ctx, v, q.Offset)
 	if err != nil {
 		return answer(m.log, err)
 	}
 	defer r.Close()
-	if _, err := io.CopyN(io.Discard, r, q.Offset); err != nil {
-		return answer(m.log, err)
+	p := piece{model: d, reads: codec.Schemes(q.Schemes).OrOld()}
+	var bytes io.Reader = r
+	if base := m.basis(ctx, q, v); base != nil {
+		defer base.Close()
+		bytes, p.base = &difference{r, base}, entry.Digest(q.Base)
 	}
 	going := m.begin(caller(ctx), d, q.Offset, v.Blob.Size)
-	encoder := codec.Encoder{Reads: codec.Schemes(q.Schemes).OrOld()}
-	encode := func(at int64, chunk []byte) (codec.Scheme, []byte) {
-		return m.encodings.get(piece{d, at, encoder.Reads}, func() (codec.Scheme, []byte) {
+	encoder := codec.Encoder{Reads: p.reads}
+	encode := func(at int64, chunk []byte) *pb.Chunk {
+		p.at = at
+		scheme, data := m.encodings.get(p, func() (codec.Scheme, []byte) {
 			return encoder.Encode(time.Now(), make([]byte, 0, len(chunk)), chunk)
 		})
+		return &pb.Chunk{Scheme: uint32(scheme), Data: data, OnBase: !p.base.IsZero()}
 	}
-	if err := sendChunks(stream, r, q.Offset, v.Blob.Size, encode, func(n int) { m.downloads.gave(going, n) }); err != nil {
+	if err := sendChunks(stream, bytes, q.Offset, v.Blob.Size, encode, func(n int) { m.downloads.gave(going, n) }); err != nil {
 		return answer(m.log, err)
 	}
 	return nil
 }
 
+// open opens a model's file at an offset.
+func (m *models) open(ctx context.Context, v registry.Version, offset int64) (io.ReadCloser, error) {
+	r, err := m.blobs.Open(ctx, v.Blob)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.CopyN(io.Discard, r, offset); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// basis opens the model that the caller has already, where that is one that it may fetch, is here, and is as long as v. Where it is
+// not the caller gets the whole.
+func (m *models) basis(ctx context.Context, q *pb.FetchRequest, v registry.Version) io.ReadCloser {
+	d, err := digest(q.Base)
+	if err != nil || d == v.Model || m.mayRead(ctx, caller(ctx), d) != nil {
+		return nil
+	}
+	base, err := m.resolve(ctx, d.String())
+	if err != nil || !base.Dropped.IsZero() || base.Blob.Size != v.Blob.Size {
+		return nil
+	}
+	r, err := m.open(ctx, base, q.Offset)
+	if err != nil {
+		m.log.Warn("a model is sent whole, since its base cannot be read", zap.String("model", v.Model.Short()), zap.String("base", d.Short()), zap.Error(err))
+		return nil
+	}
+	return r
+}
+
+// difference reads what is xor what was.
+type difference struct{ is, was io.Reader }
+
+func (d *difference) Read(p []byte) (int, error) {
+	n, err := d.is.Read(p)
+	was := make([]byte, n)
+	if _, e := io.ReadFull(d.was, was); e != nil {
+		return 0, e
+	}
+	subtle.XORBytes(p[:n], p[:n], was)
+	return n, err
+}
+
 // encodeOld encodes a chunk for whoever has not said what it reads. The chunk has its own bytes afterwards, since a message that was
 // sent may still be read by gRPC.
-func encodeOld(_ int64, chunk []byte) (codec.Scheme, []byte) {
+func encodeOld(_ int64, chunk []byte) *pb.Chunk {
 	e := codec.Encoder{Reads: codec.Old}
-	return e.Encode(time.Time{}, nil, chunk)
+	scheme, data := e.Encode(time.Time{}, nil, chunk)
+	return &pb.Chunk{Scheme: uint32(scheme), Data: data}
 }
 
 // sendChunks streams r, whose first byte is at an offset of a whole of that size, in chunks that encode encodes, into bytes that
 // stay as they are, and tells gave how many bytes of it were in each. A chunk ends at a multiple of codec.Piece, or with the whole.
 func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at, size int64,
-	encode func(int64, []byte) (codec.Scheme, []byte), gave func(int),
+	encode func(int64, []byte) *pb.Chunk, gave func(int),
 ) error {
 	buf := make([]byte, min(codec.Piece, size-at+1)) // one more, to hear of the end: only then is the whole believed
 	for {
 		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), codec.Piece-at%codec.Piece)])
 		if n > 0 {
-			scheme, data := encode(at, buf[:n])
-			c := &pb.Chunk{Offset: at, Scheme: uint32(scheme), Size: uint32(n), Data: data}
+			c := encode(at, buf[:n])
+			c.Offset, c.Size = at, uint32(n)
 			if err := stream.Send(c); err != nil {
 				return err
 			}

@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
 	"math"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -274,6 +276,27 @@ func TestUpdateDigest(t *testing.T) {
 	if got, want := model.UpdateDigest(salt, nil), sha256.Sum256(salt[:]); got != want {
 		t.Errorf("UpdateDigest of no values = %x, want %x", got, want)
 	}
+}
+
+// TestReadAt: a model's file can be read from any place on, as Write writes it.
+func TestReadAt(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		m := models().Draw(r, "model")
+		var file bytes.Buffer
+		if err := m.Write(&file); err != nil {
+			r.Fatal(err)
+		}
+		if err := iotest.TestReader(io.NewSectionReader(m, 0, m.Size()), file.Bytes()); err != nil {
+			r.Fatal(err)
+		}
+		at := rapid.IntRange(0, file.Len()+3).Draw(r, "offset")
+		got := make([]byte, rapid.IntRange(0, file.Len()).Draw(r, "length"))
+		n, err := m.ReadAt(got, int64(at))
+		want := file.Bytes()[min(at, file.Len()):min(at+len(got), file.Len())]
+		if !bytes.Equal(got[:n], want) || (err == nil) != (n == len(got)) {
+			r.Fatalf("ReadAt(%d bytes, %d) = %d, %v, want %d bytes of the file", len(got), at, n, err, len(want))
+		}
+	})
 }
 
 // TestFloats: every bit pattern survives, NaNs with their payloads too.

@@ -51,6 +51,25 @@ func (m *Model) write(w io.Writer) error {
 	return writeFloats(w, m.Params)
 }
 
+// ReadAt reads the bytes of m's canonical file from an offset on, as io.ReaderAt has it. m must be valid.
+func (m *Model) ReadAt(p []byte, offset int64) (n int, err error) {
+	header := m.Layout.header()
+	if offset < int64(len(header)) {
+		n = copy(p, header[offset:])
+	}
+	for at := offset + int64(n) - int64(len(header)); n < len(p) && at < 4*int64(len(m.Params)); at = offset + int64(n) - int64(len(header)) {
+		var bytes [4 * 64]byte
+		values := m.Params[at/4:]
+		values = values[:min(64, len(values))]
+		PutFloats(bytes[:], values)
+		n += copy(p[n:], bytes[at%4:4*len(values)])
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
 // header returns the first part of the file: the length, the JSON and its padding.
 func (l Layout) header() []byte {
 	b := append(make([]byte, 8), '{')

@@ -91,6 +91,7 @@ type Participant struct {
 	plans  planCache
 	data   *dataCache
 	parts  *parts
+	last   *version // the model that was fetched last; or nil
 	studio studio
 	epochs *epochs
 	quotes *transport.Quotes // before the own attester

@@ -3,6 +3,7 @@ package participant_test
 import (
 	"bytes"
 	"context"
+	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,9 +18,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
 	"consilium.dev/internal/participant"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/trainer"
@@ -277,6 +280,63 @@ func TestPiecesGo(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestDownloadOnBase has a process evaluate a model, the same once more, and another. The second time nothing is fetched; the third
+// time it says what it has, and takes the difference to that. A difference to a model that was not named is believed by nobody.
+func TestDownloadOnBase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLibrary(t)
+		l.consent()
+		var bases [][]byte
+		send := func(s grpc.ServerStreamingServer[pb.Chunk], at int64, part []byte, onBase bool) error {
+			return s.Send(&pb.Chunk{Offset: at, Size: uint32(len(part)), Data: part, OnBase: onBase})
+		}
+		first, second := bytes.Clone(l.file), bytes.Clone(l.file)
+		second[len(second)-3] ^= 0x40 // the last weight is another one
+		m, err := model.Read(bytes.NewReader(second), int64(len(second)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.fetch = func(q *pb.FetchRequest, s grpc.ServerStreamingServer[pb.Chunk]) error {
+			bases = append(bases, q.Base)
+			whole := first
+			if len(bases) > 1 {
+				whole = second
+			}
+			for q.Offset < int64(len(whole)) {
+				part := bytes.Clone(whole[q.Offset:min(q.Offset+codec.Piece, int64(len(whole)))])
+				if len(bases) == 2 {
+					subtle.XORBytes(part, part, first[q.Offset:])
+				}
+				if err := send(s, q.Offset, part, len(bases) == 2); err != nil {
+					return err
+				}
+				q.Offset += int64(len(part))
+			}
+			return nil
+		}
+		end := l.follow()
+		e := proto.CloneOf(l.e)
+		for _, d := range []entry.Digest{entry.Digest(e.Model), entry.Digest(e.Model), m.Digest()} {
+			e = proto.CloneOf(e)
+			e.Model = d[:]
+			l.wants(&pb.Wanted{Evaluate: []*pb.Evaluate{e}})
+			<-l.reports
+			e.Round++
+		}
+		_ = end()
+		if len(bases) != 2 || len(bases[0]) != 0 || !bytes.Equal(bases[1], l.e.Model) {
+			t.Errorf("fetched with the bases %x, want none and then the first model, %x", bases, l.e.Model)
+		}
+
+		l.fetch = func(_ *pb.FetchRequest, s grpc.ServerStreamingServer[pb.Chunk]) error {
+			return send(s, 0, first[:codec.Piece], true)
+		}
+		if err := l.evaluates(); err == nil || !strings.Contains(err.Error(), "a difference to a model that is not here") {
+			t.Errorf("a difference to nothing: %v, want it refused", err)
+		}
+	})
 }
 
 // TestSlowDownload takes a model in at a chunk every 50 s, while the line is too full for heartbeats: that is progress, and

@@ -3,6 +3,7 @@ package participant
 import (
 	"bytes"
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -23,11 +24,15 @@ var errStill = errors.New("the download has stood still for " + patience.String(
 // headroom is how many bytes of names and shapes a model's file may have beside its values.
 const headroom = 1 << 20
 
-// fetch downloads a model version and believes it for its digest and layout only. It goes on with what came of it before; where
-// the whole is then not the model, it begins anew.
+// fetch returns a model version, and believes it for its digest and layout only. The one that was fetched last is here. Another is
+// downloaded, as its difference to that one where the coordinator has it so. A download goes on with what came of it before; where
+// the whole is then not the model, it begins anew, and whole.
 func (s *session) fetch(ctx context.Context, want model.Layout, id []byte, size int64) (*model.Model, error) {
 	if len(id) != len(entry.Digest{}) || size <= 0 || size > 4*int64(want.Len())+headroom {
 		return nil, fmt.Errorf("%w: the announced model cannot be this run's", errNotOurs)
+	}
+	if last := s.p.last; last != nil && last.id == entry.Digest(id) && last.model.Layout.Equal(want) {
+		return last.model, nil
 	}
 	parts := s.p.parts
 	if err := parts.begin(ctx, entry.Digest(id), size); err != nil {
@@ -39,12 +44,16 @@ func (s *session) fetch(ctx context.Context, want model.Layout, id []byte, size 
 		log.Info("download goes on", zap.Int64("offset", before))
 	}
 	m, err := s.download(ctx, want)
-	if before > 0 && errors.Is(err, errParts) {
+	if (before > 0 || s.p.last != nil) && errors.Is(err, errParts) {
 		log.Warn("download begins anew", zap.Error(err))
+		s.p.last = nil
 		if err := parts.begin(ctx, entry.Digest(id), size); err != nil {
 			return nil, err
 		}
 		m, err = s.download(ctx, want)
+	}
+	if err == nil {
+		s.p.last = &version{entry.Digest(id), m}
 	}
 	return m, err
 }
@@ -57,7 +66,7 @@ func (s *session) download(ctx context.Context, want model.Layout) (*model.Model
 	defer cancel(nil) // ends the stream on every path
 	still := time.AfterFunc(patience, func() { cancel(errStill) })
 	defer still.Stop()
-	line := &chunkReader{ctx: ctx, blobs: s.blobs, parts: parts, next: func() { still.Reset(patience); s.alive() }}
+	line := &chunkReader{ctx: ctx, blobs: s.blobs, parts: parts, base: s.p.last, next: func() { still.Reset(patience); s.alive() }}
 	m, err := model.Read(io.MultiReader(parts.open(ctx), line), size)
 	if line.err != nil { // of the line, or of the own disk: what has come is kept
 		return nil, fmt.Errorf("fetching model %s: %w", id.Short(), errors.Join(context.Cause(ctx), line.err))
@@ -79,6 +88,12 @@ func (s *session) download(ctx context.Context, want model.Layout) (*model.Model
 	return m, nil
 }
 
+// version is a model that has the digest id. Nobody changes it.
+type version struct {
+	id    entry.Digest
+	model *model.Model
+}
+
 // chunkReader reads the bytes of a download, whose chunks must follow each other, and adds them to its parts. It asks for them
 // when it is first read from, behind what is here already.
 type chunkReader struct {
@@ -86,7 +101,8 @@ type chunkReader struct {
 	blobs  pb.BlobsClient
 	stream grpc.ServerStreamingClient[pb.Chunk]
 	parts  *parts
-	next   func() // called after each chunk
+	base   *version // that is here; or nil
+	next   func()   // called after each chunk
 	buf    []byte
 	rest   bytes.Reader
 	err    error // the first one but io.EOF
@@ -107,7 +123,7 @@ func (r *chunkReader) Read(dst []byte) (int, error) {
 		default:
 			if r.buf, err = codec.Decode(r.buf[:0], codec.Scheme(c.Scheme), c.Data, int(c.Size)); err != nil {
 				err = fmt.Errorf("chunk at %d: %w", at, err)
-			} else {
+			} else if err = r.onBase(c); err == nil {
 				err = r.parts.add(r.ctx, r.buf)
 			}
 		}
@@ -121,10 +137,30 @@ func (r *chunkReader) Read(dst []byte) (int, error) {
 	return r.rest.Read(dst)
 }
 
+// onBase makes of a chunk's decoded bytes those of the model.
+func (r *chunkReader) onBase(c *pb.Chunk) error {
+	if !c.OnBase {
+		return nil
+	}
+	was := make([]byte, len(r.buf))
+	if r.base == nil || r.parts.size != r.base.model.Size() {
+		return fmt.Errorf("chunk at %d is a difference to a model that is not here", c.Offset)
+	}
+	if _, err := r.base.model.ReadAt(was, c.Offset); err != nil {
+		return fmt.Errorf("chunk at %d: the base ends before it: %w", c.Offset, err)
+	}
+	subtle.XORBytes(r.buf, r.buf, was)
+	return nil
+}
+
 func (r *chunkReader) recv(at int64) (*pb.Chunk, error) {
 	if r.stream == nil {
 		var err error
-		if r.stream, err = r.blobs.Fetch(r.ctx, &pb.FetchRequest{Model: r.parts.id[:], Offset: at, Schemes: uint32(codec.All)}); err != nil {
+		q := &pb.FetchRequest{Model: r.parts.id[:], Offset: at, Schemes: uint32(codec.All)}
+		if r.base != nil {
+			q.Base = r.base.id[:]
+		}
+		if r.stream, err = r.blobs.Fetch(r.ctx, q); err != nil {
 			return nil, err
 		}
 	}

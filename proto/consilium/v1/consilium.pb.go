@@ -1636,6 +1636,7 @@ type Chunk struct {
 	Scheme        uint32                 `protobuf:"varint,2,opt,name=scheme,proto3" json:"scheme,omitempty"` // codec.Scheme
 	Size          uint32                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`     // decoded
 	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	OnBase        bool                   `protobuf:"varint,5,opt,name=on_base,json=onBase,proto3" json:"on_base,omitempty"` // the decoded bytes are those of the whole xor those of the caller's base
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1696,6 +1697,13 @@ func (x *Chunk) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *Chunk) GetOnBase() bool {
+	if x != nil {
+		return x.OnBase
+	}
+	return false
 }
 
 type OfferReply struct {
@@ -2167,6 +2175,7 @@ type FetchRequest struct {
 	Model         []byte                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	Schemes       uint32                 `protobuf:"varint,3,opt,name=schemes,proto3" json:"schemes,omitempty"` // codec.Schemes that the caller reads; 0: raw and zstd
+	Base          []byte                 `protobuf:"bytes,4,opt,name=base,proto3" json:"base,omitempty"`        // digest of a model of the same size that the caller has; or empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2220,6 +2229,13 @@ func (x *FetchRequest) GetSchemes() uint32 {
 		return x.Schemes
 	}
 	return 0
+}
+
+func (x *FetchRequest) GetBase() []byte {
+	if x != nil {
+		return x.Base
+	}
+	return nil
 }
 
 type StartRequest struct {
@@ -4141,12 +4157,13 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x06weight\x18\x06 \x01(\x03R\x06weight\x12\x12\n" +
 	"\x04size\x18\a \x01(\x03R\x04size\x12\x18\n" +
 	"\aresumes\x18\b \x01(\bR\aresumes\x12\x12\n" +
-	"\x04sent\x18\t \x01(\x03R\x04sent\"_\n" +
+	"\x04sent\x18\t \x01(\x03R\x04sent\"x\n" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06scheme\x18\x02 \x01(\rR\x06scheme\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\rR\x04size\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"\xf3\x01\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\x12\x17\n" +
+	"\aon_base\x18\x05 \x01(\bR\x06onBase\"\xf3\x01\n" +
 	"\n" +
 	"OfferReply\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.consilium.v1.OfferReply.StateR\x05state\x12\x16\n" +
@@ -4186,11 +4203,12 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05value\x18\x03 \x01(\x01R\x05value\x12\x14\n" +
 	"\x05count\x18\x04 \x01(\x03R\x05count\x12\x16\n" +
 	"\x06better\x18\x05 \x01(\tR\x06better\"\r\n" +
-	"\vReportReply\"V\n" +
+	"\vReportReply\"j\n" +
 	"\fFetchRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x18\n" +
-	"\aschemes\x18\x03 \x01(\rR\aschemes\"<\n" +
+	"\aschemes\x18\x03 \x01(\rR\aschemes\x12\x12\n" +
+	"\x04base\x18\x04 \x01(\fR\x04base\"<\n" +
 	"\fStartRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\tR\arequest\x12\x12\n" +
 	"\x04plan\x18\x02 \x01(\fR\x04plan\"\x1e\n" +
