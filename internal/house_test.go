@@ -39,9 +39,9 @@ var floors = [][]string{
 	3: {
 		"internal/blob/kms/vault", "internal/blob/kms/aws", "internal/blob/kms/gcp", "internal/blob/kms/azure", "internal/blob/kms/kmstest",
 		"internal/transport", "internal/keyring", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/control", "internal/identity", "internal/dialect",
-		"internal/attest/simulated", "internal/attest/tdx", "internal/attest/sgx", "internal/attest/collateral", "internal/tunnel", "internal/tunnel/tunneltest",
+		"internal/attest/simulated", "internal/attest/tdx", "internal/attest/sgx", "internal/attest/hardware", "internal/attest/collateral", "internal/tunnel", "internal/tunnel/tunneltest",
 	},
-	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/preflight", "internal/attest/platform"},
+	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/preflight", "internal/attest/platform", "internal/attest/hardware/hardwaretest"},
 	5: {"cmd/internal/setup", "cmd/internal/route"},
 	6: {"cmd/coordinator", "cmd/participant", "cmd/consilium", "examples/hospitals/demo"},
 }
@@ -54,7 +54,7 @@ var innocent = []string{
 }
 
 // forTests are the rooms that only tests may import.
-var forTests = []string{"internal/store/storetest", "internal/durable/powercut", "internal/tunnel/tunneltest", "internal/blob/kms/kmstest", "internal/attest/dcap/dcaptest"}
+var forTests = []string{"internal/store/storetest", "internal/durable/powercut", "internal/tunnel/tunneltest", "internal/blob/kms/kmstest", "internal/attest/dcap/dcaptest", "internal/attest/hardware/hardwaretest"}
 
 // wireFrom is the lowest floor that may know the wire's types.
 const wireFrom = 4

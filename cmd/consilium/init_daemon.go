@@ -74,7 +74,7 @@ const enclaveYAML = `name: NAME
 manifest: manifest.dsse.json        # put the manifest that the members signed beside this file
 anchor: ""                          # fill in: the manifest's digest, 64 hex digits, as manifest build printed it
 identity: file:identity.key         # NAME's identity key
-platform: simulated:machine.json    # the machine; consilium init simulated-machine makes this one
+platform: simulated:machine.json    # the machine; consilium init simulated-machine makes this one. On hardware: auto, or sev-snp, tdx, sgx, nitro
 store: dir:store                    # where it keeps what must outlive it, sealed
 kek: file:kek.json                  # the key-encryption key that seals it; or a service's: vault: aws: gcp: azure: (docs/operating.md)
 skew: 2m                            # most that the clocks of two sides may differ

@@ -56,7 +56,7 @@ func examine(ctx context.Context, env daemon.Env, c *config, plan string) *prefl
 	} else {
 		list.Omit("not looked at: manifest has failed", "identity")
 	}
-	machine := list.Do("platform", x.platform)
+	machine := list.Do("platform", func() (string, error) { return x.platform(ctx) })
 	if machine {
 		list.Do("kek", func() (string, error) { return x.kek(ctx) })
 	} else {

@@ -183,6 +183,9 @@ func words(verb string, s participant.Status) string {
 		fmt.Fprintf(&b, "reason       %s\n", s.Reason)
 	}
 	fmt.Fprintf(&b, "epoch        %d\n", s.Epoch)
+	if s.Platform != "" {
+		fmt.Fprintf(&b, "platform     %s\n", s.Platform)
+	}
 	if s.Unwraps != "" {
 		fmt.Fprintf(&b, "at rest      sealed under a key that opens for %s\n", s.Unwraps)
 	}

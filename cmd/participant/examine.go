@@ -94,19 +94,24 @@ func (x *examined) identity() (found string, err error) {
 	return "the key that the manifest gives " + x.c.Name + ", for its owner's eyes only", nil
 }
 
-func (x *examined) platform() (found string, err error) {
-	a, err := x.c.Machine(x.env)
+func (x *examined) platform(ctx context.Context) (found string, err error) {
+	m, err := x.c.Machine(ctx, x.env)
 	if err != nil {
-		return "", preflight.Advise(err, "%s", aboutFile(err, "the machine's file or device is missing or another one than platform names"))
+		return "", preflight.Advise(err, "%s", aboutFile(err, "the machine's file or device is missing or another one than platform names; docs/attestation.md says what each needs"))
 	}
-	x.parts.Attester = a
-	var types []string
-	for _, t := range a.Types() {
-		types = append(types, t.String())
+	x.parts.Attester = m
+	found = "attests by " + m.String()
+	for _, l := range m.Looks {
+		if l != m.Found {
+			found += "\n" + l.String()
+		}
 	}
-	found = "attests by " + strings.Join(types, ", ")
-	if root := a.Simulated(); root != "" {
-		return "", preflight.Warn(fmt.Sprintf("%s; SIMULATED under the private root %q", found, root), "nothing, while you try things out: such a machine protects nobody's data from its host")
+	if m.NoLog != nil {
+		return "", preflight.Warn(fmt.Sprintf("%s\nthe event log of the guest's boot is not shown: %v", found, m.NoLog),
+			"nothing, unless the manifest asks for it: a log counts if nothing was measured after the firmware's last line in it")
+	}
+	if m.Simulated() != "" {
+		return "", preflight.Warn(found, "nothing, while you try things out: such a machine protects nobody's data from its host")
 	}
 	return found, nil
 }

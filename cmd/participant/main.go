@@ -61,7 +61,7 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 	}
 	p, err := participant.New(participant.Options{
 		Name: c.Name, Manifest: parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Dial: dial,
-		Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers, Objects: parts.Objects, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew),
+		Identity: parts.Identity, Attester: parts.Attester, Platform: parts.Platform, Verifiers: setup.Verifiers, Objects: parts.Objects, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew),
 		Control: lis, Grace: time.Duration(c.Grace), Data: data, Policy: c.Policy, Tray: env.Path("adopt"), Log: log, Version: daemon.Version,
 	})
 	if err != nil {

@@ -192,6 +192,9 @@ type Attester interface {
 	Devices(ctx context.Context, seed []byte) (Bundle, error)
 	// Attest returns evidence that carries b.
 	Attest(ctx context.Context, b Binding) (Evidence, error)
+	// Covered returns collateral that goes with each piece of evidence and that the binding has to cover, so that it is known
+	// before: the event log of a measured boot. It is nothing where there is none, and does not change.
+	Covered() Collateral
 	// Simulated returns the name of the private root that this attester's evidence chains to, and "" on hardware.
 	Simulated() string
 }

@@ -350,6 +350,7 @@ func (e *epochs) self(ctx context.Context, m *manifest.Manifest) (entry.Enclave,
 	if err != nil {
 		return entry.Enclave{}, attest.Appraisal{}, fmt.Errorf("asking the own enclave for evidence: %w", err)
 	}
+	shown.Collateral = append(shown.Collateral, e.o.Attester.Covered()...)
 	a, err := e.appraise(ctx, m, shown, b)
 	if err != nil {
 		return entry.Enclave{}, attest.Appraisal{}, fmt.Errorf("the own enclave does not pass the manifest of epoch %d, every member would refuse it: %w", m.Epoch(), err)

@@ -65,6 +65,7 @@ type Options struct {
 	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, straight there
 	Identity    crypto.Signer
 	Attester    attest.Attester
+	Platform    string                                              // by which it attests, in words, for status; "": not said
 	Verifiers   func(*manifest.Manifest) ([]attest.Verifier, error) // for the evidence that a manifest admits
 	Objects     store.Objects                                       // on the member's own disk
 	KEK         store.Sealer                                        // seals what is kept there

@@ -30,6 +30,7 @@ type Status struct {
 	Reason   string    `json:"reason,omitempty"`        // of the pause
 	Epoch    uint64    `json:"epoch"`                   // of the manifest that it goes by
 	Waits    []Waiting `json:"waits,omitempty"`         // newer manifests, until their owner accepts them
+	Platform string    `json:"platform,omitempty"`      // what the machine attests by, in words
 	Unwraps  string    `json:"unwraps,omitempty"`       // who can open the key-encryption key of its store, in words
 	Attested time.Time `json:"attested_until,omitzero"` // end of the newest connection's appraisals; zero while there is none
 	Quotes   int       `json:"quotes_waiting"`          // of handshakes of ours that wait for our own attester
@@ -98,6 +99,7 @@ func (p *Participant) status() Status {
 	if end := p.attested.Load(); end != nil {
 		s.Attested = *end
 	}
+	s.Platform = p.o.Platform
 	if p.o.Unwraps != nil {
 		s.Unwraps = p.o.Unwraps()
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha512"
 	"errors"
+	"slices"
 	"time"
 
 	"consilium.dev/internal/attest"
@@ -147,7 +148,7 @@ func (x *exchange) attest(ctx context.Context) ([]byte, error) {
 		return nil, attest.Refuse(attest.ClassDev, "our own devices: %w", err)
 	}
 	// The place of the CPU's evidence, with what it will cover.
-	all := append([]attest.Evidence{{Type: x.mine.types[0], Collateral: only(cfg.Collateral, true)}}, devices...)
+	all := append([]attest.Evidence{{Type: x.mine.types[0], Collateral: only(slices.Concat(cfg.Collateral, cfg.Attester.Covered()), true)}}, devices...)
 	b := attest.Binding{
 		ReportData: sha512.Sum512(x.reportInput(x.side, deviceBundle(all)).preimage()),
 		Nonce:      x.theirs.nonce, SPKI: x.own.spki, Seed: seed,
@@ -161,7 +162,7 @@ func (x *exchange) attest(ctx context.Context) ([]byte, error) {
 	}
 	if len(only(e.Collateral, true)) != 0 {
 		return nil, attest.Refuse(attest.ClassPlat,
-			"our own attester gave an event log or initdata with its evidence, which cannot cover it then: put it into Config.Collateral")
+			"our own attester gave an event log or initdata with its evidence, which cannot cover it then: its Covered has to give it before")
 	}
 	all[0].Body, all[0].Collateral = e.Body, append(all[0].Collateral, e.Collateral...)
 	return x.fit(e.Type, all)

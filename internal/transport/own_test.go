@@ -32,7 +32,8 @@ func (s *scripted) Attest(context.Context, attest.Binding) (attest.Evidence, err
 	return s.evidence, nil
 }
 
-func (s *scripted) Simulated() string { return "" }
+func (s *scripted) Covered() attest.Collateral { return nil }
+func (s *scripted) Simulated() string          { return "" }
 
 // TestOwnAttester has our own attester break its promises. We refuse to go on, and the peer hears why in one byte.
 func TestOwnAttester(t *testing.T) {

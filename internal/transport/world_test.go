@@ -158,7 +158,8 @@ func (m *machine) Attest(ctx context.Context, b attest.Binding) (attest.Evidence
 	return e, nil
 }
 
-func (m *machine) Simulated() string { return "" }
+func (m *machine) Covered() attest.Collateral { return nil }
+func (m *machine) Simulated() string          { return "" }
 
 // verifier takes what machine made, for the binding it is asked about.
 type verifier struct{ t attest.Type }

@@ -13,7 +13,10 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/hardware"
 	"consilium.dev/internal/attest/platform"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/entry"
@@ -36,7 +39,7 @@ type Enclave struct {
 	Manifest string         `yaml:"manifest"`     // the signed envelope, manifest.dsse.json
 	Anchor   string         `yaml:"anchor"`       // the manifest's digest, 64 hex digits
 	Identity string         `yaml:"identity"`     // identity key, "file:PATH"
-	Platform string         `yaml:"platform"`     // "simulated:PATH"
+	Platform string         `yaml:"platform"`     // "auto", a type of evidence, perhaps with ":DEVICE", or "simulated:PATH"
 	Store    string         `yaml:"store"`        // "dir:PATH"
 	KEK      string         `yaml:"kek"`          // key-encryption key, "file:PATH" or a service's URI
 	Previous string         `yaml:"kek_previous"` // the key-encryption key before that one, until the change is done
@@ -57,6 +60,7 @@ type Parts struct {
 	Manifest *manifest.Manifest
 	Identity crypto.Signer
 	Attester attest.Attester
+	Platform string // by which the Attester attests, in words
 	Objects  store.Objects
 	Head     store.Head
 	KEK      store.Sealer  // Ring, for whoever seals
@@ -82,10 +86,14 @@ func (c *Enclave) Open(ctx context.Context, env daemon.Env, office attest.Office
 	if p.Identity, err = c.Known(env, office, p.Manifest); err != nil {
 		return nil, err
 	}
-	if p.Attester, err = c.Machine(env); err != nil {
+	machine, err := c.Machine(ctx, env)
+	if err != nil {
 		return nil, err
 	}
-	memory.Tell(env.Simulated(p.Attester.Simulated()))
+	p.Attester, p.Platform = machine, machine.String()
+	log := env.Simulated(machine.Simulated())
+	memory.Tell(log)
+	tell(log, machine)
 	path, err := c.Folder(env)
 	if err != nil {
 		return nil, err
@@ -146,12 +154,30 @@ func (c *Enclave) Known(env daemon.Env, office attest.Office, m *manifest.Manife
 }
 
 // Machine returns what attests for the machine that we run on.
-func (c *Enclave) Machine(env daemon.Env) (attest.Attester, error) {
-	a, err := platform.Open(env.URI(c.Platform), time.Now)
+func (c *Enclave) Machine(ctx context.Context, env daemon.Env) (*platform.Machine, error) {
+	m, err := platform.Open(ctx, env.URI(c.Platform), platform.Host{Now: time.Now, System: hardware.Linux("/")})
 	if err != nil {
 		return nil, fmt.Errorf("platform: %w", err)
 	}
-	return a, nil
+	return m, nil
+}
+
+// tell logs which platform was found, and why others were not.
+func tell(log *zap.Logger, m *platform.Machine) {
+	for _, l := range m.Looks {
+		fields := []zap.Field{zap.Stringer("platform", l.Type), zap.String("device", l.Device)}
+		switch {
+		case l == m.Found:
+			log.Info("platform found", fields...)
+		case l.Err == nil:
+			log.Info("platform found and not used, since another comes first", fields...)
+		default:
+			log.Info("platform not found", append(fields, zap.Error(l.Err))...)
+		}
+	}
+	if m.NoLog != nil {
+		log.Warn("the event log of the guest's boot is not shown", zap.Error(m.NoLog))
+	}
 }
 
 // Folder returns the path of the store's folder.

@@ -2,7 +2,7 @@
 // version of Consilium. A new platform is a line here.
 //
 //	verifiers, err := platform.Verifiers(platform.Options{SimulatedRoots: m.SimulatedRoots()})
-//	attester, err := platform.Open("simulated:/etc/consilium/machine.json", time.Now)
+//	machine, err := platform.Open(ctx, "auto", platform.Host{Now: time.Now, System: hardware.Linux("/")})
 package platform
 
 import (
@@ -13,16 +13,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
-	"time"
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/attest/nitro"
 	"consilium.dev/internal/attest/sevsnp"
 	"consilium.dev/internal/attest/sgx"
-	"consilium.dev/internal/attest/simulated"
 	"consilium.dev/internal/attest/tdx"
-	"consilium.dev/internal/keyfile"
 )
 
 // Options says what is trusted beside the manufacturers' roots, which are compiled in.
@@ -78,23 +74,4 @@ func Verifiers(o Options) ([]attest.Verifier, error) {
 		return nil, fmt.Errorf("roots of nitro: %w", err)
 	}
 	return []attest.Verifier{snp, domains, enclaves, nsm}, nil
-}
-
-// Open returns the attester that uri names. now is the machine's clock. The schemes are:
-//
-//	simulated:PATH    the simulated machine in the file at PATH, which nobody but its owner may read
-func Open(uri string, now func() time.Time) (attest.Attester, error) {
-	scheme, path, found := strings.Cut(uri, ":")
-	if !found || scheme != "simulated" || path == "" {
-		return nil, fmt.Errorf("platform %q: want simulated:PATH; attesters for hardware are not part of this version", uri)
-	}
-	text, err := keyfile.Read(path)
-	if err != nil {
-		return nil, fmt.Errorf("platform %s: %w", uri, err)
-	}
-	machine, err := simulated.ParseMachine(text)
-	if err != nil {
-		return nil, fmt.Errorf("platform %s: %w", uri, err)
-	}
-	return machine.Attester(now), nil
 }

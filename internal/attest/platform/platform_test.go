@@ -19,6 +19,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/attest/dcap/dcaptest"
+	"consilium.dev/internal/attest/hardware/hardwaretest"
 	"consilium.dev/internal/attest/platform"
 	"consilium.dev/internal/attest/simulated"
 )
@@ -78,7 +79,7 @@ func TestOpen(t *testing.T) {
 		attest.SEVSNP: snp, attest.TDX: domain, attest.SGX: enclave, attest.Nitro: nitro,
 	} {
 		t.Run(typ.String(), func(t *testing.T) {
-			a, err := platform.Open("simulated:"+written(t, m, 0o600), func() time.Time { return now })
+			a, err := platform.Open(t.Context(), "simulated:"+written(t, m, 0o600), host(&hardwaretest.Machine{}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -142,18 +143,22 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, test := range []struct{ name, uri, want string }{
-		{"nothing", "", "want simulated:PATH"},
-		{"a path alone", good, "want simulated:PATH"},
-		{"hardware", "sev-snp:/dev/sev-guest", "attesters for hardware are not part of this version"},
-		{"scheme in another case", "Simulated:" + good, "want simulated:PATH"},
-		{"no path", "simulated:", "want simulated:PATH"},
+		{"nothing", "", "or simulated:PATH"},
+		{"a path alone", good, "or simulated:PATH"},
+		{"scheme in another case", "Simulated:" + good, "or simulated:PATH"},
+		{"no path", "simulated:", "or simulated:PATH"},
+		{"no path and no colon", "simulated", "or simulated:PATH"},
+		{"no device", "nitro:", "want auto, sev-snp, tdx, sgx or nitro"},
+		{"auto with a device", "auto:/dev/nsm", "want auto, "},
+		{"a type of evidence that no machine makes", "signature", "want auto, "},
+		{"a platform of another version", "cca", "want auto, "},
 		{"no such file", "simulated:" + good + ".not", "does not exist"},
 		{"a folder", "simulated:" + filepath.Dir(good), "platform simulated:"},
 		{"a file that others may read", "simulated:" + written(t, m, 0o644), "chmod 600"},
 		{"a damaged file", "simulated:" + damaged, "a simulated machine: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			a, err := platform.Open(test.uri, time.Now)
+			a, err := platform.Open(t.Context(), test.uri, host(&hardwaretest.Machine{}))
 			if err == nil || a != nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("Open(%q) = %v, %v, want an error with %q", test.uri, a, err, test.want)
 			}

@@ -111,6 +111,16 @@ func (c *collateral) table(raw []byte) *attest.Error {
 	return nil
 }
 
+// Certificates returns the certificates of keys that sign reports, VCEKs and VLEKs, in a table that firmware hands out with a report.
+// Nothing but their form is judged. The error is an *attest.Error.
+func Certificates(table []byte) ([]*x509.Certificate, error) {
+	c := &collateral{}
+	if err := c.table(table); err != nil {
+		return nil, err
+	}
+	return c.certs, nil
+}
+
 type entry struct {
 	guid     [16]byte
 	from, to uint64

@@ -59,6 +59,9 @@ func (a *attester) Types() []attest.Type {
 // Devices returns nothing: no simulated machine has a device.
 func (a *attester) Devices(context.Context, []byte) (attest.Bundle, error) { return nil, nil }
 
+// Covered returns nothing: no simulated machine has an event log.
+func (a *attester) Covered() attest.Collateral { return nil }
+
 // Attest returns evidence that carries b.
 func (a *attester) Attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {

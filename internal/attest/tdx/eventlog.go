@@ -48,40 +48,66 @@ func replay(items attest.Collateral, want *[4][48]byte) (bool, *attest.Error) {
 	if found > 1 || len(log) > maxLog {
 		return false, attest.Refuse(attest.ClassMeas, "%d event logs of %d bytes, want one of at most %d", found, len(log), maxLog)
 	}
-	got, ok := registers(log)
-	if !ok {
-		return false, attest.Refuse(attest.ClassMeas, "the event log does not parse as one with SHA-384 digests")
-	}
-	for i := range got {
-		if got[i] != want[i] {
-			return false, attest.Refuse(attest.ClassMeas, "the event log leads to RTMR%d = %x, the quote has %x", i, got[i], want[i])
-		}
+	if _, err := leads(log, want); err != nil {
+		return false, err
 	}
 	return true, nil
 }
 
-// registers replays a log's extensions.
-func registers(log []byte) (rtmrs [4][48]byte, ok bool) {
+// EventLog returns the log in the table that a guest's firmware filled, without the table's unused rest, if it leads to the registers of
+// the guest's quote; else it says why a peer would refuse it. Of the quote nothing but the form is judged. The error is an *attest.Error.
+func EventLog(table, quote []byte) ([]byte, error) {
+	c, err := OpenUnverified(quote)
+	if err != nil {
+		return nil, err
+	}
+	end, refusal := leads(table, &c.TDX.RTMR)
+	if refusal == nil && end > maxLog {
+		refusal = attest.Refuse(attest.ClassMeas, "an event log of %d bytes, want at most %d", end, maxLog)
+	}
+	if refusal != nil {
+		return nil, refusal
+	}
+	return table[:end], nil
+}
+
+// leads checks that a log's extensions lead to the registers, and returns where the events end.
+func leads(log []byte, want *[4][48]byte) (end int, _ *attest.Error) {
+	got, end, ok := registers(log)
+	if !ok {
+		return 0, attest.Refuse(attest.ClassMeas, "the event log does not parse as one with SHA-384 digests")
+	}
+	for i := range got {
+		if got[i] != want[i] {
+			return 0, attest.Refuse(attest.ClassMeas, "the event log leads to RTMR%d = %x, the quote has %x", i, got[i], want[i])
+		}
+	}
+	return end, nil
+}
+
+// registers replays a log's extensions. The events end where the rest is nothing but 0xFF.
+func registers(log []byte) (rtmrs [4][48]byte, end int, ok bool) {
 	sizes, rest, ok := algorithms(log)
 	if !ok {
-		return rtmrs, false
+		return rtmrs, 0, false
 	}
 	for len(rest) > 0 {
 		register, kind, digest, after, ok := event(rest, sizes)
 		if !ok {
-			return rtmrs, slices.IndexFunc(rest, func(b byte) bool { return b != 0xFF }) < 0 // the table's unused rest
+			// the table's unused rest
+			return rtmrs, len(log) - len(rest), slices.IndexFunc(rest, func(b byte) bool { return b != 0xFF }) < 0
 		}
 		rest = after
 		if kind == eventNoAction || register == 0 {
 			continue
 		}
 		if register > registerOfRTMR0+3 || digest == nil {
-			return rtmrs, false
+			return rtmrs, 0, false
 		}
 		r := &rtmrs[register-registerOfRTMR0]
 		*r = sha512.Sum384(append(r[:], digest...))
 	}
-	return rtmrs, true
+	return rtmrs, len(log), true
 }
 
 // algorithms reads the first event: how long digests are, by algorithm.

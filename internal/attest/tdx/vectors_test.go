@@ -3,7 +3,9 @@ package tdx_test
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -121,4 +123,36 @@ func newVerifier(t testing.TB) *tdx.Verifier {
 		t.Fatal(err)
 	}
 	return v
+}
+
+// TestEventLog takes the log out of the table that a real guest's firmware filled, and says of one that its quote does not lead to why not.
+func TestEventLog(t *testing.T) {
+	dir := filepath.Join("testdata", "vectors", "tdx", "v4-gcp-cos113-gotdxguest")
+	v := dcaptest.Load(t, dir, attest.TDX)
+	full, err := os.ReadFile(filepath.Join(dir, "ccel.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := tdx.EventLog(full, v.Evidence.Body)
+	if err != nil || len(log) == 0 || !bytes.HasPrefix(full, log) || len(bytes.Trim(full[len(log):], "\xff")) != 0 {
+		t.Fatalf("EventLog = %d bytes of %d, %v", len(log), len(full), err)
+	}
+	for _, longer := range [][]byte{log, append(bytes.Clone(log), 0xff), append(bytes.Clone(log), bytes.Repeat([]byte{0xff}, 256<<10)...)} {
+		if again, err := tdx.EventLog(longer, v.Evidence.Body); err != nil || !bytes.Equal(again, log) {
+			t.Errorf("EventLog of a table of %d bytes = %d bytes, %v, want %d", len(longer), len(again), err, len(log))
+		}
+	}
+	u32 := binary.LittleEndian.AppendUint32
+	long := append(u32(u32(u32(u32(bytes.Clone(log), 0), 3), 0), 128<<10), make([]byte, 128<<10)...) // an event that extends nothing
+	for name, bad := range map[string][2][]byte{
+		"a cut log":     {log[:len(log)-1], v.Evidence.Body},
+		"another guest": {log, dcaptest.NewTDX().Evidence().Body},
+		"no quote":      {log, nil},
+		"a long log":    {long, v.Evidence.Body},
+	} {
+		var refusal *attest.Error
+		if log, err := tdx.EventLog(bad[0], bad[1]); !errors.As(err, &refusal) || log != nil {
+			t.Errorf("%s: EventLog = %d bytes, %v", name, len(log), err)
+		}
+	}
 }
