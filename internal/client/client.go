@@ -160,6 +160,24 @@ func (c *Client) refuse(r transport.Refusal) {
 // Close hangs up.
 func (c *Client) Close() error { return c.conn.Close() }
 
+// Status asks the coordinator how it is.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	r, err := pb.NewFederationClient(c.conn).Status(ctx, &pb.StatusRequest{})
+	if status.Code(err) == codes.Unimplemented {
+		return Status{}, fmt.Errorf("asking the coordinator how it is: %w: its version does not say", ErrVersion)
+	}
+	if err != nil {
+		return Status{}, c.fault("asking the coordinator how it is", err)
+	}
+	if len(r.Manifest) != len(entry.Digest{}) {
+		return Status{}, fmt.Errorf("asking the coordinator how it is: a digest of %d bytes", len(r.Manifest))
+	}
+	return Status{
+		Coordinator: r.Coordinator, Version: r.Version, Epoch: r.Epoch, Manifest: entry.Digest(r.Manifest), Simulated: r.Simulated,
+		Now: instant(r.NowUs), QuotesWaiting: int(r.QuotesWaiting), QuotesOldest: entry.Duration(time.Duration(r.QuotesOldestUs) * time.Microsecond),
+	}, nil
+}
+
 // Start creates a run and returns its id. The same request again returns the same run, so a call whose answer was lost may
 // be repeated.
 func (c *Client) Start(ctx context.Context, request string, plan entry.Plan) (string, error) {

@@ -220,3 +220,15 @@ func instant(us int64) time.Time {
 	}
 	return time.UnixMicro(us).UTC()
 }
+
+// Status is how a coordinator is, as it says. Its JSON names are stable.
+type Status struct {
+	Coordinator   string         `json:"coordinator"`
+	Version       string         `json:"version"`
+	Epoch         uint64         `json:"epoch"`
+	Manifest      entry.Digest   `json:"manifest"`
+	Simulated     string         `json:"simulated,omitempty"` // private root of its enclave
+	Now           time.Time      `json:"now"`
+	QuotesWaiting int            `json:"quotes_waiting"` // handshakes that wait for its attester
+	QuotesOldest  entry.Duration `json:"quotes_oldest"`  // how long the oldest of them has waited
+}

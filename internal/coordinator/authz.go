@@ -50,6 +50,7 @@ var methods = map[string][]may{
 	pb.Log_Entries_FullMethodName:         {{attest.Person, "audit"}},
 	pb.Federation_Publish_FullMethodName:  {{attest.Person, "lead"}, {attest.Person, "audit"}},
 	pb.Federation_Manifest_FullMethodName: {{office: attest.Participant}, {attest.Person, "lead"}, {attest.Person, "audit"}},
+	pb.Federation_Status_FullMethodName:   {{attest.Person, "lead"}, {attest.Person, "audit"}},
 	pb.Log_Kept_FullMethodName:            {{attest.Person, "audit"}},
 }
 

@@ -79,7 +79,7 @@ func TestWhoMayCall(t *testing.T) {
 		"Models/ListModels": people, "Models/ShowModel": people,
 		"Log/Checkpoint": everybody, "Log/Tile": everybody, "Log/Prove": everybody, "Log/Extends": everybody,
 		"Log/Entries": auditors, "Log/Kept": auditors,
-		"Federation/Publish": people, "Federation/Manifest": everybody,
+		"Federation/Publish": people, "Federation/Manifest": everybody, "Federation/Status": people,
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -463,7 +463,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	})
 	pb.RegisterBlobsServer(server, models)
 	pb.RegisterModelsServer(server, models)
-	pb.RegisterFederationServer(server, &federation{epochs: c.epochs, now: now, log: c.o.Log})
+	pb.RegisterFederationServer(server, &federation{epochs: c.epochs, now: now, simulated: self.Simulated, log: c.o.Log})
 	pb.RegisterLogServer(server, &history{loop: l, blobs: c.blobs, log: c.o.Log})
 	return server
 }

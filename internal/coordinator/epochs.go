@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -387,9 +388,20 @@ func (e *epochs) appraise(ctx context.Context, m *manifest.Manifest, shown attes
 // federation answers about the chain of manifests.
 type federation struct {
 	pb.UnimplementedFederationServer
-	epochs *epochs
-	now    func() time.Time
-	log    *zap.Logger
+	epochs    *epochs
+	now       func() time.Time
+	simulated string // private root of our own enclave
+	log       *zap.Logger
+}
+
+// Status says how we are. Of whom waits for a quote it says how many there are.
+func (f *federation) Status(context.Context, *pb.StatusRequest) (*pb.StatusReply, error) {
+	m, queue := f.epochs.now(), f.epochs.quotes.Queue()
+	d := m.Digest()
+	return &pb.StatusReply{
+		Coordinator: f.epochs.o.Name, Version: f.epochs.o.Version, Epoch: m.Epoch(), Manifest: d[:], Simulated: f.simulated,
+		NowUs: f.now().UnixMicro(), QuotesWaiting: uint32(min(queue.Waiting, math.MaxUint32)), QuotesOldestUs: queue.Oldest.Microseconds(),
+	}, nil
 }
 
 func (f *federation) Publish(ctx context.Context, q *pb.PublishRequest) (*pb.PublishReply, error) {

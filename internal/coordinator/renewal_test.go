@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,9 +14,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"consilium.dev/internal/attest"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/participant"
+	pb "consilium.dev/proto/consilium/v1"
 )
 
 // TestRenewal has a run last for many appraisals, of which each holds for 40 seconds: one member's update and models go over a line
@@ -139,5 +142,57 @@ func TestExpiryEndsStreamAtItsNextMessage(t *testing.T) {
 		if over := time.Since(end); over != 15*time.Second {
 			t.Errorf("it ended %v after the end, want with the message that was waited for", over)
 		}
+	})
+}
+
+// tired is an attester that takes its time once it has been made to.
+type tired struct {
+	attest.Attester
+	takes *atomic.Int64 // time.Duration
+}
+
+func (a tired) Attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
+	select {
+	case <-time.After(time.Duration(a.takes.Load())):
+		return a.Attester.Attest(ctx, b)
+	case <-ctx.Done():
+		return attest.Evidence{}, ctx.Err()
+	}
+}
+
+// TestQueueIsSaid has members wait for the coordinator's attester, and a lead who is connected ask how many they are.
+func TestQueueIsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var takes atomic.Int64
+		w.serve(func(o *coordinator.Options) { o.Attester = tired{o.Attester, &takes} })
+		lead := pb.NewFederationClient(w.person("ada").conn)
+		asked := func(waiting uint32, oldest time.Duration) {
+			t.Helper()
+			r, err := lead.Status(t.Context(), &pb.StatusRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := time.Duration(r.QuotesOldestUs) * time.Microsecond; r.QuotesWaiting != waiting || got != oldest {
+				t.Errorf("%d wait, the oldest for %v, want %d and %v", r.QuotesWaiting, got, waiting, oldest)
+			}
+			if d := w.manifest.Digest(); r.Coordinator != "council" || r.Version != "test" || r.Epoch != 1 || !slices.Equal(r.Manifest, d[:]) || r.Simulated != "demo" {
+				t.Errorf("status is %v", r)
+			}
+		}
+		asked(0, 0)
+		takes.Store(int64(5 * time.Second))
+		w.join("budapest")
+		synctest.Wait()
+		for _, name := range []string{"cleveland", "longbeach"} {
+			time.Sleep(time.Second)
+			w.join(name)
+			synctest.Wait()
+		}
+		asked(2, time.Second)
+		for _, name := range hospitals[:3] {
+			w.books[name].await(t, "following")
+		}
+		asked(0, 0)
 	})
 }

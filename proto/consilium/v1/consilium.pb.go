@@ -74,7 +74,7 @@ func (x CosignAnswer_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CosignAnswer_State.Descriptor instead.
 func (CosignAnswer_State) EnumDescriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{7, 0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type QueryReply_State int32
@@ -129,7 +129,7 @@ func (x QueryReply_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use QueryReply_State.Descriptor instead.
 func (QueryReply_State) EnumDescriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18, 0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type OfferReply_State int32
@@ -184,7 +184,143 @@ func (x OfferReply_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OfferReply_State.Descriptor instead.
 func (OfferReply_State) EnumDescriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22, 0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24, 0}
+}
+
+type StatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusRequest) Reset() {
+	*x = StatusRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusRequest) ProtoMessage() {}
+
+func (x *StatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
+func (*StatusRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{0}
+}
+
+type StatusReply struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Coordinator    string                 `protobuf:"bytes,1,opt,name=coordinator,proto3" json:"coordinator,omitempty"`                                // its name in the manifest
+	Version        string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`                                        // of its program
+	Epoch          uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`                                           // of the manifest that holds
+	Manifest       []byte                 `protobuf:"bytes,4,opt,name=manifest,proto3" json:"manifest,omitempty"`                                      // its digest
+	Simulated      string                 `protobuf:"bytes,5,opt,name=simulated,proto3" json:"simulated,omitempty"`                                    // private root of its enclave; "" on hardware
+	NowUs          int64                  `protobuf:"varint,6,opt,name=now_us,json=nowUs,proto3" json:"now_us,omitempty"`                              // its clock
+	QuotesWaiting  uint32                 `protobuf:"varint,7,opt,name=quotes_waiting,json=quotesWaiting,proto3" json:"quotes_waiting,omitempty"`      // handshakes, of peers that have proven their name, which wait for its attester; not whose
+	QuotesOldestUs int64                  `protobuf:"varint,8,opt,name=quotes_oldest_us,json=quotesOldestUs,proto3" json:"quotes_oldest_us,omitempty"` // how long the oldest of them has waited; 0 where there is none
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *StatusReply) Reset() {
+	*x = StatusReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusReply) ProtoMessage() {}
+
+func (x *StatusReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
+func (*StatusReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *StatusReply) GetCoordinator() string {
+	if x != nil {
+		return x.Coordinator
+	}
+	return ""
+}
+
+func (x *StatusReply) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *StatusReply) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *StatusReply) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *StatusReply) GetSimulated() string {
+	if x != nil {
+		return x.Simulated
+	}
+	return ""
+}
+
+func (x *StatusReply) GetNowUs() int64 {
+	if x != nil {
+		return x.NowUs
+	}
+	return 0
+}
+
+func (x *StatusReply) GetQuotesWaiting() uint32 {
+	if x != nil {
+		return x.QuotesWaiting
+	}
+	return 0
+}
+
+func (x *StatusReply) GetQuotesOldestUs() int64 {
+	if x != nil {
+		return x.QuotesOldestUs
+	}
+	return 0
 }
 
 type PublishRequest struct {
@@ -196,7 +332,7 @@ type PublishRequest struct {
 
 func (x *PublishRequest) Reset() {
 	*x = PublishRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[0]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +344,7 @@ func (x *PublishRequest) String() string {
 func (*PublishRequest) ProtoMessage() {}
 
 func (x *PublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[0]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -221,7 +357,7 @@ func (x *PublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
 func (*PublishRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *PublishRequest) GetEnvelope() []byte {
@@ -242,7 +378,7 @@ type PublishReply struct {
 
 func (x *PublishReply) Reset() {
 	*x = PublishReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[1]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -254,7 +390,7 @@ func (x *PublishReply) String() string {
 func (*PublishReply) ProtoMessage() {}
 
 func (x *PublishReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[1]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -267,7 +403,7 @@ func (x *PublishReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishReply.ProtoReflect.Descriptor instead.
 func (*PublishReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{1}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PublishReply) GetEpoch() uint64 {
@@ -300,7 +436,7 @@ type ManifestRequest struct {
 
 func (x *ManifestRequest) Reset() {
 	*x = ManifestRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[2]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -312,7 +448,7 @@ func (x *ManifestRequest) String() string {
 func (*ManifestRequest) ProtoMessage() {}
 
 func (x *ManifestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[2]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -325,7 +461,7 @@ func (x *ManifestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestRequest.ProtoReflect.Descriptor instead.
 func (*ManifestRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{2}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ManifestRequest) GetEpoch() uint64 {
@@ -345,7 +481,7 @@ type ManifestReply struct {
 
 func (x *ManifestReply) Reset() {
 	*x = ManifestReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[3]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +493,7 @@ func (x *ManifestReply) String() string {
 func (*ManifestReply) ProtoMessage() {}
 
 func (x *ManifestReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[3]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +506,7 @@ func (x *ManifestReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestReply.ProtoReflect.Descriptor instead.
 func (*ManifestReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{3}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ManifestReply) GetEnvelope() []byte {
@@ -401,7 +537,7 @@ type CosignSaid struct {
 
 func (x *CosignSaid) Reset() {
 	*x = CosignSaid{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +549,7 @@ func (x *CosignSaid) String() string {
 func (*CosignSaid) ProtoMessage() {}
 
 func (x *CosignSaid) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[4]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +562,7 @@ func (x *CosignSaid) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CosignSaid.ProtoReflect.Descriptor instead.
 func (*CosignSaid) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{4}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CosignSaid) GetSaid() isCosignSaid_Said {
@@ -483,7 +619,7 @@ type CosignKept struct {
 
 func (x *CosignKept) Reset() {
 	*x = CosignKept{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +631,7 @@ func (x *CosignKept) String() string {
 func (*CosignKept) ProtoMessage() {}
 
 func (x *CosignKept) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[5]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +644,7 @@ func (x *CosignKept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CosignKept.ProtoReflect.Descriptor instead.
 func (*CosignKept) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{5}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CosignKept) GetCheckpoint() []byte {
@@ -552,7 +688,7 @@ type CosignAsked struct {
 
 func (x *CosignAsked) Reset() {
 	*x = CosignAsked{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +700,7 @@ func (x *CosignAsked) String() string {
 func (*CosignAsked) ProtoMessage() {}
 
 func (x *CosignAsked) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[6]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +713,7 @@ func (x *CosignAsked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CosignAsked.ProtoReflect.Descriptor instead.
 func (*CosignAsked) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{6}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CosignAsked) GetOld() int64 {
@@ -620,7 +756,7 @@ type CosignAnswer struct {
 
 func (x *CosignAnswer) Reset() {
 	*x = CosignAnswer{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +768,7 @@ func (x *CosignAnswer) String() string {
 func (*CosignAnswer) ProtoMessage() {}
 
 func (x *CosignAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[7]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +781,7 @@ func (x *CosignAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CosignAnswer.ProtoReflect.Descriptor instead.
 func (*CosignAnswer) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{7}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CosignAnswer) GetState() CosignAnswer_State {
@@ -689,7 +825,7 @@ type Cosignature struct {
 
 func (x *Cosignature) Reset() {
 	*x = Cosignature{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +837,7 @@ func (x *Cosignature) String() string {
 func (*Cosignature) ProtoMessage() {}
 
 func (x *Cosignature) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[8]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +850,7 @@ func (x *Cosignature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cosignature.ProtoReflect.Descriptor instead.
 func (*Cosignature) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{8}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Cosignature) GetMember() string {
@@ -757,7 +893,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +905,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[9]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +918,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{9}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FollowRequest) GetVersion() string {
@@ -817,7 +953,7 @@ type Wanted struct {
 
 func (x *Wanted) Reset() {
 	*x = Wanted{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +965,7 @@ func (x *Wanted) String() string {
 func (*Wanted) ProtoMessage() {}
 
 func (x *Wanted) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[10]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +978,7 @@ func (x *Wanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wanted.ProtoReflect.Descriptor instead.
 func (*Wanted) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{10}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Wanted) GetInvitations() []*Invitation {
@@ -898,7 +1034,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1046,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[11]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1059,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{11}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Invitation) GetRun() string {
@@ -965,7 +1101,7 @@ type Train struct {
 
 func (x *Train) Reset() {
 	*x = Train{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1113,7 @@ func (x *Train) String() string {
 func (*Train) ProtoMessage() {}
 
 func (x *Train) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[12]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1126,7 @@ func (x *Train) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Train.ProtoReflect.Descriptor instead.
 func (*Train) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{12}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Train) GetRun() string {
@@ -1077,7 +1213,7 @@ type Evaluate struct {
 
 func (x *Evaluate) Reset() {
 	*x = Evaluate{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1225,7 @@ func (x *Evaluate) String() string {
 func (*Evaluate) ProtoMessage() {}
 
 func (x *Evaluate) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1238,7 @@ func (x *Evaluate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evaluate.ProtoReflect.Descriptor instead.
 func (*Evaluate) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Evaluate) GetRun() string {
@@ -1160,7 +1296,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1308,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1321,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{14}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Progress) GetRun() string {
@@ -1234,7 +1370,7 @@ type ConsentRequest struct {
 
 func (x *ConsentRequest) Reset() {
 	*x = ConsentRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1382,7 @@ func (x *ConsentRequest) String() string {
 func (*ConsentRequest) ProtoMessage() {}
 
 func (x *ConsentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1395,7 @@ func (x *ConsentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsentRequest.ProtoReflect.Descriptor instead.
 func (*ConsentRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{15}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConsentRequest) GetRun() string {
@@ -1291,7 +1427,7 @@ type ConsentReply struct {
 
 func (x *ConsentReply) Reset() {
 	*x = ConsentReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1439,7 @@ func (x *ConsentReply) String() string {
 func (*ConsentReply) ProtoMessage() {}
 
 func (x *ConsentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1452,7 @@ func (x *ConsentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsentReply.ProtoReflect.Descriptor instead.
 func (*ConsentReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{16}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
 }
 
 type QueryRequest struct {
@@ -1331,7 +1467,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1479,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1492,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *QueryRequest) GetRun() string {
@@ -1397,7 +1533,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1545,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1558,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *QueryReply) GetState() QueryReply_State {
@@ -1452,7 +1588,7 @@ type OfferRequest struct {
 
 func (x *OfferRequest) Reset() {
 	*x = OfferRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1600,7 @@ func (x *OfferRequest) String() string {
 func (*OfferRequest) ProtoMessage() {}
 
 func (x *OfferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1613,7 @@ func (x *OfferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferRequest.ProtoReflect.Descriptor instead.
 func (*OfferRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OfferRequest) GetPart() isOfferRequest_Part {
@@ -1538,7 +1674,7 @@ type OfferHeader struct {
 
 func (x *OfferHeader) Reset() {
 	*x = OfferHeader{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1686,7 @@ func (x *OfferHeader) String() string {
 func (*OfferHeader) ProtoMessage() {}
 
 func (x *OfferHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1699,7 @@ func (x *OfferHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferHeader.ProtoReflect.Descriptor instead.
 func (*OfferHeader) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OfferHeader) GetRun() string {
@@ -1643,7 +1779,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1791,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1804,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Chunk) GetOffset() int64 {
@@ -1718,7 +1854,7 @@ type OfferReply struct {
 
 func (x *OfferReply) Reset() {
 	*x = OfferReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1866,7 @@ func (x *OfferReply) String() string {
 func (*OfferReply) ProtoMessage() {}
 
 func (x *OfferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1879,7 @@ func (x *OfferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferReply.ProtoReflect.Descriptor instead.
 func (*OfferReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *OfferReply) GetState() OfferReply_State {
@@ -1789,7 +1925,7 @@ type TellRequest struct {
 
 func (x *TellRequest) Reset() {
 	*x = TellRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1937,7 @@ func (x *TellRequest) String() string {
 func (*TellRequest) ProtoMessage() {}
 
 func (x *TellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1950,7 @@ func (x *TellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellRequest.ProtoReflect.Descriptor instead.
 func (*TellRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TellRequest) GetDoing() string {
@@ -1874,7 +2010,7 @@ type TellReply struct {
 
 func (x *TellReply) Reset() {
 	*x = TellReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2022,7 @@ func (x *TellReply) String() string {
 func (*TellReply) ProtoMessage() {}
 
 func (x *TellReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2035,7 @@ func (x *TellReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellReply.ProtoReflect.Descriptor instead.
 func (*TellReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
 }
 
 type LeaveRequest struct {
@@ -1912,7 +2048,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2060,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2073,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LeaveRequest) GetRun() string {
@@ -1962,7 +2098,7 @@ type LeaveReply struct {
 
 func (x *LeaveReply) Reset() {
 	*x = LeaveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2110,7 @@ func (x *LeaveReply) String() string {
 func (*LeaveReply) ProtoMessage() {}
 
 func (x *LeaveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2123,7 @@ func (x *LeaveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveReply.ProtoReflect.Descriptor instead.
 func (*LeaveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
 }
 
 type ReportRequest struct {
@@ -2002,7 +2138,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2150,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2163,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReportRequest) GetRun() string {
@@ -2071,7 +2207,7 @@ type Metric struct {
 
 func (x *Metric) Reset() {
 	*x = Metric{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2219,7 @@ func (x *Metric) String() string {
 func (*Metric) ProtoMessage() {}
 
 func (x *Metric) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2232,7 @@ func (x *Metric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metric.ProtoReflect.Descriptor instead.
 func (*Metric) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Metric) GetSet() string {
@@ -2142,7 +2278,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2290,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2303,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
 }
 
 type FetchRequest struct {
@@ -2182,7 +2318,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2330,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2343,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FetchRequest) GetModel() []byte {
@@ -2248,7 +2384,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2396,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2409,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StartRequest) GetRequest() string {
@@ -2299,7 +2435,7 @@ type StartReply struct {
 
 func (x *StartReply) Reset() {
 	*x = StartReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2447,7 @@ func (x *StartReply) String() string {
 func (*StartReply) ProtoMessage() {}
 
 func (x *StartReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2460,7 @@ func (x *StartReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartReply.ProtoReflect.Descriptor instead.
 func (*StartReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StartReply) GetRun() string {
@@ -2344,7 +2480,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +2492,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2369,7 +2505,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CancelRequest) GetRun() string {
@@ -2395,7 +2531,7 @@ type CancelReply struct {
 
 func (x *CancelReply) Reset() {
 	*x = CancelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2543,7 @@ func (x *CancelReply) String() string {
 func (*CancelReply) ProtoMessage() {}
 
 func (x *CancelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2556,7 @@ func (x *CancelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReply.ProtoReflect.Descriptor instead.
 func (*CancelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CancelReply) GetRun() string {
@@ -2438,7 +2574,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2586,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2599,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
 }
 
 type ListReply struct {
@@ -2476,7 +2612,7 @@ type ListReply struct {
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +2624,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +2637,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListReply) GetRuns() []*RunSummary {
@@ -2534,7 +2670,7 @@ type RunSummary struct {
 
 func (x *RunSummary) Reset() {
 	*x = RunSummary{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2682,7 @@ func (x *RunSummary) String() string {
 func (*RunSummary) ProtoMessage() {}
 
 func (x *RunSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2695,7 @@ func (x *RunSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunSummary.ProtoReflect.Descriptor instead.
 func (*RunSummary) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RunSummary) GetRun() string {
@@ -2627,7 +2763,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2775,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2788,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ShowRequest) GetRun() string {
@@ -2681,7 +2817,7 @@ type ShowReply struct {
 
 func (x *ShowReply) Reset() {
 	*x = ShowReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2829,7 @@ func (x *ShowReply) String() string {
 func (*ShowReply) ProtoMessage() {}
 
 func (x *ShowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2842,7 @@ func (x *ShowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowReply.ProtoReflect.Descriptor instead.
 func (*ShowReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ShowReply) GetSummary() *RunSummary {
@@ -2804,7 +2940,7 @@ type MemberView struct {
 
 func (x *MemberView) Reset() {
 	*x = MemberView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +2952,7 @@ func (x *MemberView) String() string {
 func (*MemberView) ProtoMessage() {}
 
 func (x *MemberView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +2965,7 @@ func (x *MemberView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberView.ProtoReflect.Descriptor instead.
 func (*MemberView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MemberView) GetMember() string {
@@ -2918,7 +3054,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3066,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3079,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Activity) GetDoing() string {
@@ -3018,7 +3154,7 @@ type RoundView struct {
 
 func (x *RoundView) Reset() {
 	*x = RoundView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3166,7 @@ func (x *RoundView) String() string {
 func (*RoundView) ProtoMessage() {}
 
 func (x *RoundView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3179,7 @@ func (x *RoundView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoundView.ProtoReflect.Descriptor instead.
 func (*RoundView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RoundView) GetRound() int32 {
@@ -3161,7 +3297,7 @@ type MemberMetrics struct {
 
 func (x *MemberMetrics) Reset() {
 	*x = MemberMetrics{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3309,7 @@ func (x *MemberMetrics) String() string {
 func (*MemberMetrics) ProtoMessage() {}
 
 func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3322,7 @@ func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberMetrics.ProtoReflect.Descriptor instead.
 func (*MemberMetrics) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MemberMetrics) GetMember() string {
@@ -3211,7 +3347,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3359,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3372,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
 }
 
 type ListModelsReply struct {
@@ -3248,7 +3384,7 @@ type ListModelsReply struct {
 
 func (x *ListModelsReply) Reset() {
 	*x = ListModelsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3396,7 @@ func (x *ListModelsReply) String() string {
 func (*ListModelsReply) ProtoMessage() {}
 
 func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3409,7 @@ func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsReply.ProtoReflect.Descriptor instead.
 func (*ListModelsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListModelsReply) GetModels() []*ModelView {
@@ -3292,7 +3428,7 @@ type ShowModelRequest struct {
 
 func (x *ShowModelRequest) Reset() {
 	*x = ShowModelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3440,7 @@ func (x *ShowModelRequest) String() string {
 func (*ShowModelRequest) ProtoMessage() {}
 
 func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3453,7 @@ func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelRequest.ProtoReflect.Descriptor instead.
 func (*ShowModelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ShowModelRequest) GetModel() string {
@@ -3336,7 +3472,7 @@ type ShowModelReply struct {
 
 func (x *ShowModelReply) Reset() {
 	*x = ShowModelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3348,7 +3484,7 @@ func (x *ShowModelReply) String() string {
 func (*ShowModelReply) ProtoMessage() {}
 
 func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3361,7 +3497,7 @@ func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelReply.ProtoReflect.Descriptor instead.
 func (*ShowModelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ShowModelReply) GetModel() *ModelView {
@@ -3398,7 +3534,7 @@ type ModelView struct {
 
 func (x *ModelView) Reset() {
 	*x = ModelView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3410,7 +3546,7 @@ func (x *ModelView) String() string {
 func (*ModelView) ProtoMessage() {}
 
 func (x *ModelView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3423,7 +3559,7 @@ func (x *ModelView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelView.ProtoReflect.Descriptor instead.
 func (*ModelView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ModelView) GetModel() []byte {
@@ -3567,7 +3703,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3579,7 +3715,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3592,7 +3728,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
 }
 
 type CheckpointReply struct {
@@ -3606,7 +3742,7 @@ type CheckpointReply struct {
 
 func (x *CheckpointReply) Reset() {
 	*x = CheckpointReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3618,7 +3754,7 @@ func (x *CheckpointReply) String() string {
 func (*CheckpointReply) ProtoMessage() {}
 
 func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3631,7 +3767,7 @@ func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointReply.ProtoReflect.Descriptor instead.
 func (*CheckpointReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CheckpointReply) GetCheckpoint() []byte {
@@ -3664,7 +3800,7 @@ type TileRequest struct {
 
 func (x *TileRequest) Reset() {
 	*x = TileRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3676,7 +3812,7 @@ func (x *TileRequest) String() string {
 func (*TileRequest) ProtoMessage() {}
 
 func (x *TileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3689,7 +3825,7 @@ func (x *TileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TileRequest.ProtoReflect.Descriptor instead.
 func (*TileRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TileRequest) GetPath() string {
@@ -3709,7 +3845,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3721,7 +3857,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3734,7 +3870,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ProveRequest) GetLine() int64 {
@@ -3760,7 +3896,7 @@ type ProveReply struct {
 
 func (x *ProveReply) Reset() {
 	*x = ProveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3772,7 +3908,7 @@ func (x *ProveReply) String() string {
 func (*ProveReply) ProtoMessage() {}
 
 func (x *ProveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3785,7 +3921,7 @@ func (x *ProveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveReply.ProtoReflect.Descriptor instead.
 func (*ProveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ProveReply) GetHashes() [][]byte {
@@ -3805,7 +3941,7 @@ type ExtendsRequest struct {
 
 func (x *ExtendsRequest) Reset() {
 	*x = ExtendsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3817,7 +3953,7 @@ func (x *ExtendsRequest) String() string {
 func (*ExtendsRequest) ProtoMessage() {}
 
 func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3830,7 +3966,7 @@ func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsRequest.ProtoReflect.Descriptor instead.
 func (*ExtendsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{54}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExtendsRequest) GetOld() int64 {
@@ -3856,7 +3992,7 @@ type ExtendsReply struct {
 
 func (x *ExtendsReply) Reset() {
 	*x = ExtendsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3868,7 +4004,7 @@ func (x *ExtendsReply) String() string {
 func (*ExtendsReply) ProtoMessage() {}
 
 func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3881,7 +4017,7 @@ func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsReply.ProtoReflect.Descriptor instead.
 func (*ExtendsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{55}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ExtendsReply) GetHashes() [][]byte {
@@ -3901,7 +4037,7 @@ type EntriesRequest struct {
 
 func (x *EntriesRequest) Reset() {
 	*x = EntriesRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3913,7 +4049,7 @@ func (x *EntriesRequest) String() string {
 func (*EntriesRequest) ProtoMessage() {}
 
 func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3926,7 +4062,7 @@ func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
 func (*EntriesRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{56}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *EntriesRequest) GetFrom() int64 {
@@ -3952,7 +4088,7 @@ type EntriesReply struct {
 
 func (x *EntriesReply) Reset() {
 	*x = EntriesReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3964,7 +4100,7 @@ func (x *EntriesReply) String() string {
 func (*EntriesReply) ProtoMessage() {}
 
 func (x *EntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3977,7 +4113,7 @@ func (x *EntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesReply.ProtoReflect.Descriptor instead.
 func (*EntriesReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{57}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *EntriesReply) GetLines() [][]byte {
@@ -3996,7 +4132,7 @@ type KeptRequest struct {
 
 func (x *KeptRequest) Reset() {
 	*x = KeptRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4008,7 +4144,7 @@ func (x *KeptRequest) String() string {
 func (*KeptRequest) ProtoMessage() {}
 
 func (x *KeptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4021,7 +4157,7 @@ func (x *KeptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptRequest.ProtoReflect.Descriptor instead.
 func (*KeptRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{58}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *KeptRequest) GetLine() int64 {
@@ -4035,7 +4171,17 @@ var File_consilium_v1_consilium_proto protoreflect.FileDescriptor
 
 const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\n" +
-	"\x1cconsilium/v1/consilium.proto\x12\fconsilium.v1\",\n" +
+	"\x1cconsilium/v1/consilium.proto\x12\fconsilium.v1\"\x0f\n" +
+	"\rStatusRequest\"\x81\x02\n" +
+	"\vStatusReply\x12 \n" +
+	"\vcoordinator\x18\x01 \x01(\tR\vcoordinator\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bmanifest\x18\x04 \x01(\fR\bmanifest\x12\x1c\n" +
+	"\tsimulated\x18\x05 \x01(\tR\tsimulated\x12\x15\n" +
+	"\x06now_us\x18\x06 \x01(\x03R\x05nowUs\x12%\n" +
+	"\x0equotes_waiting\x18\a \x01(\rR\rquotesWaiting\x12(\n" +
+	"\x10quotes_oldest_us\x18\b \x01(\x03R\x0equotesOldestUs\",\n" +
 	"\x0ePublishRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"Z\n" +
 	"\fPublishReply\x12\x14\n" +
@@ -4379,11 +4525,12 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05Prove\x12\x1a.consilium.v1.ProveRequest\x1a\x18.consilium.v1.ProveReply\x12C\n" +
 	"\aExtends\x12\x1c.consilium.v1.ExtendsRequest\x1a\x1a.consilium.v1.ExtendsReply\x12E\n" +
 	"\aEntries\x12\x1c.consilium.v1.EntriesRequest\x1a\x1a.consilium.v1.EntriesReply0\x01\x128\n" +
-	"\x04Kept\x12\x19.consilium.v1.KeptRequest\x1a\x13.consilium.v1.Chunk0\x012\x99\x01\n" +
+	"\x04Kept\x12\x19.consilium.v1.KeptRequest\x1a\x13.consilium.v1.Chunk0\x012\xdb\x01\n" +
 	"\n" +
 	"Federation\x12C\n" +
 	"\aPublish\x12\x1c.consilium.v1.PublishRequest\x1a\x1a.consilium.v1.PublishReply\x12F\n" +
-	"\bManifest\x12\x1d.consilium.v1.ManifestRequest\x1a\x1b.consilium.v1.ManifestReplyB.Z,consilium.dev/proto/consilium/v1;consiliumv1b\x06proto3"
+	"\bManifest\x12\x1d.consilium.v1.ManifestRequest\x1a\x1b.consilium.v1.ManifestReply\x12@\n" +
+	"\x06Status\x12\x1b.consilium.v1.StatusRequest\x1a\x19.consilium.v1.StatusReplyB.Z,consilium.dev/proto/consilium/v1;consiliumv1b\x06proto3"
 
 var (
 	file_consilium_v1_consilium_proto_rawDescOnce sync.Once
@@ -4398,145 +4545,149 @@ func file_consilium_v1_consilium_proto_rawDescGZIP() []byte {
 }
 
 var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_consilium_v1_consilium_proto_goTypes = []any{
 	(CosignAnswer_State)(0),   // 0: consilium.v1.CosignAnswer.State
 	(QueryReply_State)(0),     // 1: consilium.v1.QueryReply.State
 	(OfferReply_State)(0),     // 2: consilium.v1.OfferReply.State
-	(*PublishRequest)(nil),    // 3: consilium.v1.PublishRequest
-	(*PublishReply)(nil),      // 4: consilium.v1.PublishReply
-	(*ManifestRequest)(nil),   // 5: consilium.v1.ManifestRequest
-	(*ManifestReply)(nil),     // 6: consilium.v1.ManifestReply
-	(*CosignSaid)(nil),        // 7: consilium.v1.CosignSaid
-	(*CosignKept)(nil),        // 8: consilium.v1.CosignKept
-	(*CosignAsked)(nil),       // 9: consilium.v1.CosignAsked
-	(*CosignAnswer)(nil),      // 10: consilium.v1.CosignAnswer
-	(*Cosignature)(nil),       // 11: consilium.v1.Cosignature
-	(*FollowRequest)(nil),     // 12: consilium.v1.FollowRequest
-	(*Wanted)(nil),            // 13: consilium.v1.Wanted
-	(*Invitation)(nil),        // 14: consilium.v1.Invitation
-	(*Train)(nil),             // 15: consilium.v1.Train
-	(*Evaluate)(nil),          // 16: consilium.v1.Evaluate
-	(*Progress)(nil),          // 17: consilium.v1.Progress
-	(*ConsentRequest)(nil),    // 18: consilium.v1.ConsentRequest
-	(*ConsentReply)(nil),      // 19: consilium.v1.ConsentReply
-	(*QueryRequest)(nil),      // 20: consilium.v1.QueryRequest
-	(*QueryReply)(nil),        // 21: consilium.v1.QueryReply
-	(*OfferRequest)(nil),      // 22: consilium.v1.OfferRequest
-	(*OfferHeader)(nil),       // 23: consilium.v1.OfferHeader
-	(*Chunk)(nil),             // 24: consilium.v1.Chunk
-	(*OfferReply)(nil),        // 25: consilium.v1.OfferReply
-	(*TellRequest)(nil),       // 26: consilium.v1.TellRequest
-	(*TellReply)(nil),         // 27: consilium.v1.TellReply
-	(*LeaveRequest)(nil),      // 28: consilium.v1.LeaveRequest
-	(*LeaveReply)(nil),        // 29: consilium.v1.LeaveReply
-	(*ReportRequest)(nil),     // 30: consilium.v1.ReportRequest
-	(*Metric)(nil),            // 31: consilium.v1.Metric
-	(*ReportReply)(nil),       // 32: consilium.v1.ReportReply
-	(*FetchRequest)(nil),      // 33: consilium.v1.FetchRequest
-	(*StartRequest)(nil),      // 34: consilium.v1.StartRequest
-	(*StartReply)(nil),        // 35: consilium.v1.StartReply
-	(*CancelRequest)(nil),     // 36: consilium.v1.CancelRequest
-	(*CancelReply)(nil),       // 37: consilium.v1.CancelReply
-	(*ListRequest)(nil),       // 38: consilium.v1.ListRequest
-	(*ListReply)(nil),         // 39: consilium.v1.ListReply
-	(*RunSummary)(nil),        // 40: consilium.v1.RunSummary
-	(*ShowRequest)(nil),       // 41: consilium.v1.ShowRequest
-	(*ShowReply)(nil),         // 42: consilium.v1.ShowReply
-	(*MemberView)(nil),        // 43: consilium.v1.MemberView
-	(*Activity)(nil),          // 44: consilium.v1.Activity
-	(*RoundView)(nil),         // 45: consilium.v1.RoundView
-	(*MemberMetrics)(nil),     // 46: consilium.v1.MemberMetrics
-	(*ListModelsRequest)(nil), // 47: consilium.v1.ListModelsRequest
-	(*ListModelsReply)(nil),   // 48: consilium.v1.ListModelsReply
-	(*ShowModelRequest)(nil),  // 49: consilium.v1.ShowModelRequest
-	(*ShowModelReply)(nil),    // 50: consilium.v1.ShowModelReply
-	(*ModelView)(nil),         // 51: consilium.v1.ModelView
-	(*CheckpointRequest)(nil), // 52: consilium.v1.CheckpointRequest
-	(*CheckpointReply)(nil),   // 53: consilium.v1.CheckpointReply
-	(*TileRequest)(nil),       // 54: consilium.v1.TileRequest
-	(*ProveRequest)(nil),      // 55: consilium.v1.ProveRequest
-	(*ProveReply)(nil),        // 56: consilium.v1.ProveReply
-	(*ExtendsRequest)(nil),    // 57: consilium.v1.ExtendsRequest
-	(*ExtendsReply)(nil),      // 58: consilium.v1.ExtendsReply
-	(*EntriesRequest)(nil),    // 59: consilium.v1.EntriesRequest
-	(*EntriesReply)(nil),      // 60: consilium.v1.EntriesReply
-	(*KeptRequest)(nil),       // 61: consilium.v1.KeptRequest
+	(*StatusRequest)(nil),     // 3: consilium.v1.StatusRequest
+	(*StatusReply)(nil),       // 4: consilium.v1.StatusReply
+	(*PublishRequest)(nil),    // 5: consilium.v1.PublishRequest
+	(*PublishReply)(nil),      // 6: consilium.v1.PublishReply
+	(*ManifestRequest)(nil),   // 7: consilium.v1.ManifestRequest
+	(*ManifestReply)(nil),     // 8: consilium.v1.ManifestReply
+	(*CosignSaid)(nil),        // 9: consilium.v1.CosignSaid
+	(*CosignKept)(nil),        // 10: consilium.v1.CosignKept
+	(*CosignAsked)(nil),       // 11: consilium.v1.CosignAsked
+	(*CosignAnswer)(nil),      // 12: consilium.v1.CosignAnswer
+	(*Cosignature)(nil),       // 13: consilium.v1.Cosignature
+	(*FollowRequest)(nil),     // 14: consilium.v1.FollowRequest
+	(*Wanted)(nil),            // 15: consilium.v1.Wanted
+	(*Invitation)(nil),        // 16: consilium.v1.Invitation
+	(*Train)(nil),             // 17: consilium.v1.Train
+	(*Evaluate)(nil),          // 18: consilium.v1.Evaluate
+	(*Progress)(nil),          // 19: consilium.v1.Progress
+	(*ConsentRequest)(nil),    // 20: consilium.v1.ConsentRequest
+	(*ConsentReply)(nil),      // 21: consilium.v1.ConsentReply
+	(*QueryRequest)(nil),      // 22: consilium.v1.QueryRequest
+	(*QueryReply)(nil),        // 23: consilium.v1.QueryReply
+	(*OfferRequest)(nil),      // 24: consilium.v1.OfferRequest
+	(*OfferHeader)(nil),       // 25: consilium.v1.OfferHeader
+	(*Chunk)(nil),             // 26: consilium.v1.Chunk
+	(*OfferReply)(nil),        // 27: consilium.v1.OfferReply
+	(*TellRequest)(nil),       // 28: consilium.v1.TellRequest
+	(*TellReply)(nil),         // 29: consilium.v1.TellReply
+	(*LeaveRequest)(nil),      // 30: consilium.v1.LeaveRequest
+	(*LeaveReply)(nil),        // 31: consilium.v1.LeaveReply
+	(*ReportRequest)(nil),     // 32: consilium.v1.ReportRequest
+	(*Metric)(nil),            // 33: consilium.v1.Metric
+	(*ReportReply)(nil),       // 34: consilium.v1.ReportReply
+	(*FetchRequest)(nil),      // 35: consilium.v1.FetchRequest
+	(*StartRequest)(nil),      // 36: consilium.v1.StartRequest
+	(*StartReply)(nil),        // 37: consilium.v1.StartReply
+	(*CancelRequest)(nil),     // 38: consilium.v1.CancelRequest
+	(*CancelReply)(nil),       // 39: consilium.v1.CancelReply
+	(*ListRequest)(nil),       // 40: consilium.v1.ListRequest
+	(*ListReply)(nil),         // 41: consilium.v1.ListReply
+	(*RunSummary)(nil),        // 42: consilium.v1.RunSummary
+	(*ShowRequest)(nil),       // 43: consilium.v1.ShowRequest
+	(*ShowReply)(nil),         // 44: consilium.v1.ShowReply
+	(*MemberView)(nil),        // 45: consilium.v1.MemberView
+	(*Activity)(nil),          // 46: consilium.v1.Activity
+	(*RoundView)(nil),         // 47: consilium.v1.RoundView
+	(*MemberMetrics)(nil),     // 48: consilium.v1.MemberMetrics
+	(*ListModelsRequest)(nil), // 49: consilium.v1.ListModelsRequest
+	(*ListModelsReply)(nil),   // 50: consilium.v1.ListModelsReply
+	(*ShowModelRequest)(nil),  // 51: consilium.v1.ShowModelRequest
+	(*ShowModelReply)(nil),    // 52: consilium.v1.ShowModelReply
+	(*ModelView)(nil),         // 53: consilium.v1.ModelView
+	(*CheckpointRequest)(nil), // 54: consilium.v1.CheckpointRequest
+	(*CheckpointReply)(nil),   // 55: consilium.v1.CheckpointReply
+	(*TileRequest)(nil),       // 56: consilium.v1.TileRequest
+	(*ProveRequest)(nil),      // 57: consilium.v1.ProveRequest
+	(*ProveReply)(nil),        // 58: consilium.v1.ProveReply
+	(*ExtendsRequest)(nil),    // 59: consilium.v1.ExtendsRequest
+	(*ExtendsReply)(nil),      // 60: consilium.v1.ExtendsReply
+	(*EntriesRequest)(nil),    // 61: consilium.v1.EntriesRequest
+	(*EntriesReply)(nil),      // 62: consilium.v1.EntriesReply
+	(*KeptRequest)(nil),       // 63: consilium.v1.KeptRequest
 }
 var file_consilium_v1_consilium_proto_depIdxs = []int32{
-	8,  // 0: consilium.v1.CosignSaid.kept:type_name -> consilium.v1.CosignKept
-	10, // 1: consilium.v1.CosignSaid.answer:type_name -> consilium.v1.CosignAnswer
+	10, // 0: consilium.v1.CosignSaid.kept:type_name -> consilium.v1.CosignKept
+	12, // 1: consilium.v1.CosignSaid.answer:type_name -> consilium.v1.CosignAnswer
 	0,  // 2: consilium.v1.CosignAnswer.state:type_name -> consilium.v1.CosignAnswer.State
-	14, // 3: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
-	15, // 4: consilium.v1.Wanted.train:type_name -> consilium.v1.Train
-	16, // 5: consilium.v1.Wanted.evaluate:type_name -> consilium.v1.Evaluate
-	17, // 6: consilium.v1.Wanted.progress:type_name -> consilium.v1.Progress
+	16, // 3: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
+	17, // 4: consilium.v1.Wanted.train:type_name -> consilium.v1.Train
+	18, // 5: consilium.v1.Wanted.evaluate:type_name -> consilium.v1.Evaluate
+	19, // 6: consilium.v1.Wanted.progress:type_name -> consilium.v1.Progress
 	1,  // 7: consilium.v1.QueryReply.state:type_name -> consilium.v1.QueryReply.State
-	23, // 8: consilium.v1.OfferRequest.header:type_name -> consilium.v1.OfferHeader
-	24, // 9: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
+	25, // 8: consilium.v1.OfferRequest.header:type_name -> consilium.v1.OfferHeader
+	26, // 9: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
 	2,  // 10: consilium.v1.OfferReply.state:type_name -> consilium.v1.OfferReply.State
-	31, // 11: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
-	40, // 12: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
-	40, // 13: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
-	43, // 14: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
-	45, // 15: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
-	44, // 16: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
-	46, // 17: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
-	31, // 18: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
-	51, // 19: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
-	51, // 20: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
-	46, // 21: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
-	11, // 22: consilium.v1.CheckpointReply.cosignatures:type_name -> consilium.v1.Cosignature
-	12, // 23: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
-	18, // 24: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
-	20, // 25: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
-	22, // 26: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
-	26, // 27: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
-	28, // 28: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
-	30, // 29: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
-	7,  // 30: consilium.v1.Witnesses.Cosign:input_type -> consilium.v1.CosignSaid
-	33, // 31: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
-	34, // 32: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
-	38, // 33: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
-	41, // 34: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
-	36, // 35: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
-	41, // 36: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
-	47, // 37: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
-	49, // 38: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
-	52, // 39: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
-	54, // 40: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
-	55, // 41: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
-	57, // 42: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
-	59, // 43: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
-	61, // 44: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
-	3,  // 45: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
-	5,  // 46: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
-	13, // 47: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
-	19, // 48: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
-	21, // 49: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
-	25, // 50: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
-	27, // 51: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
-	29, // 52: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
-	32, // 53: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
-	9,  // 54: consilium.v1.Witnesses.Cosign:output_type -> consilium.v1.CosignAsked
-	24, // 55: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
-	35, // 56: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
-	39, // 57: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
-	42, // 58: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
-	37, // 59: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
-	42, // 60: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
-	48, // 61: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
-	50, // 62: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
-	53, // 63: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
-	24, // 64: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
-	56, // 65: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
-	58, // 66: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
-	60, // 67: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
-	24, // 68: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
-	4,  // 69: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
-	6,  // 70: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
-	47, // [47:71] is the sub-list for method output_type
-	23, // [23:47] is the sub-list for method input_type
+	33, // 11: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
+	42, // 12: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
+	42, // 13: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
+	45, // 14: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
+	47, // 15: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
+	46, // 16: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
+	48, // 17: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
+	33, // 18: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
+	53, // 19: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
+	53, // 20: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
+	48, // 21: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
+	13, // 22: consilium.v1.CheckpointReply.cosignatures:type_name -> consilium.v1.Cosignature
+	14, // 23: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
+	20, // 24: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
+	22, // 25: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
+	24, // 26: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
+	28, // 27: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
+	30, // 28: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
+	32, // 29: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
+	9,  // 30: consilium.v1.Witnesses.Cosign:input_type -> consilium.v1.CosignSaid
+	35, // 31: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
+	36, // 32: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
+	40, // 33: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
+	43, // 34: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
+	38, // 35: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
+	43, // 36: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
+	49, // 37: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
+	51, // 38: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
+	54, // 39: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
+	56, // 40: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
+	57, // 41: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
+	59, // 42: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
+	61, // 43: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
+	63, // 44: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
+	5,  // 45: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
+	7,  // 46: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
+	3,  // 47: consilium.v1.Federation.Status:input_type -> consilium.v1.StatusRequest
+	15, // 48: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
+	21, // 49: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
+	23, // 50: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
+	27, // 51: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
+	29, // 52: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
+	31, // 53: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
+	34, // 54: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
+	11, // 55: consilium.v1.Witnesses.Cosign:output_type -> consilium.v1.CosignAsked
+	26, // 56: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
+	37, // 57: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
+	41, // 58: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
+	44, // 59: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
+	39, // 60: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
+	44, // 61: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
+	50, // 62: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
+	52, // 63: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
+	55, // 64: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
+	26, // 65: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
+	58, // 66: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
+	60, // 67: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
+	62, // 68: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
+	26, // 69: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
+	6,  // 70: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
+	8,  // 71: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
+	4,  // 72: consilium.v1.Federation.Status:output_type -> consilium.v1.StatusReply
+	48, // [48:73] is the sub-list for method output_type
+	23, // [23:48] is the sub-list for method input_type
 	23, // [23:23] is the sub-list for extension type_name
 	23, // [23:23] is the sub-list for extension extendee
 	0,  // [0:23] is the sub-list for field type_name
@@ -4547,11 +4698,11 @@ func file_consilium_v1_consilium_proto_init() {
 	if File_consilium_v1_consilium_proto != nil {
 		return
 	}
-	file_consilium_v1_consilium_proto_msgTypes[4].OneofWrappers = []any{
+	file_consilium_v1_consilium_proto_msgTypes[6].OneofWrappers = []any{
 		(*CosignSaid_Kept)(nil),
 		(*CosignSaid_Answer)(nil),
 	}
-	file_consilium_v1_consilium_proto_msgTypes[19].OneofWrappers = []any{
+	file_consilium_v1_consilium_proto_msgTypes[21].OneofWrappers = []any{
 		(*OfferRequest_Header)(nil),
 		(*OfferRequest_Chunk)(nil),
 	}
@@ -4561,7 +4712,7 @@ func file_consilium_v1_consilium_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_consilium_v1_consilium_proto_rawDesc), len(file_consilium_v1_consilium_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   59,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

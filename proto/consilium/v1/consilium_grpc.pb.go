@@ -1324,6 +1324,7 @@ var Log_ServiceDesc = grpc.ServiceDesc{
 const (
 	Federation_Publish_FullMethodName  = "/consilium.v1.Federation/Publish"
 	Federation_Manifest_FullMethodName = "/consilium.v1.Federation/Manifest"
+	Federation_Status_FullMethodName   = "/consilium.v1.Federation/Status"
 )
 
 // FederationClient is the client API for Federation service.
@@ -1337,6 +1338,8 @@ type FederationClient interface {
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishReply, error)
 	// Manifest returns the signed manifest of an epoch that the coordinator knows. Members and people.
 	Manifest(ctx context.Context, in *ManifestRequest, opts ...grpc.CallOption) (*ManifestReply, error)
+	// Status says how the coordinator itself is. People.
+	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusReply, error)
 }
 
 type federationClient struct {
@@ -1367,6 +1370,16 @@ func (c *federationClient) Manifest(ctx context.Context, in *ManifestRequest, op
 	return out, nil
 }
 
+func (c *federationClient) Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StatusReply)
+	err := c.cc.Invoke(ctx, Federation_Status_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // FederationServer is the server API for Federation service.
 // All implementations must embed UnimplementedFederationServer
 // for forward compatibility.
@@ -1378,6 +1391,8 @@ type FederationServer interface {
 	Publish(context.Context, *PublishRequest) (*PublishReply, error)
 	// Manifest returns the signed manifest of an epoch that the coordinator knows. Members and people.
 	Manifest(context.Context, *ManifestRequest) (*ManifestReply, error)
+	// Status says how the coordinator itself is. People.
+	Status(context.Context, *StatusRequest) (*StatusReply, error)
 	mustEmbedUnimplementedFederationServer()
 }
 
@@ -1393,6 +1408,9 @@ func (UnimplementedFederationServer) Publish(context.Context, *PublishRequest) (
 }
 func (UnimplementedFederationServer) Manifest(context.Context, *ManifestRequest) (*ManifestReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Manifest not implemented")
+}
+func (UnimplementedFederationServer) Status(context.Context, *StatusRequest) (*StatusReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
 }
 func (UnimplementedFederationServer) mustEmbedUnimplementedFederationServer() {}
 func (UnimplementedFederationServer) testEmbeddedByValue()                    {}
@@ -1451,6 +1469,24 @@ func _Federation_Manifest_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Federation_Status_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FederationServer).Status(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Federation_Status_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FederationServer).Status(ctx, req.(*StatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Federation_ServiceDesc is the grpc.ServiceDesc for Federation service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1465,6 +1501,10 @@ var Federation_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Manifest",
 			Handler:    _Federation_Manifest_Handler,
+		},
+		{
+			MethodName: "Status",
+			Handler:    _Federation_Status_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
