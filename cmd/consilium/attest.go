@@ -28,10 +28,10 @@ const (
 	snpReportBytes     = 1184
 )
 
-// attestCommand returns the commands about evidence as such, apart from any connection.
+// attestCommand returns the commands about evidence.
 func attestCommand(a *app) *cobra.Command {
 	group := &cobra.Command{Use: "attest", Short: "Show and judge evidence of enclaves, and predict what it will say"}
-	group.AddCommand(attestVerify(a), attestShow(a), attestMeasure(a))
+	group.AddCommand(attestPeer(a), attestVerify(a), attestShow(a), attestMeasure(a))
 	return group
 }
 

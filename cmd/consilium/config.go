@@ -159,6 +159,18 @@ type connection struct {
 
 // connect opens what the person's configuration names. It does not dial: an absent coordinator is the first call's error.
 func (a *app) connect() (*connection, error) {
+	c, err := a.configured()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return c, c.dial()
+}
+
+// configured is connect without a client, and without asking whether the manifest knows who is configured.
+func (a *app) configured() (*connection, error) {
 	path, err := findConfig(a.config)
 	if err != nil {
 		return nil, err
@@ -191,17 +203,13 @@ func (a *app) connect() (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &connection{
+	return &connection{
 		configFile: path, manifestFile: c.Manifest, epochs: known,
 		config: client.Config{
 			Person: c.Person, Key: key, Manifest: m, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Dial: dial,
 			Verifiers: verifiers, Speech: dialect.Own(daemon.Version), Newer: known.adopt, Chain: known.after, Past: known.past,
 		},
-	}
-	if err := out.check(); err != nil {
-		return nil, err
-	}
-	return out, out.dial()
+	}, nil
 }
 
 // check finds out before dialling what the coordinator would refuse without saying why.

@@ -65,6 +65,17 @@ func (e *epochs) now() *manifest.Manifest {
 	return e.chain.Newest()
 }
 
+// history returns the manifests from the configured one to the one that holds, oldest first.
+func (e *epochs) history() []*manifest.Manifest {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := e.chain.Newest()
+	for m := first; m != nil; m = e.chain.At(m.Epoch() - 1) {
+		first = m
+	}
+	return append([]*manifest.Manifest{first}, e.chain.After(first.Epoch())...)
+}
+
 // adopt takes newer manifests, which prove themselves.
 func (e *epochs) adopt(_ uint64, envelopes [][]byte) error {
 	e.mu.Lock()

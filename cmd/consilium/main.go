@@ -180,6 +180,16 @@ func oneArgument(what string) cobra.PositionalArgs {
 	}
 }
 
+// oneArgumentAtMost returns a check for one argument or none, which is called what.
+func oneArgumentAtMost(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usageError("see "+cmd.CommandPath()+" --help", "%s takes one %s, got %d", cmd.CommandPath(), what, len(args))
+		}
+		return nil
+	}
+}
+
 // nearestFlag returns the command's flag whose name is at most two edits away from name, "" if none is.
 func nearestFlag(cmd *cobra.Command, name string) string {
 	best, least := "", 3

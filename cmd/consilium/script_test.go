@@ -77,6 +77,7 @@ func TestScripts(t *testing.T) {
 			"newer":      scriptNewer,
 			"waitfor":    scriptWaitFor,
 			"proxy":      scriptProxy,
+			"rogue":      scriptRogue,
 		},
 	})
 }

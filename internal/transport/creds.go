@@ -178,6 +178,7 @@ func (c *Credentials) handshake(ctx context.Context, raw net.Conn, s side) (net.
 	x := &exchange{c: c, raw: raw, side: s}
 	defer x.leave()
 	k, err := x.run(ctx)
+	x.tell()
 	if !stop() {
 		<-woken // or it would cut short the drain, and an ALERT with it
 		if err == nil {

@@ -30,6 +30,8 @@ type exchange struct {
 	guest    *guest // what the listener remembers of the peer's name; nil until it was counted
 	admitted bool   // we are counted among the sessions of the peer's name
 
+	judged judgement // of the peer's evidence, as far as it came
+
 	mine, theirs hello
 	th           [32]byte
 	ekm          exported

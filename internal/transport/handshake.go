@@ -43,7 +43,7 @@ func (x *exchange) dial(ctx context.Context) (Peer, error) {
 		return Peer{}, x.differ()
 	}
 	if err := x.equal(); err != nil {
-		return Peer{}, err
+		return Peer{}, x.lookOn(ctx, helloC, helloS, err)
 	}
 	if err := x.derive(helloC, helloS); err != nil {
 		return Peer{}, err

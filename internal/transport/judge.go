@@ -43,28 +43,30 @@ func (x *exchange) judge(ctx context.Context, body []byte) (judgement, error) {
 		return judgement{}, err
 	}
 	pre := x.reportInput(x.side.other(), deviceBundle(all)).preimage()
-	j := judgement{evidence: all, preimage: pre, binding: sha512.Sum512(pre), at: x.c.cfg.Now()}
+	j := &x.judged // as far as it comes
+	*j = judgement{evidence: all, preimage: pre, binding: sha512.Sum512(pre), at: x.c.cfg.Now()}
 	claims := []attest.Claims{{Type: attest.Signature}}
 	if x.claimed.office == attest.Person {
 		err = x.judgePerson(all[0], j.binding)
 	} else {
-		j.claims, err = x.judgeMachine(ctx, j)
+		j.claims, err = x.judgeMachine(ctx, *j)
 		claims = j.claims
 	}
 	if err != nil {
 		return judgement{}, err
 	}
-	if j.appraisal, err = x.c.cfg.Policy.Appraise(x.who(), claims, j.at); err != nil {
+	appraisal, err := x.c.cfg.Policy.Appraise(x.who(), claims, j.at)
+	if err != nil {
 		return judgement{}, classed(err, attest.ClassManifest)
 	}
-	if j.appraisal.TTL <= 0 {
-		return judgement{}, attest.Refuse(attest.ClassTime, "the policy's appraisal holds for %v", j.appraisal.TTL)
+	if appraisal.TTL <= 0 {
+		return judgement{}, attest.Refuse(attest.ClassTime, "the policy's appraisal holds for %v", appraisal.TTL)
 	}
-	j.expires = j.at.Add(j.appraisal.TTL)
+	j.appraisal, j.expires = appraisal, j.at.Add(appraisal.TTL)
 	if end := x.leafCert().NotAfter; end.Before(j.expires) {
 		j.expires = end
 	}
-	return j, nil
+	return *j, nil
 }
 
 // judgePerson checks the signature that a person sends in place of evidence.
@@ -82,13 +84,18 @@ func (x *exchange) judgePerson(e attest.Evidence, b [64]byte) error {
 	return nil
 }
 
-// judgeMachine has the evidence verified, each piece by the verifier of its type: is it genuine, and of this session?
-func (x *exchange) judgeMachine(ctx context.Context, j judgement) ([]attest.Claims, error) {
-	cfg := &x.c.cfg
-	b := attest.Binding{
+// binding is what the peer's evidence must carry.
+func (x *exchange) binding(j judgement) attest.Binding {
+	return attest.Binding{
 		ReportData: j.binding, Nonce: x.mine.nonce, SPKI: x.leafCert().RawSubjectPublicKeyInfo,
 		Seed: deviceSeed(x.ekm.of(x.side.other()), x.mine.nonce),
 	}
+}
+
+// judgeMachine has the evidence verified, each piece by the verifier of its type: is it genuine, and of this session?
+func (x *exchange) judgeMachine(ctx context.Context, j judgement) ([]attest.Claims, error) {
+	cfg := &x.c.cfg
+	b := x.binding(j)
 	var all []attest.Claims
 	for _, e := range j.evidence {
 		v := verifier(cfg.Verifiers, e.Type)

@@ -107,6 +107,9 @@ type Config struct {
 	// Refused is called once for each handshake that ended in a refusal, ours or the peer's; nil ignores them. gRPC's
 	// server drops the errors of handshakes, so this is the only place where a listener learns of them.
 	Refused func(Refusal)
+	// Shown is told, at the end of each handshake of a dialler that has come through TLS, what the peer has shown; nil ignores it. With
+	// it, evidence is taken down also of a peer that is refused for its key or its hello, before the handshake fails for that.
+	Shown func(Shown)
 	// Newer is given the signed manifests of a peer that is at a newer epoch, oldest first, and adopts them or says why
 	// not. The handshake fails in any case: dial again with what was adopted. nil refuses such a peer.
 	Newer func(peerEpoch uint64, envelopes [][]byte) error
