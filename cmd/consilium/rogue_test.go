@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"net"
 	"sync"
 	"time"
@@ -28,13 +29,13 @@ func scriptRogue(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	key, err := identity.Open("file:" + ts.MkAbs(args[1]))
 	ts.Check(err)
-	attester, err := platform.Open("simulated:"+ts.MkAbs(args[0]), time.Now)
+	attester, err := platform.Open(context.Background(), "simulated:"+ts.MkAbs(args[0]), platform.Host{Now: time.Now})
 	ts.Check(err)
 	verifiers, err := setup.Verifiers(m)
 	ts.Check(err)
 	creds, err := transport.Server(transport.Config{
 		Office: attest.Coordinator, Name: "council", Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(),
-		Identity: key, Attester: attester, Verifiers: verifiers, Policy: m,
+		Identity: key, Attester: attester.Attester, Verifiers: verifiers, Policy: m,
 	})
 	ts.Check(err)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
