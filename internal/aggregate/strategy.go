@@ -19,13 +19,27 @@ var strategies = map[string]func(*params) rule{
 	"fedadagrad": fedAdagradRule,
 	"fedprox":    fedProxRule,
 	"fednova":    fedNovaRule,
+
+	"median":            medianRule,
+	"trimmed-mean":      trimmedMeanRule,
+	"krum":              krumRule,
+	"multi-krum":        multiKrumRule,
+	"bulyan":            bulyanRule,
+	"geometric-median":  geometricMedianRule,
+	"centered-clipping": centeredClippingRule,
+	"fltrust":           flTrustRule,
+	"norm-clipping":     normClippingRule,
 }
 
 // rule is what a strategy's parameters amount to.
 type rule struct {
 	optimizer func(round int) Optimizer
-	local     Local                 // what participants do
-	factor    func(Turnout) float64 // what the mean is multiplied by; nil: nothing
+	local     Local                             // what participants do
+	factor    func(Turnout) float64             // what the mean is multiplied by; nil: nothing
+	gather    func(*gathered) (gatherer, error) // nil: the exact weighted mean does
+	clip      *clip                             // nil: no update is shortened before it is added
+	least     int                               // fewest updates, 0 as 1
+	member    string                            // without whose update there is no model; "" where there is no such member
 }
 
 // Turnout is whose updates are in a round's mean.
@@ -156,16 +170,50 @@ func shown(v any) string {
 	return fmt.Sprint(v)
 }
 
-// number reads a number between two bounds, both included.
+// number reads a number between two bounds, both included. With NaN for its default it has none.
 func (p *params) number(name string, value, least, most float64) float64 {
 	v, ok := p.read(name)
 	if !ok {
+		if math.IsNaN(value) {
+			p.lacks(name, "a number")
+		}
 		return value
 	}
 	x, ok := v.(float64)
 	if !ok || !(x >= least && x <= most) { // also true for NaN
 		p.refuse(name, v, fmt.Sprintf("%v to %v", least, most))
 		return value
+	}
+	return x
+}
+
+// lacks keeps that a parameter without a default was not given.
+func (p *params) lacks(name, kind string) {
+	if p.fault == nil {
+		p.fault = fmt.Errorf("strategy %s needs the parameter %s, %s", p.strategy, name, kind)
+	}
+}
+
+// whole reads a whole number between two bounds, both included.
+func (p *params) whole(name string, value, least, most int) int {
+	x := p.number(name, float64(value), float64(least), float64(most))
+	if x != math.Trunc(x) {
+		p.refuse(name, x, "a whole number")
+		return value
+	}
+	return int(x)
+}
+
+// text reads a text that is not empty and has no default.
+func (p *params) text(name string) string {
+	v, ok := p.read(name)
+	if !ok {
+		p.lacks(name, "a text")
+		return ""
+	}
+	x, ok := v.(string)
+	if !ok || x == "" {
+		p.refuse(name, v, "a text")
 	}
 	return x
 }

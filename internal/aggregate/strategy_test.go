@@ -55,6 +55,22 @@ func TestNewStrategyRefuses(t *testing.T) {
 		{"fedadam", map[string]any{"beta3": 0.5}, "no parameter"},
 		{"fedadam", map[string]any{"beta1": 2.0, "beta3": 0.5}, "no parameter"}, // the name before the value
 		{"fedyogi", map[string]any{"bias_correction": "flour"}, `bias_correction of strategy fedyogi is "flour", want none or adam or flower`},
+		{"trimmed-mean", map[string]any{"share": 0.5}, "parameter share of strategy trimmed-mean is 0.5, want 0 to 0.4999"},
+		{"trimmed-mean", map[string]any{"share": -0.1}, "share"},
+		{"krum", map[string]any{"attackers": 1.5}, "parameter attackers of strategy krum is 1.5, want a whole number"},
+		{"krum", map[string]any{"attackers": -1.0}, "attackers"},
+		{"krum", map[string]any{"keep": 2.0}, "no parameter"},
+		{"multi-krum", map[string]any{"average": "records"}, "average of strategy multi-krum is \"records\", want uniform or examples"},
+		{"bulyan", map[string]any{"selection": "krum"}, "selection"},
+		{"geometric-median", map[string]any{"smoothing": 0.0}, "smoothing"},
+		{"geometric-median", map[string]any{"iterations": 10001.0}, "iterations"},
+		{"centered-clipping", nil, "strategy centered-clipping needs the parameter radius, a number"},
+		{"centered-clipping", map[string]any{"radius": 0.0}, "radius"},
+		{"centered-clipping", map[string]any{"radius": 1.0, "iterations": 0.0}, "iterations"},
+		{"fltrust", nil, "strategy fltrust needs the parameter reference, a text"},
+		{"fltrust", map[string]any{"reference": ""}, `parameter reference of strategy fltrust is "", want a text`},
+		{"norm-clipping", nil, "strategy norm-clipping needs the parameter max_norm"},
+		{"norm-clipping", map[string]any{"max_norm": math.Inf(1)}, "max_norm"},
 		{"fedadagrad", map[string]any{"bias_correction": 1.0}, "bias_correction of strategy fedadagrad is 1"},
 	} {
 		s, err := aggregate.NewStrategy(c.name, c.params)

@@ -197,6 +197,9 @@ func checkStrategy(p entry.Plan) error {
 	if pull := float64(p.Local.LearningRate * s.Local().Mu); pull > 1 {
 		return fmt.Errorf("local.learning_rate times mu is %v, want at most 1: each step would go beyond the model that it is drawn back to", pull)
 	}
+	if s.Gathers() || s.Clips() {
+		return fmt.Errorf("strategy %s: this version's coordinator sums updates as they are", s.Name())
+	}
 	return nil
 }
 
