@@ -25,9 +25,10 @@ test:
 check:
 	bash .ci/run
 
-# The code made from proto/*.proto. It is committed; this gives the same bytes.
+# The code made from proto/*.proto, and the assembly that adds updates. Both are committed; this gives the same bytes.
 generate:
 	go run -modfile=.ci/tools.mod ./.ci/protogen
+	go run -modfile=.ci/tools.mod ./.ci/kernels
 
 # Each fuzz target for a while: make fuzz FUZZTIME=10m
 FUZZTIME = 30s

@@ -23,7 +23,8 @@
 // Go may fuse x*y+z into one instruction, which rounds once where two instructions round twice, and does so on some
 // processors only. Every product here whose rounding matters is therefore fenced by a conversion, float64(x*y), and nothing
 // but elementwise addition, subtraction, multiplication, division and square root decides a bit: no sum whose order a library
-// chooses. gonum's floats.Scale, Add and AddConst keep to that; its AddScaled does not.
+// chooses. On amd64 the one loop that takes updates in is assembly where the processor has AVX2 or AVX-512, made by .ci/kernels: the
+// same four operations on several values at once, and no fused one.
 package aggregate
 
 import (
@@ -186,8 +187,7 @@ func Bound(maxAbs float64, weights []int64, quorum int) float64 {
 }
 
 // Memory returns how many bytes a round needs at once, beside its models: the sums, 8 bytes a parameter once, and the updates
-// that are held whole while they are checked, 4 bytes a parameter for each of the participants that send at the same time. What
-// [Sum.Add] takes for its work, 16 KiB a worker, is not counted. It is the largest int64 where that is more than an int64 holds.
+// that are held whole while they are checked, 4 bytes a parameter for each of the participants that send at the same time. It is the largest int64 where that is more than an int64 holds.
 func Memory(spec Spec, params, participants int) int64 {
 	if params < 0 || participants < 0 {
 		return 0

@@ -3,13 +3,15 @@ package aggregate
 import (
 	"fmt"
 	"math"
-
-	"gonum.org/v1/gonum/floats"
 )
 
-// block is how many values go through gonum at a time: 16 KiB of float64, which stay in the first-level cache over the four
-// passes.
-const block = 2048
+// block is how many values of the sum take in several updates before the next values do: 4 KiB of float64, which stay in the
+// first-level cache meanwhile. So the sum goes through memory once for all of them.
+const block = 512
+
+// AtOnce is the most updates for which one pass over the sum pays: with more, the streams that are read at the same time get into each
+// other's way in the caches. [Sum.AddAll] takes any number, so many at a time.
+const AtOnce = 4
 
 // gridSize is about what a range costs in memory.
 const gridSize = 64
@@ -33,7 +35,7 @@ func step(maxAbs, total float64) float64 {
 
 // Sum is the weighted sum of a round's updates, exact on its grids. It holds 8 bytes a value, whatever the number of updates.
 //
-// Add and Mean may be called by several goroutines at once over disjoint parts of the vector; AddWeight by one at a time.
+// Add, AddAll and Mean may be called by several goroutines at once over disjoint parts of the vector; AddWeight by one at a time.
 // Sum trusts what it is given: the caller has checked each update with [Spec.Check], and adds each of its values once, with
 // the weight that its participant declared. It panics for a part or a weight that a checked caller cannot have.
 type Sum struct {
@@ -62,34 +64,69 @@ func NewSum(spec Spec) (*Sum, error) {
 }
 
 // Add adds weight times part to the values from lo on. Each product is rounded to the grid once; then nothing rounds any more.
-// With whole weights up to MaxWeight the product itself is exact. It takes up to 16 KiB of memory while it lasts.
+// With whole weights up to MaxWeight the product itself is exact. It takes no memory.
 func (s *Sum) Add(lo int, part []float32, weight float64) {
-	if !(weight > 0 && weight <= s.declared) {
-		panic("aggregate: the weight is not within those that were declared")
+	s.AddAll(lo, [][]float32{part}, []float64{weight})
+}
+
+// AddAll adds the parts of several updates, all of one length, each with its weight, to the values from lo on, in one pass over the
+// sum for [AtOnce] of them. It is as if each were added by itself.
+func (s *Sum) AddAll(lo int, parts [][]float32, weights []float64) {
+	if len(parts) != len(weights) || len(parts) == 0 {
+		panic("aggregate: as many parts as weights, and one at least, are to be added")
 	}
-	s.within(lo, len(part))
-	buf := make([]float64, min(block, len(part)))
+	n := len(parts[0])
+	s.within(lo, n)
+	for i, w := range weights {
+		if !(w > 0 && w <= s.declared) {
+			panic("aggregate: the weight is not within those that were declared")
+		}
+		if len(parts[i]) != n {
+			panic("aggregate: parts of different lengths are to be added at once")
+		}
+	}
+	for i := 0; i < len(parts); i += AtOnce {
+		k := min(i+AtOnce, len(parts))
+		s.pass(lo, n, parts[i:k], weights[i:k])
+	}
+}
+
+// pass adds a few updates' values in one pass over the sum.
+func (s *Sum) pass(lo, n int, parts [][]float32, weights []float64) {
 	for _, g := range s.grids {
-		from, to := max(lo, g.lo), min(lo+len(part), g.hi)
+		from, to := max(lo, g.lo), min(lo+n, g.hi)
 		if g.magic == 0 {
 			continue // checked to be 0, and so is their sum
 		}
 		for ; from < to; from += block {
 			dst := s.sum[from:min(from+block, to)]
-			addBlock(dst, part[from-lo:][:len(dst)], weight, g.magic, buf[:len(dst)])
+			for i, w := range weights {
+				addTo(dst, parts[i][from-lo:][:len(dst)], w, g.magic)
+			}
 		}
 	}
 }
 
-// addBlock adds weight*src, rounded to the grid, to dst. Each of the four calls is elementwise and rounds by itself.
-func addBlock(dst []float64, src []float32, weight, magic float64, buf []float64) {
+// adder adds weight*src, rounded to the grid that magic stands for, to dst, which is as long: for each value a product, a sum, a
+// difference and a sum, each rounded by itself. All adders give the same bits.
+type adder func(dst []float64, src []float32, weight, magic float64)
+
+// kernel is an adder that this processor can run.
+type kernel struct {
+	name string
+	add  adder
+}
+
+// addTo is the fastest of them.
+var addTo = kernels[len(kernels)-1].add
+
+// addLoop is the adder that runs everywhere. The conversions keep a compiler from fusing the product with what follows.
+func addLoop(dst []float64, src []float32, weight, magic float64) {
+	dst = dst[:len(src)]
 	for i, x := range src {
-		buf[i] = float64(x)
+		r := float64(weight * float64(x))
+		dst[i] += float64(float64(r+magic) - magic)
 	}
-	floats.Scale(weight, buf)
-	floats.AddConst(magic, buf)
-	floats.AddConst(-magic, buf)
-	floats.Add(dst, buf)
 }
 
 // AddWeight counts the weight of an update whose values are being added. Whole weights add up exactly in any order.

@@ -2,6 +2,8 @@ package coordinator
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
@@ -94,6 +96,38 @@ func (h Hold) ShelveLate(run string, round, try int, n int64) {
 
 // Drop ends a try.
 func (h Hold) Drop(run string, round, try int) { h.h.drop(attempt{run, round, try}) }
+
+// Sum opens a try and has so many updates added to it as they come; each has reserved its bytes. It returns their mean when all are in.
+func (h Hold) Sum(spec aggregate.Spec, updates [][]float32) ([]float64, error) {
+	a := attempt{"run", 1, 1}
+	h.h.open(a, spec)
+	defer h.h.drop(a)
+	for i, values := range updates {
+		release, ok := h.h.tryReserve("member", 4*int64(len(values)))
+		if !ok {
+			return nil, errors.New("no memory for it")
+		}
+		m := entry.Member(fmt.Sprint("member ", i))
+		if err := h.h.add(a, m, &update{entry.Digest{byte(i + 1)}, spec.Weights[i], values, release}); err != nil {
+			return nil, err
+		}
+	}
+	s := h.h.sums[a]
+	s.pending.Wait()
+	mean := make([]float64, spec.Len())
+	s.acc.Mean(0, mean)
+	h.h.workers.Wait()
+	return mean, nil
+}
+
+// AddAll adds updates of one weight by all cores.
+func AddAll(acc *aggregate.Sum, weight int64, updates ...[]float32) {
+	var batch []*update
+	for _, values := range updates {
+		batch = append(batch, &update{weight: weight, values: values})
+	}
+	addAll(acc, batch)
+}
 
 // Close ends everything.
 func (h Hold) Close() { h.h.shelf.close() }

@@ -4,17 +4,18 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 )
 
-// blockLen is how many values a worker adds before it looks for the next range.
+// blockLen is how many values a worker adds before it looks for more.
 const blockLen = 1 << 16
 
 // attempt names one try of one round.
@@ -47,9 +48,12 @@ type sum struct {
 
 	spec aggregate.Spec // never changes
 
-	pending sync.WaitGroup // additions under way
-	mu      sync.Mutex     // guards acc: one update at a time, by many workers over disjoint ranges
+	pending sync.WaitGroup // updates that are not yet added
 	acc     *aggregate.Sum // made with the first update: a try that gets none costs nothing
+
+	mu      sync.Mutex // guards what follows
+	waiting []*update  // to be added
+	adding  bool       // one goroutine is at it: it alone changes acc, by many workers over disjoint ranges
 }
 
 func newHold(limit int64, lease time.Duration, members func() int) *hold {
@@ -215,28 +219,61 @@ func (h *hold) add(a attempt, m entry.Member, u *update) error {
 	}
 	s.held[m] = u.digest
 	s.pending.Add(1)
-	h.workers.Go(func() {
-		defer s.pending.Done()
-		defer u.release()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		addAll(s.acc, u.values, float64(u.weight))
-	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = append(s.waiting, u)
+	if !s.adding {
+		s.adding = true
+		h.workers.Go(s.drain)
+	}
 	return nil
 }
 
-// addAll adds an update by as many workers as there are cores, each over its own blocks: sums are exact, so the bits do
-// not depend on how the work is shared out.
-func addAll(acc *aggregate.Sum, values []float32, weight float64) {
-	acc.AddWeight(weight)
-	var g errgroup.Group
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for lo := 0; lo < len(values); lo += blockLen {
-		part := values[lo:min(lo+blockLen, len(values))]
-		g.Go(func() error {
-			acc.Add(lo, part, weight)
-			return nil
+// drain adds what waits until nothing does: what has come while others were added goes through the sum together.
+func (s *sum) drain() {
+	for {
+		s.mu.Lock()
+		n := min(len(s.waiting), aggregate.AtOnce)
+		batch := slices.Clone(s.waiting[:n])
+		s.waiting = slices.Delete(s.waiting, 0, n)
+		s.adding = n > 0
+		s.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		addAll(s.acc, batch)
+		for _, u := range batch {
+			u.release()
+			s.pending.Done()
+		}
+	}
+}
+
+// addAll adds up to [aggregate.AtOnce] updates by as many workers as there are cores, each of which takes the next blocks that nobody
+// has: sums are exact, so the bits do not depend on how the work is shared out.
+func addAll(acc *aggregate.Sum, batch []*update) {
+	var weights [aggregate.AtOnce]float64
+	for i, u := range batch {
+		weights[i] = float64(u.weight)
+		acc.AddWeight(weights[i])
+	}
+	n := len(batch[0].values)
+	var next atomic.Int64
+	var g sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), (n+blockLen-1)/blockLen) {
+		g.Go(func() {
+			var parts [aggregate.AtOnce][]float32
+			for {
+				lo := int(next.Add(blockLen)) - blockLen
+				if lo >= n {
+					return
+				}
+				for i, u := range batch {
+					parts[i] = u.values[lo:min(lo+blockLen, n)]
+				}
+				acc.AddAll(lo, parts[:len(batch)], weights[:len(batch)])
+			}
 		})
 	}
-	g.Wait() //nolint:errcheck // the workers return no error
+	g.Wait()
 }
