@@ -34,14 +34,14 @@ var floors = [][]string{
 	},
 	2: {
 		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro", "internal/attest/dcap", "internal/attest/dcap/dcaptest", "internal/attest/measure", "internal/attest/ear",
-		"internal/store/dir", "internal/store/storetest", "internal/durable/powercut", "internal/blob/kms/file", "internal/blob/kms/call", "internal/skew", "internal/witness",
+		"internal/store/dir", "internal/store/storetest", "internal/durable/powercut", "internal/blob/kms/file", "internal/blob/kms/call", "internal/skew", "internal/witness", "internal/socket",
 	},
 	3: {
 		"internal/blob/kms/vault", "internal/blob/kms/aws", "internal/blob/kms/gcp", "internal/blob/kms/azure", "internal/blob/kms/kmstest",
 		"internal/transport", "internal/keyring", "internal/ledger", "internal/blob", "internal/trainer", "internal/daemon", "internal/control", "internal/identity", "internal/dialect",
-		"internal/attest/simulated", "internal/attest/tdx", "internal/attest/sgx", "internal/attest/hardware", "internal/attest/collateral", "internal/tunnel", "internal/tunnel/tunneltest",
+		"internal/attest/simulated", "internal/attest/tdx", "internal/attest/sgx", "internal/attest/hardware", "internal/attest/collateral", "internal/tunnel", "internal/tunnel/tunneltest", "internal/socket/sockettest",
 	},
-	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/preflight", "internal/attest/platform", "internal/attest/hardware/hardwaretest"},
+	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/preflight", "internal/porter", "internal/attest/platform", "internal/attest/hardware/hardwaretest"},
 	5: {"cmd/internal/setup", "cmd/internal/route"},
 	6: {"cmd/coordinator", "cmd/participant", "cmd/consilium", "examples/hospitals/demo"},
 }
@@ -54,7 +54,7 @@ var innocent = []string{
 }
 
 // forTests are the rooms that only tests may import.
-var forTests = []string{"internal/store/storetest", "internal/durable/powercut", "internal/tunnel/tunneltest", "internal/blob/kms/kmstest", "internal/attest/dcap/dcaptest", "internal/attest/hardware/hardwaretest"}
+var forTests = []string{"internal/store/storetest", "internal/durable/powercut", "internal/tunnel/tunneltest", "internal/socket/sockettest", "internal/blob/kms/kmstest", "internal/attest/dcap/dcaptest", "internal/attest/hardware/hardwaretest"}
 
 // wireFrom is the lowest floor that may know the wire's types.
 const wireFrom = 4

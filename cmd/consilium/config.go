@@ -52,7 +52,7 @@ consilium init person makes:
   anchor: 5f1c...                    # its digest, 64 hex digits, as a member of the federation told you
   coordinator:
     name: council                    # its name in the manifest
-    address: council.example.org:7443
+    address: council.example.org:7443      # or vsock:CID:PORT, from the host of its Nitro enclave
     proxy:                           # only where an HTTP proxy leads there, by CONNECT; without it the environment's
       url: http://proxy.example.org:3128   # HTTPS_PROXY and NO_PROXY count, and "proxy: none" turns them off
       user: me
@@ -138,7 +138,7 @@ func beside(path, p string) string {
 
 // way returns the function that dials the coordinator, nil for straight there.
 func (c *personConfig) way(path string) (func(context.Context, string) (net.Conn, error), error) {
-	through, err := c.Coordinator.Tunnel(func(p string) string { return beside(path, p) })
+	through, err := c.Coordinator.Tunnel(func(p string) string { return beside(path, p) }, nil)
 	if err != nil {
 		return nil, usageError("see consilium help config", "%s: %w", path, err)
 	}

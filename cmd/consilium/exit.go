@@ -82,6 +82,11 @@ type errSaid struct{ kind kind }
 
 func (e errSaid) Error() string { return e.kind.means }
 
+// errEnded is a daemon that has ended, and has logged why, with its exit code.
+type errEnded int
+
+func (e errEnded) Error() string { return fmt.Sprintf("ended with code %d", int(e)) }
+
 // The causes of contexts that end by themselves.
 var (
 	errNoAnswer = errors.New("no answer for " + patience.String())

@@ -110,6 +110,10 @@ func (a *app) end(err error) int {
 	if errors.As(err, &said) {
 		return said.kind.exit
 	}
+	var ended errEnded
+	if errors.As(err, &ended) {
+		return int(ended)
+	}
 	f := faultOf(err)
 	if a.output == outputJSON {
 		e := envelope{Schema: schema, Kind: "error", Error: &errorData{f.kind.code, f.err.Error(), f.hint}}

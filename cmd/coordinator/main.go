@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/socket"
 	"consilium.dev/internal/transport"
 )
 
@@ -23,7 +23,7 @@ import (
 type config struct {
 	setup.Enclave `yaml:",inline"`
 
-	Listen string `yaml:"listen"` // host:port
+	Listen string `yaml:"listen"` // host:port or vsock:CID:PORT
 	Limits struct {
 		Uploads     int64          `yaml:"uploads"`                 // bytes of updates in memory at once
 		Memory      int64          `yaml:"memory"`                  // bytes that the process may take; 0: what it can have
@@ -61,7 +61,7 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 
 // serve runs the coordinator on what the configuration names.
 func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) error {
-	lis, err := net.Listen("tcp", c.Listen)
+	lis, err := socket.Listen(c.Listen)
 	if err != nil {
 		return &daemon.ConfigError{Err: fmt.Errorf("%w (is another coordinator running? \"listen\" names the address)", err)}
 	}

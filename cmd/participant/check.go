@@ -75,7 +75,7 @@ func examine(ctx context.Context, env daemon.Env, c *config, plan string) *prefl
 			preflight.StepChannel, preflight.StepEpoch, preflight.StepClock)
 		return list
 	}
-	way, err := c.Coordinator.Tunnel(env.Path)
+	way, err := c.way(env)
 	if err != nil {
 		list.Do(preflight.StepProxy, func() (string, error) { return "", err })
 		list.Omit("not looked at: proxy has failed", preflight.StepName, preflight.StepTCP, preflight.StepChannel, preflight.StepEpoch, preflight.StepClock)

@@ -16,6 +16,7 @@ import (
 	"consilium.dev/internal/control"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/participant"
+	"consilium.dev/internal/tunnel"
 )
 
 // config is participant.yaml.
@@ -49,7 +50,7 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 		return &daemon.ConfigError{Err: err}
 	}
 	defer lis.Close()
-	way, err := c.Coordinator.Tunnel(env.Path)
+	way, err := c.way(env)
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
 	}
@@ -73,4 +74,13 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 		return again.Enclave, err
 	})()
 	return p.Run(ctx)
+}
+
+// way returns the proxy through which the coordinator is dialled, nil for straight there.
+func (c *config) way(env daemon.Env) (*tunnel.Tunnel, error) {
+	out, err := c.WayOut()
+	if err != nil {
+		return nil, err
+	}
+	return c.Coordinator.Tunnel(env.Path, out)
 }

@@ -28,6 +28,7 @@ import (
 	"consilium.dev/internal/dialect"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/socket"
 	"consilium.dev/internal/transport"
 	"consilium.dev/internal/tunnel"
 	pb "consilium.dev/proto/consilium/v1"
@@ -52,8 +53,8 @@ type Config struct {
 	Key         crypto.Signer
 	Manifest    *manifest.Manifest
 	Coordinator string                                                      // its name in the manifest
-	Address     string                                                      // host:port
-	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, straight there
+	Address     string                                                      // host:port or vsock:CID:PORT
+	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: straight there
 	Verifiers   []attest.Verifier
 	Speech      dialect.Speech   // of its calls; zero: what this version of the package speaks
 	Now         func() time.Time // nil: the clock
@@ -76,8 +77,8 @@ type Client struct {
 
 // Dial prepares a client. Connecting happens with the first call, so an absent coordinator is that call's error.
 func Dial(c Config) (*Client, error) {
-	if _, port, err := net.SplitHostPort(c.Address); err != nil || port == "" {
-		return nil, fmt.Errorf("coordinator's address %q: want host:port", c.Address)
+	if err := socket.Check(c.Address); err != nil {
+		return nil, fmt.Errorf("coordinator's address %w", err)
 	}
 	out := &Client{}
 	if c.Speech == (dialect.Speech{}) {
@@ -119,7 +120,7 @@ var slowly = grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeou
 // reach dials by dial, and remembers what a proxy has against it.
 func (c *Client) reach(dial func(context.Context, string) (net.Conn, error)) func(context.Context, string) (net.Conn, error) {
 	if dial == nil {
-		dial = straight
+		dial = socket.Dial
 	}
 	return func(ctx context.Context, address string) (net.Conn, error) {
 		conn, err := dial(ctx, address)
@@ -128,10 +129,6 @@ func (c *Client) reach(dial func(context.Context, string) (net.Conn, error)) fun
 		c.way.Store(way)
 		return conn, err
 	}
-}
-
-func straight(ctx context.Context, address string) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "tcp", address)
 }
 
 // newer notes that adopt has adopted something.

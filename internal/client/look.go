@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/socket"
 	"consilium.dev/internal/transport"
 )
 
@@ -44,7 +45,7 @@ func Look(ctx context.Context, c Config) (Sight, error) {
 	defer creds.Close() //nolint:errcheck // it forgets, and always can
 	dial := c.Dial
 	if dial == nil {
-		dial = straight
+		dial = socket.Dial
 	}
 	raw, err := dial(ctx, c.Address)
 	if err != nil {

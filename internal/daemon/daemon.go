@@ -1,4 +1,4 @@
-// Package daemon is what Consilium's two long-running programs do alike: read flags and a strict YAML configuration, make
+// Package daemon is what Consilium's long-running programs do alike: read flags and a strict YAML configuration, make
 // the logger, turn SIGINT and SIGTERM into the end of a context, and turn an error into one log line and an exit code.
 //
 //	func main() {
@@ -101,6 +101,11 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // first argument is the name of one of the commands, that is done instead.
 func Main(name string, config any, run func(context.Context, Env) error, commands ...Command) int {
 	return start(name, os.Args[1:], os.Stdout, os.Stderr, config, run, commands...)
+}
+
+// Verb is [Main] for a daemon that is a verb of another program: args is what stands behind the verb.
+func Verb(name string, args []string, config any, run func(context.Context, Env) error) int {
+	return start(name, args, os.Stdout, os.Stderr, config, run)
 }
 
 func start(

@@ -32,6 +32,7 @@ import (
 	"consilium.dev/internal/dialect"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/skew"
+	"consilium.dev/internal/socket"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/transport"
 	"consilium.dev/internal/tunnel"
@@ -61,8 +62,8 @@ type Options struct {
 	Name        string                                                      // of the member, in the manifest
 	Manifest    *manifest.Manifest                                          // the anchor; newer ones that were adopted lie in Objects
 	Coordinator string                                                      // its name in the manifest
-	Address     string                                                      // host:port of the coordinator
-	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: TCP, straight there
+	Address     string                                                      // of the coordinator, host:port or vsock:CID:PORT
+	Dial        func(ctx context.Context, address string) (net.Conn, error) // nil: straight there
 	Identity    crypto.Signer
 	Attester    attest.Attester
 	Platform    string                                              // by which it attests, in words, for status; "": not said
@@ -120,8 +121,8 @@ func New(o Options) (*Participant, error) {
 	case o.Coordinator == "":
 		return nil, errors.New("participant: no coordinator to dial")
 	}
-	if _, port, err := net.SplitHostPort(o.Address); err != nil || port == "" {
-		return nil, fmt.Errorf("participant: the coordinator's address %q: want host:port", o.Address)
+	if err := socket.Check(o.Address); err != nil {
+		return nil, fmt.Errorf("participant: the coordinator's address %w", err)
 	}
 	if _, ok := o.Manifest.Key(attest.Participant, o.Name); !ok {
 		return nil, fmt.Errorf("participant: the manifest has no member %q", o.Name)
@@ -352,7 +353,7 @@ var slowly = grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTi
 // reach dials as the options say, and remembers what a proxy has against it.
 func (p *Participant) reach(ctx context.Context, address string) (net.Conn, error) {
 	if p.o.Dial == nil {
-		return new(net.Dialer).DialContext(ctx, "tcp", address)
+		return socket.Dial(ctx, address)
 	}
 	conn, err := p.o.Dial(ctx, address)
 	var way *tunnel.Error

@@ -24,6 +24,7 @@ import (
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/skew"
+	"consilium.dev/internal/socket"
 	"consilium.dev/internal/transport"
 	"consilium.dev/internal/tunnel"
 	pb "consilium.dev/proto/consilium/v1"
@@ -53,7 +54,7 @@ type Options struct {
 	Name        string // of the member
 	Manifest    *manifest.Manifest
 	Coordinator string         // its name
-	Address     string         // host:port
+	Address     string         // host:port or vsock:CID:PORT
 	Tunnel      *tunnel.Tunnel // the way through a proxy; nil: straight there
 	Identity    crypto.Signer
 	Attester    attest.Attester
@@ -103,9 +104,15 @@ func (l *List) Reach(ctx context.Context, o Options) {
 
 // resolve finds the addresses of whom we dial.
 func resolve(ctx context.Context, target, what string) (string, error) {
+	if err := socket.Check(target); err != nil {
+		return "", Advise(fmt.Errorf("address of %s: %w", what, err), "correct coordinator.address")
+	}
+	if socket.IsVsock(target) {
+		return target + " is an address: nothing to look up", nil
+	}
 	host, _, err := net.SplitHostPort(target)
 	if err != nil {
-		return "", Advise(fmt.Errorf("address %q of %s: want host:port", target, what), "correct coordinator.address")
+		return "", err
 	}
 	if a, err := netip.ParseAddr(host); err == nil {
 		return fmt.Sprintf("%s is an address: nothing to look up", a), nil
@@ -124,7 +131,7 @@ func resolve(ctx context.Context, target, what string) (string, error) {
 func connect(ctx context.Context, target, what string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patienceConnect)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", target)
+	conn, err := socket.Dial(ctx, target)
 	if err != nil {
 		return "", Advise(err, "%s", noLine(err, target, what))
 	}
@@ -136,6 +143,8 @@ func connect(ctx context.Context, target, what string) (string, error) {
 // noLine says what to do about a connection that does not come about.
 func noLine(err error, target, what string) string {
 	switch {
+	case socket.IsVsock(target):
+		return fmt.Sprintf("nothing listens at %s: is %s running there, and is that its CID and port? A Nitro enclave's parent has CID 3", target, what)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("%s's machine is there and nothing listens at %s: is the program running, is that its port? A firewall that refuses looks the same", what, target)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
@@ -149,7 +158,7 @@ func noLine(err error, target, what string) string {
 // proxy has the proxy, if there is one, open a way to the coordinator.
 func (o Options) proxy(ctx context.Context) (string, error) {
 	if o.Tunnel == nil {
-		return "none is set, neither in coordinator.proxy nor in the environment: dialled straight", nil
+		return "none is set, neither in coordinator.proxy nor as out nor in the environment: dialled straight", nil
 	}
 	conn, err := o.Tunnel.Dial(ctx, o.Address)
 	if err != nil {
@@ -292,7 +301,7 @@ func (t *talk) dial(ctx context.Context, address string) (net.Conn, error) {
 	if t.o.Tunnel != nil {
 		return t.o.Tunnel.Dial(ctx, address)
 	}
-	return new(net.Dialer).DialContext(ctx, "tcp", address)
+	return socket.Dial(ctx, address)
 }
 
 func (t *talk) reach(ctx context.Context, address string) (net.Conn, error) {

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"consilium.dev/internal/socket"
 )
 
 // Room is how many connections a door lets in. A zero field has its default.
@@ -51,7 +53,7 @@ func (d *door) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		g := &guestLine{Conn: raw, door: d, from: sourceOf(raw.RemoteAddr()), strange: true}
+		g := &guestLine{Conn: raw, door: d, from: socket.Source(raw.RemoteAddr()), strange: true}
 		err = d.enter(g.from)
 		if err == nil {
 			return g, nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/socket"
 	"google.golang.org/grpc/credentials"
 )
 
@@ -78,7 +79,7 @@ func (x *exchange) startTLS(ctx context.Context) error {
 		return attest.Refuse(attest.ClassTLS, "own leaf: %w", err)
 	}
 	if x.side == serverSide {
-		if x.place, err = x.c.lobby.enter(ctx, sourceOf(x.raw.RemoteAddr())); err != nil {
+		if x.place, err = x.c.lobby.enter(ctx, socket.Source(x.raw.RemoteAddr())); err != nil {
 			return err
 		}
 		if err := x.hurry(ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/socket"
 )
 
 // Leaf returns the current leaf with its key: what an attacker has who stole it.
@@ -227,7 +228,7 @@ func LobbyOf(c *Credentials) Lobby { return Lobby{c.lobby} }
 
 // Enter waits for a place on behalf of a peer of that address, and returns what gives it back.
 func (l Lobby) Enter(ctx context.Context, a net.Addr) (func(), error) {
-	return l.l.enter(ctx, sourceOf(a))
+	return l.l.enter(ctx, socket.Source(a))
 }
 
 // Counts returns how many have a place and wait for one, and how many sources are remembered.

@@ -3,7 +3,6 @@ package transport
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -45,25 +44,6 @@ func newLobby(l Limits) *lobby {
 		limits: l, places: make(chan struct{}, l.Handshakes), pace: rate.NewLimiter(rate.Limit(l.PerSecond), l.PerSecond),
 		sources: map[netip.Prefix]*source{},
 	}
-}
-
-// sourceOf returns whom a place is counted against: an IPv4 address, or the /64 of an IPv6 address, all of which one host
-// can have. It is the zero prefix, which has no bound of its own, for a line that is not TCP.
-func sourceOf(a net.Addr) netip.Prefix {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
-	}
-	ip := tcp.AddrPort().Addr().Unmap()
-	bits := 64
-	if ip.Is4() {
-		bits = 32
-	}
-	p, err := ip.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{} // an address of no length is none
-	}
-	return p
 }
 
 // enter waits for a place and then for its turn, and returns what gives the place back. A place of the source comes first: so

@@ -15,7 +15,7 @@ import (
 // Error says why there is no way through a proxy. Its text names the proxy, where the setting stands and what to do, and neither
 // user nor password, nor anything that the proxy has said.
 type Error struct {
-	Proxy   string // host:port
+	Proxy   string // host:port, or vsock:CID:PORT
 	Setting string // as in Options
 	Status  int    // of its answer; 0: none
 	Err     error
@@ -59,7 +59,7 @@ func (t *Tunnel) refusal(answer *http.Response, address string, named bool) *Err
 	case http.StatusForbidden, http.StatusUnauthorized, http.StatusUnavailableForLegalReasons:
 		return say("does not let us go to %s: ask whoever runs it to allow CONNECT to that host and port", address)
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusNotFound:
-		return say("does not reach %s: is the coordinator running, and is that its address as the proxy sees it?", address)
+		return say("does not reach %s: is what we want there running, and is that its address as the proxy sees it?", address)
 	case http.StatusTooManyRequests:
 		return say("has had too many requests of us: ask whoever runs it")
 	}
@@ -97,11 +97,11 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		return n, c.t.fault(0, err, "has let us through to %s and closed the connection before anything came back: "+
-			"is the coordinator running, and does the proxy leave TLS alone?", c.address)
+			"is what we want there running, and does the proxy leave TLS alone?", c.address)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, c.t.fault(0, err, "has let us through to %s, and nothing came back in time: "+
-			"is the coordinator running, and does the proxy leave TLS alone?", c.address)
+			"is what we want there running, and does the proxy leave TLS alone?", c.address)
 	}
 	return n, err
 }

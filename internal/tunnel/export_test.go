@@ -6,7 +6,7 @@ import (
 )
 
 // DialBy makes t reach its proxy by dial.
-func (t *Tunnel) DialBy(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
+func (t *Tunnel) DialBy(dial func(ctx context.Context, address string) (net.Conn, error)) {
 	t.dial = dial
 }
 

@@ -4,7 +4,7 @@
 //	t, err := tunnel.New(tunnel.Options{URL: "http://proxy.example.org:3128", Setting: "coordinator.proxy", User: "longbeach", Password: read})
 //	conn, err := t.Dial(ctx, "council.example.org:7443")
 //
-// The proxy looks the address up, so names that only it can resolve will do. A user proves itself by Basic (RFC 7617), the one
+// A proxy at vsock:CID:PORT, on the host of an enclave, is spoken to as one at http:// is. The proxy looks the address up, so names that only it can resolve will do. A user proves itself by Basic (RFC 7617), the one
 // scheme that is known here. A proxy that ends TLS, or lets only HTTP requests through, is of no use.
 package tunnel
 
@@ -23,6 +23,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"consilium.dev/internal/socket"
 )
 
 // Patience is how long a proxy may take, from the first packet to it until it has reached the address.
@@ -37,7 +39,7 @@ const (
 
 // Options says which proxy, and who we are to it.
 type Options struct {
-	URL      string                 // http://host[:port] or https://host[:port], the latter for TLS to the proxy itself; nothing else in it
+	URL      string                 // http://host[:port], https://host[:port] for TLS to the proxy itself, or vsock:CID:PORT; nothing else in it
 	Setting  string                 // where that stands, for errors
 	User     string                 // "": the proxy is told nothing of us
 	Password func() (string, error) // of the user; asked for each connection, so that it may change
@@ -47,49 +49,58 @@ type Options struct {
 // Tunnel leads through one proxy. It is safe for concurrent use.
 type Tunnel struct {
 	o     Options
-	proxy string // host:port
+	proxy string // host:port, or vsock:CID:PORT
 	host  string
 	tls   bool
-	dial  func(ctx context.Context, network, address string) (net.Conn, error)
+	dial  func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // New checks the options and reads the password once, so that one that cannot be read is found early. Its errors never quote the
 // URL, in which somebody may have put a password.
 func New(o Options) (*Tunnel, error) {
-	t := &Tunnel{o: o, dial: (&net.Dialer{}).DialContext}
-	const want = "want http://HOST:PORT or https://HOST:PORT"
+	t := &Tunnel{o: o, dial: socket.Dial}
+	const want = "want http://HOST:PORT, https://HOST:PORT or vsock:CID:PORT"
 	u, err := url.Parse(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("%s: url: this cannot be read: %s", o.Setting, want)
 	}
+	vsock := socket.IsVsock(o.URL)
 	switch {
+	case vsock:
+		if err := socket.Check(o.URL); err != nil {
+			return nil, fmt.Errorf("%s: url: %w", o.Setting, err)
+		}
 	case u.User != nil:
 		return nil, fmt.Errorf("%s: url: a user or a password does not belong there: %s", o.Setting, want)
 	case u.Scheme != "http" && u.Scheme != "https":
 		return nil, fmt.Errorf("%s: url: this is no HTTP proxy, others are not supported: %s", o.Setting, want)
 	case u.Hostname() == "" || u.Opaque != "" || u.RawQuery != "" || u.Fragment != "" || u.Path != "" && u.Path != "/":
 		return nil, fmt.Errorf("%s: url: %s", o.Setting, want)
+	}
+	switch {
 	case len(o.User) > maxUser || strings.ContainsFunc(o.User, func(r rune) bool { return r == ':' || unicode.IsControl(r) }):
 		return nil, fmt.Errorf("%s: user: want at most %d bytes without a colon or control characters", o.Setting, maxUser)
 	case (o.User == "") != (o.Password == nil):
 		return nil, fmt.Errorf("%s: a user and a password belong together", o.Setting)
 	}
-	t.tls, t.host = u.Scheme == "https", u.Hostname()
-	port := u.Port()
-	switch {
-	case port == "" && t.tls:
-		port = "443"
-	case port == "":
-		port = "80"
+	if t.proxy = o.URL; !vsock {
+		t.tls, t.host = u.Scheme == "https", u.Hostname()
+		port := u.Port()
+		switch {
+		case port == "" && t.tls:
+			port = "443"
+		case port == "":
+			port = "80"
+		}
+		t.proxy = net.JoinHostPort(t.host, port)
 	}
-	t.proxy = net.JoinHostPort(t.host, port)
 	if _, err := t.credentials(); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Setting, err)
 	}
 	return t, nil
 }
 
-// Proxy returns the proxy's host:port.
+// Proxy returns the proxy's host:port, or vsock:CID:PORT.
 func (t *Tunnel) Proxy() string { return t.proxy }
 
 // Setting returns where it stands that this proxy is used.
@@ -138,7 +149,7 @@ func (t *Tunnel) connect(ctx context.Context, address string) (net.Conn, error) 
 	if err != nil {
 		return nil, t.fault(0, err, "%v", err)
 	}
-	raw, err := t.dial(ctx, "tcp", t.proxy)
+	raw, err := t.dial(ctx, t.proxy)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

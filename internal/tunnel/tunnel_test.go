@@ -66,6 +66,9 @@ func TestNew(t *testing.T) {
 		{"no scheme", tunnel.Options{URL: "proxy:3128"}, "no HTTP proxy"},
 		{"no URL", tunnel.Options{}, "no HTTP proxy"},
 		{"SOCKS", tunnel.Options{URL: "socks5://proxy:1080"}, "no HTTP proxy"},
+		{"vsock without a port", tunnel.Options{URL: "vsock:3"}, "want vsock:CID:PORT"},
+		{"vsock of anybody", tunnel.Options{URL: "vsock:any:8000"}, "name the CID"},
+		{"vsock as a URL", tunnel.Options{URL: "vsock://3:8000"}, "want vsock:CID:PORT"},
 		{"no host", tunnel.Options{URL: "http://:3128"}, "want http://HOST:PORT"},
 		{"path", tunnel.Options{URL: "http://proxy:3128/pac"}, "want http://HOST:PORT"},
 		{"query", tunnel.Options{URL: "http://proxy:3128?a"}, "want http://HOST:PORT"},
@@ -91,6 +94,7 @@ func TestNew(t *testing.T) {
 	}
 	for url, want := range map[string]string{
 		"http://proxy": "proxy:80", "https://proxy/": "proxy:443", "http://proxy:3128": "proxy:3128", "http://[::1]:3128": "[::1]:3128",
+		"vsock:3:8000": "vsock:3:8000",
 	} {
 		if got := open(t, tunnel.Options{URL: url}).Proxy(); got != want {
 			t.Errorf("the proxy of %s is %s, want %s", url, got, want)
@@ -215,7 +219,7 @@ func TestFaults(t *testing.T) {
 		{"wrong password, one of several schemes", refused(407, "Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: basic realm=x\r\n"), true, "does not accept our user"},
 		{"another scheme", refused(407, "Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n"), true, "in another way than Basic"},
 		{"forbidden", refused(403, ""), false, "does not let us go to council.invalid:7443: ask whoever runs it to allow CONNECT to that host and port (403)"},
-		{"nobody behind it", refused(502, ""), false, "does not reach council.invalid:7443: is the coordinator running"},
+		{"nobody behind it", refused(502, ""), false, "does not reach council.invalid:7443: is what we want there running"},
 		{"slow behind it", refused(504, ""), false, "does not reach council.invalid:7443"},
 		{"often", refused(429, ""), false, "too many requests"},
 		{"no CONNECT", refused(405, ""), false, "is it an HTTP proxy that knows CONNECT? (405)"},
@@ -254,7 +258,7 @@ func answering(t *testing.T, through *tunnel.Tunnel, answer string) <-chan strin
 	asked := make(chan string, 1)
 	var all sync.WaitGroup
 	t.Cleanup(all.Wait)
-	through.DialBy(func(context.Context, string, string) (net.Conn, error) {
+	through.DialBy(func(context.Context, string) (net.Conn, error) {
 		near, far := net.Pipe()
 		all.Go(func() {
 			defer far.Close()
@@ -302,7 +306,7 @@ func TestSilent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				through := open(t, tunnel.Options{URL: "http://proxy.invalid:3128"})
-				through.DialBy(func(context.Context, string, string) (net.Conn, error) { return silent(t, says), nil })
+				through.DialBy(func(context.Context, string) (net.Conn, error) { return silent(t, says), nil })
 				began := time.Now()
 				_, err := through.Dial(t.Context(), target)
 				var fault *tunnel.Error
@@ -323,7 +327,7 @@ func TestSilent(t *testing.T) {
 	t.Run("unreachable", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			through := open(t, tunnel.Options{URL: "http://proxy.invalid:3128"})
-			through.DialBy(func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() })
+			through.DialBy(func(ctx context.Context, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() })
 			if _, err := through.Dial(t.Context(), target); err == nil || !strings.Contains(err.Error(), "has not answered for 20s") {
 				t.Errorf("Dial = %v, want how long it has not answered", err)
 			}
@@ -437,7 +441,7 @@ func TestLate(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	c := &lateConn{leave: cancel, expired: make(chan struct{}), answer: strings.NewReader("HTTP/1.1 200 OK\r\n\r\n")}
 	through := open(t, tunnel.Options{URL: "http://proxy.invalid:3128"})
-	through.DialBy(func(context.Context, string, string) (net.Conn, error) { return c, nil })
+	through.DialBy(func(context.Context, string) (net.Conn, error) { return c, nil })
 	if got, err := through.Dial(ctx, target); got != nil || !errors.Is(err, context.Canceled) {
 		t.Errorf("Dial = %v, %v, want that its caller has gone away", got, err)
 	}

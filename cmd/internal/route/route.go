@@ -1,12 +1,11 @@
-// Package route reads how the programs that dial a coordinator reach it: straight, or through the HTTP proxy that their configuration
-// or the environment names. The coordinator, which dials nobody, does without.
+// Package route reads how the programs that dial a coordinator reach it: straight, or through the HTTP proxy that their configuration,
+// an enclave's way out or the environment names. The coordinator, which dials nobody, does without.
 package route
 
 import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -15,19 +14,20 @@ import (
 	"golang.org/x/net/http/httpproxy"
 
 	"consilium.dev/internal/keyfile"
+	"consilium.dev/internal/socket"
 	"consilium.dev/internal/tunnel"
 )
 
 // Coordinator is whom a configuration names to be dialled, and how.
 type Coordinator struct {
 	Name    string `yaml:"name"`    // in the manifest
-	Address string `yaml:"address"` // host:port
-	Proxy   Proxy  `yaml:"proxy"`   // the way there; absent: as the environment says
+	Address string `yaml:"address"` // host:port, or vsock:CID:PORT, which is dialled straight
+	Proxy   Proxy  `yaml:"proxy"`   // the way there; absent: the enclave's way out, else as the environment says
 }
 
 // Proxy is an HTTP proxy that leads to a coordinator, or the word "none", with which there is none whatever the environment says.
 type Proxy struct {
-	URL          string `yaml:"url"`           // http://HOST:PORT, or https:// for TLS to the proxy itself
+	URL          string `yaml:"url"`           // http://HOST:PORT, https:// for TLS to the proxy itself, or vsock:CID:PORT
 	User         string `yaml:"user"`          // absent: the proxy asks for none
 	PasswordFile string `yaml:"password_file"` // of one line, mode 0600; read anew for each connection
 
@@ -50,14 +50,20 @@ func (p *Proxy) UnmarshalYAML(n *yaml.Node) error {
 // variables are where an environment may say which proxy leads to what is spoken to over TLS, the first that is set.
 var variables = []string{"https_proxy", "HTTPS_PROXY"}
 
-// Tunnel returns the way through the proxy that is to be used, nil where none is: the setting's, else the environment's (HTTPS_PROXY, but
-// for what NO_PROXY names and for loopback addresses). path makes a path of the configuration usable.
-func (c Coordinator) Tunnel(path func(string) string) (*tunnel.Tunnel, error) {
-	if _, port, err := net.SplitHostPort(c.Address); err != nil || port == "" {
-		return nil, fmt.Errorf("coordinator.address: %q: want host:port", c.Address)
+// Tunnel returns the way through the proxy that is to be used, nil where none is: the setting's, else out, which is the enclave's way out
+// or nil, else the environment's (HTTPS_PROXY, but for what NO_PROXY names and for loopback addresses). path makes a path of the
+// configuration usable.
+func (c Coordinator) Tunnel(path func(string) string, out *tunnel.Tunnel) (*tunnel.Tunnel, error) {
+	if err := socket.Check(c.Address); err != nil {
+		return nil, fmt.Errorf("coordinator.address: %w", err)
 	}
 	const setting = "coordinator.proxy"
 	switch p := c.Proxy; {
+	case socket.IsVsock(c.Address):
+		if !p.None && p != (Proxy{}) {
+			return nil, fmt.Errorf("%s: no proxy leads to %s: leave it out", setting, c.Address)
+		}
+		return nil, nil
 	case p.None:
 		return nil, nil
 	case p != Proxy{}:
@@ -70,6 +76,8 @@ func (c Coordinator) Tunnel(path func(string) string) (*tunnel.Tunnel, error) {
 			o.Password = func() (string, error) { return readPassword(name) }
 		}
 		return tunnel.New(o)
+	case out != nil:
+		return out, nil
 	}
 	return c.environment()
 }

@@ -74,7 +74,7 @@ func TestTunnel(t *testing.T) {
 			if c.address != "" {
 				read.Address = c.address
 			}
-			through, err := read.Tunnel(path)
+			through, err := read.Tunnel(path, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +132,7 @@ func TestTunnelFaults(t *testing.T) {
 				if c.address != "" {
 					read.Address = c.address
 				}
-				_, err = read.Tunnel(path)
+				_, err = read.Tunnel(path, nil)
 			}
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("said %v, want %q", err, c.want)

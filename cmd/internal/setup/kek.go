@@ -17,6 +17,7 @@ import (
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/blob/kms/aws"
 	"consilium.dev/internal/blob/kms/azure"
+	"consilium.dev/internal/blob/kms/call"
 	"consilium.dev/internal/blob/kms/file"
 	"consilium.dev/internal/blob/kms/gcp"
 	"consilium.dev/internal/blob/kms/vault"
@@ -32,8 +33,12 @@ const longestWait = time.Minute
 // key opens a key-encryption key, and says who can open what it has sealed.
 func (c Enclave) key(env daemon.Env, uri string, a attest.Attester) (keyring.Key, string, error) {
 	scheme, rest, _ := strings.Cut(uri, ":")
+	out, err := c.WayOut()
+	if err != nil {
+		return keyring.Key{}, "", err
+	}
+	var caller *call.Caller // of a service
 	var k tink.AEADWithContext
-	var err error
 	unwraps := ""
 	switch scheme {
 	case "file":
@@ -44,24 +49,33 @@ func (c Enclave) key(env daemon.Env, uri string, a attest.Attester) (keyring.Key
 		}
 		return keyring.Key{URI: uri, AEAD: k, Old: k.Handle(), Unwraps: file.Unwraps}, file.Unwraps, nil
 	case "vault":
-		k, err = vault.Open(rest)
-		unwraps = vault.Unwraps
+		var key *vault.Key
+		if key, err = vault.Open(rest); err == nil {
+			k, unwraps, caller = key, vault.Unwraps, &key.Caller
+		}
 	case "gcp":
-		k, err = gcp.Open(rest)
-		unwraps = gcp.Unwraps
+		var key *gcp.Key
+		if key, err = gcp.Open(rest); err == nil {
+			k, unwraps, caller = key, gcp.Unwraps, &key.Caller
+		}
 	case "azure":
-		k, err = azure.Open(rest)
-		unwraps = azure.Unwraps
+		var key *azure.Key
+		if key, err = azure.Open(rest); err == nil {
+			k, unwraps, caller = key, azure.Unwraps, &key.Caller
+		}
 	case "aws":
 		var key *aws.Key
 		if key, err = aws.Open(rest, a); err == nil {
-			k, unwraps = key, key.Unwraps()
+			k, unwraps, caller = key, key.Unwraps(), &key.Caller
 		}
 	default:
 		err = fmt.Errorf("%.40q: want file:PATH, vault:https://HOST/MOUNT/KEY, aws:ARN, gcp:NAME or azure:https://VAULT/keys/KEY", uri)
 	}
 	if err != nil {
 		return keyring.Key{}, "", err
+	}
+	if out != nil {
+		caller.Client = call.Through(out.Dial)
 	}
 	return keyring.Key{URI: uri, AEAD: k, Unwraps: unwraps}, unwraps, nil
 }

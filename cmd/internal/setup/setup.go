@@ -25,6 +25,7 @@ import (
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/store/dir"
+	"consilium.dev/internal/tunnel"
 )
 
 // maxEnvelope is the most bytes of a signed manifest.
@@ -44,6 +45,7 @@ type Enclave struct {
 	KEK      string         `yaml:"kek"`          // key-encryption key, "file:PATH" or a service's URI
 	Previous string         `yaml:"kek_previous"` // the key-encryption key before that one, until the change is done
 	Skew     entry.Duration `yaml:"skew"`         // most that clocks of two sides may differ; default skew.Default
+	Out      string         `yaml:"out"`          // an enclave's way out, "vsock:CID:PORT" or a proxy's URL: key services, and coordinators that a participant dials
 	Swap     string         `yaml:"swap"`         // if memory may be swapped: "warn" (also if absent) or "refuse"
 
 	Grace entry.Duration `yaml:"grace"` // how long the program goes on after SIGINT or SIGTERM, to finish what it does; Open puts the default in
@@ -73,6 +75,9 @@ type Parts struct {
 // refuse others.
 func (c *Enclave) Open(ctx context.Context, env daemon.Env, office attest.Office) (*Parts, error) {
 	if err := c.Times(); err != nil {
+		return nil, err
+	}
+	if _, err := c.WayOut(); err != nil {
 		return nil, err
 	}
 	memory, err := daemon.ProtectMemory(c.Swap) // before the first key is read
@@ -108,6 +113,14 @@ func (c *Enclave) Open(ctx context.Context, env daemon.Env, office attest.Office
 	}
 	p.KEK = p.Ring
 	return &p, nil
+}
+
+// WayOut returns the way through which the enclave reaches what is outside, nil where none is set: then it has a network of its own.
+func (c *Enclave) WayOut() (*tunnel.Tunnel, error) {
+	if c.Out == "" {
+		return nil, nil
+	}
+	return tunnel.New(tunnel.Options{URL: c.Out, Setting: "out"})
 }
 
 // Times checks the times that are set, and puts the defaults in.

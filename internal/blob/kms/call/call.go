@@ -63,8 +63,17 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s answers %d %s (%s)", e.Service, e.Status, http.StatusText(e.Status), e.Code)
 }
 
-var plain = &http.Client{
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+var plain = &http.Client{CheckRedirect: stay}
+
+// stay follows no redirect.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// Through returns a client each of whose connections is made by dial, for one question, whatever proxy the environment names.
+func Through(dial func(ctx context.Context, address string) (net.Conn, error)) *http.Client {
+	return &http.Client{CheckRedirect: stay, Transport: &http.Transport{
+		DialContext:       func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
+		DisableKeepAlives: true, // a key is asked at a start and when it is changed
+	}}
 }
 
 // Do sends what request makes, anew for each try, until the service answers with success or with a refusal. Whoever does not
