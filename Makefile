@@ -19,7 +19,7 @@ demo: build
 # All tests, with the race detector where a C compiler is there. What needs more than Go skips and says why.
 test:
 	go build -buildvcs=false -o bin/testreport ./.ci/testreport
-	bin/testreport ./... ./.ci/testreport
+	bin/testreport ./... ./.ci/testreport ./.ci/bench
 
 # All that a change must pass. Installs what it needs.
 check:
@@ -35,9 +35,12 @@ FUZZTIME = 30s
 fuzz:
 	sh .ci/fuzz $(FUZZTIME)
 
-# How many pieces of evidence are judged a second, of each platform, by our verifiers and by the libraries, in one run.
+# What is held to the machine's limits, as ratios with their targets; exits 1 below any. Some minutes; best on a quiet machine.
+# make bench ONLY=sum measures some rows, make bench KEEP=-keep writes what was reached to .ci/bench/baseline.txt.
+ONLY =
+KEEP =
 bench:
-	go test ./internal/attest/platform -run '^$$' -bench '^BenchmarkVerify$$'
+	go run ./.ci/bench -only '$(ONLY)' $(KEEP)
 
 # A federation whose members come and go for so many minutes, and what it leaves in the coordinator's memory: make soak MINUTES=60
 MINUTES = 10

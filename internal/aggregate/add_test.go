@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
+	"time"
 
 	"gonum.org/v1/gonum/floats"
 
@@ -134,38 +136,51 @@ func TestAddAll(t *testing.T) {
 	sameBits(t, got, want, "at once")
 }
 
-// benchLen is past every cache: 64 MiB of float32, and up to 128 MiB of sums.
-const benchLen = 16 << 20
-
-// BenchmarkAdd measures one core, each kernel by turns with copying as many bytes as it takes in: GB/s of updates, where one waits and
-// where four do, and what part that is of the copy. Updates begin where memory is aligned, as those of uploads do.
+// BenchmarkAdd measures one core, plain Go and the assembly that this processor runs, by turns with copying as many bytes as are taken
+// in: GB/s of updates, where one waits and where four do, and what part that is of the copy. What is gone through is longer than the
+// caches, and each turn so short that the median of all is of one that nothing has interrupted. Updates begin where memory is aligned, as
+// those of uploads do.
 func BenchmarkAdd(b *testing.B) {
-	src, other, dst := make([]float32, benchLen), make([]float32, benchLen), make([]float64, benchLen)
+	const (
+		all   = 16 << 20  // values of all updates: 64 MiB, beside up to 128 MiB of sums
+		turn  = 512 << 10 // of them in a turn
+		block = 512       // of the sum at a time
+	)
+	src, other, dst := make([]float32, all), make([]float32, all), make([]float64, all)
 	for i := range src {
 		src[i] = float32(i%1000) * 0x1p-6
 	}
 	copy(other, src) // touched before it is measured
 	clear(dst)
-	const block = 512
+	kernels := aggregate.Kernels()
+	if k := len(kernels) - 1; k > 0 {
+		kernels = []aggregate.Kernel{kernels[0], {Name: "assembly", Add: kernels[k].Add}}
+	}
 	for _, updates := range []int{1, aggregate.AtOnce} {
-		for _, k := range aggregate.Kernels() {
+		for _, k := range kernels {
 			b.Run(fmt.Sprintf("kernel=%s/updates=%d", k.Name, updates), func(b *testing.B) {
-				n := benchLen / updates
-				var copied, added []float64
+				var copied, added []time.Duration
+				n, part := all/updates, turn/updates
 				for b.Loop() {
-					copied = append(copied, rate(func() { copy(other, src) }))
-					added = append(added, rate(func() {
-						for lo := 0; lo < n; lo += block {
+					for t := range all / turn {
+						from := (t*turn + all/2) % all // what is added next has left the caches
+						began := time.Now()
+						copy(other[from:from+turn], src[from:])
+						between := time.Now()
+						for lo := t * part; lo < (t+1)*part; lo += block {
 							for u := range updates {
 								k.Add(dst[lo:lo+block], src[u*n+lo:][:block], 199, 0x1p12)
 							}
 						}
-					}))
+						copied, added = append(copied, between.Sub(began)), append(added, time.Since(between))
+					}
 				}
-				c, a := median(copied), median(added)
-				b.ReportMetric(a, "GB/s")
-				b.ReportMetric(c, "GB/s-copy")
-				b.ReportMetric(a/c, "of-copy")
+				slices.Sort(copied)
+				slices.Sort(added)
+				c, a := copied[len(copied)/2], added[len(added)/2]
+				b.ReportMetric(4*turn/float64(a), "GB/s")
+				b.ReportMetric(4*turn/float64(c), "GB/s-copy")
+				b.ReportMetric(float64(c)/float64(a), "of-copy")
 			})
 		}
 	}

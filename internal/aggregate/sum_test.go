@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -442,16 +441,4 @@ func BenchmarkCheck(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-}
-
-// rate returns how many GB of updates a second f takes in, which are benchLen float32s.
-func rate(f func()) float64 {
-	began := time.Now()
-	f()
-	return 4 * benchLen / float64(time.Since(began))
-}
-
-func median(x []float64) float64 {
-	slices.Sort(x)
-	return x[len(x)/2]
 }

@@ -1,0 +1,16 @@
+package main
+
+// rows are what is held to a target, in the order of the table. A row is one metric of one benchmark, which measures both sides of the
+// ratio by turns; whoever adds one adds it here, and the benchmark is run.
+var rows = []row{
+	{what: "exact sum / copy, one core, plain Go", pkg: "./internal/aggregate", bench: "Add/kernel=loop/updates=4", metric: "of-copy", least: 0.20},
+	{
+		what: "exact sum / copy, one core, assembly", pkg: "./internal/aggregate", bench: "Add/kernel=assembly/updates=4", metric: "of-copy", least: 0.60,
+		absent: "this processor has no AVX2",
+	},
+	{what: "the same, one update a pass", pkg: "./internal/aggregate", bench: "Add/kernel=assembly/updates=1", metric: "of-copy", absent: "this processor has no AVX2"},
+	{what: "exact sum, two cores / one", pkg: "./internal/coordinator", bench: "AddAll", metric: "two-cores/one", least: 1.6, absent: "this machine has one core"},
+	{what: "SEV-SNP evidence, ours / go-sev-guest", pkg: "./internal/attest/platform", bench: "Verify/sev-snp/ours", metric: "verifications/s", over: "Verify/sev-snp/go-sev-guest"},
+	{what: "Nitro evidence, ours / nitrite", pkg: "./internal/attest/platform", bench: "Verify/nitro/ours", metric: "verifications/s", over: "Verify/nitro/nitrite"},
+	{what: "TDX evidence, ours / go-tdx-guest", pkg: "./internal/attest/platform", bench: "Verify/tdx/ours", metric: "verifications/s", over: "Verify/tdx/go-tdx-guest"},
+}
