@@ -164,6 +164,10 @@ func TestOwnCollateral(t *testing.T) {
 			{Kind: attest.KindIssuerChain, Bytes: []byte("small")},
 			{Kind: attest.KindEventLog, Bytes: []byte("log")},
 		}
+		e.client.Attester.(*machine).boot = attest.Collateral{
+			{Kind: attest.KindEventLog, Bytes: []byte("the machine's log")},
+			{Kind: attest.KindTCBInfo, Bytes: []byte("what evidence does not cover")},
+		}
 		a, b := net.Pipe()
 		s, c := shake(makeServer(t, e.server), makeClient(t, e.client), a, b)
 		if s.err != nil || c.err != nil {
@@ -173,7 +177,7 @@ func TestOwnCollateral(t *testing.T) {
 		for _, i := range s.peer.Evidence[0].Collateral {
 			got.WriteByte('0' + byte(i.Kind))
 		}
-		if want := ":716"; got.String() != want { // initdata, event log, the machine's own certificate, issuer chain
+		if want := ":7716"; got.String() != want { // initdata, event logs, the machine's own certificate, issuer chain
 			t.Errorf("collateral of kinds %q, want %q", got.String(), want)
 		}
 		s.close()

@@ -98,6 +98,7 @@ type machine struct {
 	spoil func(*attest.Evidence)
 	slow  time.Duration
 	fail  error
+	boot  attest.Collateral // what its evidence covers
 
 	mu   sync.Mutex
 	busy int // requests at this moment
@@ -158,7 +159,7 @@ func (m *machine) Attest(ctx context.Context, b attest.Binding) (attest.Evidence
 	return e, nil
 }
 
-func (m *machine) Covered() attest.Collateral { return nil }
+func (m *machine) Covered() attest.Collateral { return m.boot }
 func (m *machine) Simulated() string          { return "" }
 
 // verifier takes what machine made, for the binding it is asked about.

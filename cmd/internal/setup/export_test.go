@@ -1,0 +1,4 @@
+package setup
+
+// Tell is tell.
+var Tell = tell
