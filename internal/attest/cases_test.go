@@ -15,7 +15,7 @@ import (
 
 // folders are where the tests of testdata/cases.txt stand, by package.
 var folders = map[string]string{
-	"sevsnp": "sevsnp", "dcap": "dcap", "tdx": "tdx", "sgx": "sgx", "nitro": "nitro", "manifest": "../manifest",
+	"sevsnp": "sevsnp", "dcap": "dcap", "tdx": "tdx", "sgx": "sgx", "nitro": "nitro", "manifest": "../manifest", "transport": "../transport",
 }
 
 // A refusalCase is one line of testdata/cases.txt.
@@ -68,7 +68,7 @@ func TestCases(t *testing.T) {
 	for _, span := range []struct {
 		letter      string
 		first, last int
-	}{{"A", 1, 48}, {"B", 49, 76}, {"C", 77, 91}, {"D", 92, 109}, {"I", 167, 168}} {
+	}{{"A", 1, 48}, {"B", 49, 76}, {"C", 77, 91}, {"D", 92, 109}, {"I", 165, 168}} {
 		for n := span.first; n <= span.last; n++ {
 			if number := span.letter + strconv.Itoa(n); all[number].packages == nil {
 				t.Errorf("the list has no case %s", number)
@@ -134,7 +134,7 @@ func named(t *testing.T, folder string) []naming {
 			switch n := n.(type) {
 			case *ast.CompositeLit:
 				for i := range n.Elts {
-					beside[n.Elts[i]] = classIn(n.Elts)
+					beside[value(n.Elts[i])] = classIn(n.Elts)
 				}
 			case *ast.BasicLit:
 				if text, err := strconv.Unquote(n.Value); err == nil && n.Kind == token.STRING && caseNumber.MatchString(text) {
@@ -148,10 +148,18 @@ func named(t *testing.T, folder string) []naming {
 	return all
 }
 
+// value returns what stands behind an element's name, if it has one.
+func value(e ast.Expr) ast.Expr {
+	if named, ok := e.(*ast.KeyValueExpr); ok {
+		return named.Value
+	}
+	return e
+}
+
 // classIn returns the one attest.ClassX among expressions, in capitals; "" if there is none.
 func classIn(all []ast.Expr) string {
 	for _, e := range all {
-		if s, ok := e.(*ast.SelectorExpr); ok {
+		if s, ok := value(e).(*ast.SelectorExpr); ok {
 			if name, ok := strings.CutPrefix(s.Sel.Name, "Class"); ok {
 				return strings.ToUpper(name)
 			}

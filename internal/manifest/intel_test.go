@@ -71,6 +71,9 @@ var tdxRefusals = []refusal{
 	{"B53 RTMR1", attest.ClassMeas, func(c *attest.Claims) { c.TDX.RTMR[1][47] ^= 1 }, "rtmr 1 is b1b1"},
 	{"B53 RTMR2", attest.ClassMeas, func(c *attest.Claims) { c.TDX.RTMR[2] = [48]byte{} }, "rtmr 2 is 0000"},
 	{"B53 RTMR3, something measured where nothing was wanted", attest.ClassMeas, func(c *attest.Claims) { c.TDX.RTMR[3][0] = 1 }, "rtmr 3 is 0100"},
+	{"B76 registers of a paravisor, which knows the guest's image and does not measure it", attest.ClassMeas, func(c *attest.Claims) {
+		c.TDX.RTMR[2], c.TDX.RTMR[3] = [48]byte{0xa2}, [48]byte{} // Azure's, whose first ones are of the layer that a host puts below every guest
+	}, "rtmr 2 is a200"},
 	{"B54 no event log where one is required", attest.ClassMeas, func(c *attest.Claims) { c.TDX.EventLog = false }, "no event log"},
 	{"B55 MRCONFIGID", attest.ClassMeas, func(c *attest.Claims) { c.TDX.MRConfigID[0] ^= 1 }, "mr_config_id is c0c1"},
 	{"B55 MROWNER", attest.ClassMeas, func(c *attest.Claims) { c.TDX.MROwner[0] ^= 1 }, "mr_owner is c3c2"},

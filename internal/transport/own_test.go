@@ -103,7 +103,7 @@ func TestOwnVerifier(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newEnds(attest.Participant, "north")
-				e.server.Verifiers = []attest.Verifier{test.says}
+				e.server.Verifiers = append([]attest.Verifier{test.says}, e.server.Verifiers...)
 				a, b := net.Pipe()
 				s, c := shake(makeServer(t, e.server), makeClient(t, e.client), a, b)
 				checkBoth(t, e, s, c, "server", test.want)

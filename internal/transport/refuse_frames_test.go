@@ -77,80 +77,80 @@ func TestRefusesHello(t *testing.T) {
 		value []byte
 		want  attest.Class
 	}{
-		{"version 2", fVersion, []byte{0, 2}, attest.ClassParse},
-		{"version of one byte", fVersion, []byte{1}, attest.ClassParse},
-		{"side 0", fSide, []byte{0}, attest.ClassBind},
-		{"side 3", fSide, []byte{3}, attest.ClassBind},
-		{"side of two bytes", fSide, []byte{0, 1}, attest.ClassParse},
-		{"office 0", fOffice, []byte{0}, attest.ClassManifest},
-		{"office of a person", fOffice, []byte{3}, attest.ClassManifest},
-		{"office missing", fOffice, nil, attest.ClassParse},
-		{"nonce of 31 bytes", fNonce, make([]byte, 31), attest.ClassParse},
-		{"nonce of 33 bytes", fNonce, make([]byte, 33), attest.ClassParse},
-		{"another federation", fFederation, []byte("lungs"), attest.ClassManifest},
-		{"federation in capitals", fFederation, []byte("Heart"), attest.ClassParse},
-		{"no federation", fFederation, nil, attest.ClassParse},
-		{"federation of 64 bytes", fFederation, long, attest.ClassParse},
-		{"another manifest", fManifest, other[:], attest.ClassManifest},
-		{"digest of 31 bytes", fManifest, other[:31], attest.ClassParse},
-		{"older epoch", fEpoch, make([]byte, 8), attest.ClassManifest},
-		{"newer epoch", fEpoch, []byte{0, 0, 0, 0, 0, 0, 0, 2}, attest.ClassManifest},
-		{"newest epoch", fEpoch, bytes.Repeat([]byte{0xff}, 8), attest.ClassManifest},
-		{"epoch of four bytes", fEpoch, []byte{0, 0, 0, 1}, attest.ClassParse},
-		{"another name of its own", fOwn, []byte("south"), attest.ClassManifest},
-		{"no name", fOwn, nil, attest.ClassParse},
-		{"another name of ours", fPeer, []byte("second"), attest.ClassManifest},
-		{"name with a slash", fPeer, []byte("coun/cil"), attest.ClassParse},
-		{"no types", fTypes, nil, attest.ClassParse},
-		{"type 0", fTypes, []byte{0}, attest.ClassParse},
-		{"types descending", fTypes, []byte{32, 1}, attest.ClassParse},
-		{"type twice", fTypes, []byte{1, 1}, attest.ClassParse},
-		{"type not allowed", fTypes, []byte{2}, attest.ClassPlat},
-		{"type unknown", fTypes, []byte{200}, attest.ClassPlat},
-		{"a device alone", fTypes, []byte{32}, attest.ClassPlat},
-		{"one type too many", fTypes, []byte{1, 5}, attest.ClassPlat},
-		{"a signature", fTypes, []byte{128}, attest.ClassPlat},
-		{"a signature too", fTypes, []byte{1, 128}, attest.ClassPlat},
+		{"I166 version 2", fVersion, []byte{0, 2}, attest.ClassParse},
+		{"I166 version of one byte", fVersion, []byte{1}, attest.ClassParse},
+		{"I166 side 0", fSide, []byte{0}, attest.ClassBind},
+		{"I166 side 3", fSide, []byte{3}, attest.ClassBind},
+		{"I166 side of two bytes", fSide, []byte{0, 1}, attest.ClassParse},
+		{"I166 office 0", fOffice, []byte{0}, attest.ClassManifest},
+		{"I166 office of a person", fOffice, []byte{3}, attest.ClassManifest},
+		{"I166 office missing", fOffice, nil, attest.ClassParse},
+		{"I166 nonce of 31 bytes", fNonce, make([]byte, 31), attest.ClassParse},
+		{"I166 nonce of 33 bytes", fNonce, make([]byte, 33), attest.ClassParse},
+		{"I166 another federation", fFederation, []byte("lungs"), attest.ClassManifest},
+		{"I166 federation in capitals", fFederation, []byte("Heart"), attest.ClassParse},
+		{"I166 no federation", fFederation, nil, attest.ClassParse},
+		{"I166 federation of 64 bytes", fFederation, long, attest.ClassParse},
+		{"I166 another manifest", fManifest, other[:], attest.ClassManifest},
+		{"I166 digest of 31 bytes", fManifest, other[:31], attest.ClassParse},
+		{"I166 older epoch", fEpoch, make([]byte, 8), attest.ClassManifest},
+		{"I166 newer epoch", fEpoch, []byte{0, 0, 0, 0, 0, 0, 0, 2}, attest.ClassManifest},
+		{"I166 newest epoch", fEpoch, bytes.Repeat([]byte{0xff}, 8), attest.ClassManifest},
+		{"I166 epoch of four bytes", fEpoch, []byte{0, 0, 0, 1}, attest.ClassParse},
+		{"I166 another name of its own", fOwn, []byte("south"), attest.ClassManifest},
+		{"I166 no name", fOwn, nil, attest.ClassParse},
+		{"I166 another name of ours", fPeer, []byte("second"), attest.ClassManifest},
+		{"I166 name with a slash", fPeer, []byte("coun/cil"), attest.ClassParse},
+		{"I166 no types", fTypes, nil, attest.ClassParse},
+		{"I166 type 0", fTypes, []byte{0}, attest.ClassParse},
+		{"I166 types descending", fTypes, []byte{32, 1}, attest.ClassParse},
+		{"I166 type twice", fTypes, []byte{1, 1}, attest.ClassParse},
+		{"I166 type not allowed", fTypes, []byte{2}, attest.ClassPlat},
+		{"I166 type unknown", fTypes, []byte{200}, attest.ClassPlat},
+		{"I166 a device alone", fTypes, []byte{32}, attest.ClassPlat},
+		{"I166 one type too many", fTypes, []byte{1, 5}, attest.ClassPlat},
+		{"I166 a signature", fTypes, []byte{128}, attest.ClassPlat},
+		{"I166 a signature too", fTypes, []byte{1, 128}, attest.ClassPlat},
 	} {
 		all = append(all,
 			rogueCase{name: test.name + " from a client", twist: withField(test.field, test.value), want: test.want},
 			rogueCase{name: test.name + " from a server", side: serverSide, twist: withField(test.field, test.value), want: test.want})
 	}
 	all = append(all,
-		rogueCase{name: "role swap: a client that says server", twist: withField(fSide, []byte{2}), want: attest.ClassBind},
-		rogueCase{name: "role swap: a server that says client", side: serverSide, twist: withField(fSide, []byte{1}), want: attest.ClassBind},
-		rogueCase{name: "office swap from a client", twist: withField(fOffice, []byte{1}), want: attest.ClassManifest},
-		rogueCase{name: "office swap from a server", side: serverSide, twist: withField(fOffice, []byte{2}), want: attest.ClassManifest},
-		rogueCase{name: "nonce of the client from a server", side: serverSide, want: attest.ClassBind, twist: func(_ *testing.T, g *rogue) {
+		rogueCase{name: "I166 role swap: a client that says server", twist: withField(fSide, []byte{2}), want: attest.ClassBind},
+		rogueCase{name: "I166 role swap: a server that says client", side: serverSide, twist: withField(fSide, []byte{1}), want: attest.ClassBind},
+		rogueCase{name: "I166 office swap from a client", twist: withField(fOffice, []byte{1}), want: attest.ClassManifest},
+		rogueCase{name: "I166 office swap from a server", side: serverSide, twist: withField(fOffice, []byte{2}), want: attest.ClassManifest},
+		rogueCase{name: "I166 nonce of the client from a server", side: serverSide, want: attest.ClassBind, twist: func(_ *testing.T, g *rogue) {
 			g.hello = func([]byte) []byte {
 				g.me.Nonce = g.given.Client.Nonce
 				return g.given.Hello(serverSide)
 			}
 		}},
 		rogueCase{
-			name: "nonce that the server will draw", want: attest.ClassBind,
+			name: "I166 nonce that the server will draw", want: attest.ClassBind,
 			twist: func(_ *testing.T, g *rogue) { g.me.Nonce = [32]byte(bytes.Repeat([]byte{7}, 32)) },
 			setup: func(_ *testing.T, e *ends) { e.server.Rand = sevens{} },
 		},
-		rogueCase{name: "the client's hello sent back", side: serverSide, want: attest.ClassBind, twist: func(_ *testing.T, g *rogue) {
+		rogueCase{name: "I166 the client's hello sent back", side: serverSide, want: attest.ClassBind, twist: func(_ *testing.T, g *rogue) {
 			g.hello = func([]byte) []byte { return g.helloC }
 		}},
-		rogueCase{name: "a byte after the hello", want: attest.ClassParse, twist: withHello(func(b []byte) []byte { return append(b, 0) })},
+		rogueCase{name: "I166 a byte after the hello", want: attest.ClassParse, twist: withHello(func(b []byte) []byte { return append(b, 0) })},
 		rogueCase{
-			name: "a field after the hello", want: attest.ClassParse,
+			name: "I166 a field after the hello", want: attest.ClassParse,
 			twist: withHello(func(b []byte) []byte { return append(b, 0, 0, 0, 0) }),
 		},
 		rogueCase{
-			name: "a byte of the hello missing", want: attest.ClassParse,
+			name: "I166 a byte of the hello missing", want: attest.ClassParse,
 			twist: withHello(func(b []byte) []byte { return b[:len(b)-1] }),
 		},
-		rogueCase{name: "an empty hello", want: attest.ClassParse, twist: withHello(func([]byte) []byte { return []byte{} })},
-		rogueCase{name: "a field of 4 GiB", want: attest.ClassParse, twist: withHello(func([]byte) []byte {
+		rogueCase{name: "I166 an empty hello", want: attest.ClassParse, twist: withHello(func([]byte) []byte { return []byte{} })},
+		rogueCase{name: "I166 a field of 4 GiB", want: attest.ClassParse, twist: withHello(func([]byte) []byte {
 			return []byte{0xff, 0xff, 0xff, 0xff, 0, 1}
 		})},
 	)
 	all = append(all, rogueCase{
-		name: "evidence of another type than its hello announced", want: attest.ClassParse,
+		name: "I166 evidence of another type than its hello announced", want: attest.ClassParse,
 		twist: withField(fTypes, []byte{1}),
 	})
 	runRogues(t, all)
@@ -220,15 +220,15 @@ func TestRefusesFrames(t *testing.T) {
 			})
 		}
 	}
-	add("hello twice", "hello", clientSide, attest.ClassFrame, again)
-	add("server's hello twice", "hello", serverSide, attest.ClassFrame, again)
-	add("evidence twice", "evidence", clientSide, attest.ClassFrame, again)
-	add("sev-snp evidence beyond its cap", "evidence", serverSide, attest.ClassFrame, instead(3, make([]byte, 16<<10+1)))
-	add("nitro evidence beyond its cap", "evidence", clientSide, attest.ClassFrame, instead(3, make([]byte, 24<<10+1)))
+	add("I166 hello twice", "hello", clientSide, attest.ClassFrame, again)
+	add("I166 server's hello twice", "hello", serverSide, attest.ClassFrame, again)
+	add("I166 evidence twice", "evidence", clientSide, attest.ClassFrame, again)
+	add("I166 sev-snp evidence beyond its cap", "evidence", serverSide, attest.ClassFrame, instead(3, make([]byte, 16<<10+1)))
+	add("I166 nitro evidence beyond its cap", "evidence", clientSide, attest.ClassFrame, instead(3, make([]byte, 24<<10+1)))
 	for _, frame := range []string{"hello", "evidence", "finished"} {
 		for side, from := range map[uint8]string{clientSide: " from a client", serverSide: " from a server"} {
 			all = append(all, rogueCase{
-				name: "line cut in the middle of " + frame + from, side: side, want: attest.ClassFrame, untold: true,
+				name: "I166 line cut in the middle of " + frame + from, side: side, want: attest.ClassFrame, untold: true,
 				twist: func(_ *testing.T, g *rogue) {
 					withFrame(frame, half)(nil, g)
 					twist := g.twist

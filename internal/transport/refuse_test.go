@@ -143,9 +143,6 @@ func TestRefusesPeers(t *testing.T) {
 			"a listener that takes coordinators only", "north", func(_ *testing.T, e *ends) { e.server.PeerOffice = attest.Coordinator },
 			"server", attest.ClassManifest,
 		},
-		{"a dialler that nobody verifies", "south", func(_ *testing.T, e *ends) {
-			e.server.Verifiers = e.server.Verifiers[:1]
-		}, "server", attest.ClassPlat},
 		{"a dialler's machine that fails", "north", func(_ *testing.T, e *ends) {
 			e.client.Attester = &machine{t: attest.SEVSNP, fail: errors.New("no quote today")}
 		}, "client", attest.ClassPlat},

@@ -84,25 +84,25 @@ func checkRogue(t *testing.T, test rogueCase, got result) {
 
 func TestRefusesTLS(t *testing.T) {
 	runRogues(t, []rogueCase{
-		{name: "tls 1.2 from a client", want: attest.ClassTLS, untold: true, twist: withTLS(func(c *tls.Config) {
+		{name: "I165 tls 1.2 from a client", want: attest.ClassTLS, untold: true, twist: withTLS(func(c *tls.Config) {
 			c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 		})},
-		{name: "tls 1.2 from a server", side: serverSide, want: attest.ClassTLS, untold: true, twist: withTLS(func(c *tls.Config) {
+		{name: "I165 tls 1.2 from a server", side: serverSide, want: attest.ClassTLS, untold: true, twist: withTLS(func(c *tls.Config) {
 			c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 		})},
-		{name: "h2 from a client", want: attest.ClassTLS, untold: true, twist: withTLS(func(c *tls.Config) { c.NextProtos = []string{"h2"} })},
+		{name: "I165 h2 from a client", want: attest.ClassTLS, untold: true, twist: withTLS(func(c *tls.Config) { c.NextProtos = []string{"h2"} })},
 		{
-			name: "h2 from a server", side: serverSide, want: attest.ClassTLS, untold: true,
+			name: "I165 h2 from a server", side: serverSide, want: attest.ClassTLS, untold: true,
 			twist: withTLS(func(c *tls.Config) { c.NextProtos = []string{"h2"} }),
 		},
-		{name: "no protocol from a client", want: attest.ClassTLS, twist: withTLS(func(c *tls.Config) { c.NextProtos = nil })},
+		{name: "I165 no protocol from a client", want: attest.ClassTLS, twist: withTLS(func(c *tls.Config) { c.NextProtos = nil })},
 		{
-			name: "no protocol from a server", side: serverSide, want: attest.ClassTLS,
+			name: "I165 no protocol from a server", side: serverSide, want: attest.ClassTLS,
 			twist: withTLS(func(c *tls.Config) { c.NextProtos = nil }),
 		},
-		{name: "x25519 alone from a client, where the hybrid is required", want: attest.ClassTLS, twist: withGroup(tls.X25519)},
+		{name: "I165 x25519 alone from a client, where the hybrid is required", want: attest.ClassTLS, twist: withGroup(tls.X25519)},
 		{
-			name: "x25519 alone from a server, where the hybrid is required", side: serverSide, want: attest.ClassTLS,
+			name: "I165 x25519 alone from a server, where the hybrid is required", side: serverSide, want: attest.ClassTLS,
 			twist: withGroup(tls.X25519),
 		},
 		{name: "x25519 alone, where the hybrid is preferred", setup: preferPQ, twist: withGroup(tls.X25519)},
@@ -110,26 +110,26 @@ func TestRefusesTLS(t *testing.T) {
 			name: "x25519 alone from a server, where the hybrid is preferred", side: serverSide, setup: preferPQ,
 			twist: withGroup(tls.X25519),
 		},
-		{name: "p-256 from a client", want: attest.ClassTLS, setup: preferPQ, untold: true, twist: withGroup(tls.CurveP256)},
+		{name: "I165 p-256 from a client", want: attest.ClassTLS, setup: preferPQ, untold: true, twist: withGroup(tls.CurveP256)},
 		{
-			name: "p-256 from a server", side: serverSide, want: attest.ClassTLS, setup: preferPQ, untold: true,
+			name: "I165 p-256 from a server", side: serverSide, want: attest.ClassTLS, setup: preferPQ, untold: true,
 			twist: withGroup(tls.CurveP256),
 		},
-		{name: "no certificate", want: attest.ClassTLS, untold: true, twist: withTLS(func(c *tls.Config) { c.Certificates = nil })},
+		{name: "I165 no certificate", want: attest.ClassTLS, untold: true, twist: withTLS(func(c *tls.Config) { c.Certificates = nil })},
 		{
-			name: "one certificate from a client", want: attest.ClassTLS,
+			name: "I165 one certificate from a client", want: attest.ClassTLS,
 			twist: withLeaf(mint{chain: func(c [][]byte) [][]byte { return c[:1] }}),
 		},
 		{
-			name: "one certificate from a server", side: serverSide, want: attest.ClassTLS,
+			name: "I165 one certificate from a server", side: serverSide, want: attest.ClassTLS,
 			twist: withLeaf(mint{chain: func(c [][]byte) [][]byte { return c[:1] }}),
 		},
 		{
-			name: "three certificates from a client", want: attest.ClassTLS,
+			name: "I165 three certificates from a client", want: attest.ClassTLS,
 			twist: withLeaf(mint{chain: func(c [][]byte) [][]byte { return append(c, c[1]) }}),
 		},
 		{
-			name: "three certificates from a server", side: serverSide, want: attest.ClassTLS,
+			name: "I165 three certificates from a server", side: serverSide, want: attest.ClassTLS,
 			twist: withLeaf(mint{chain: func(c [][]byte) [][]byte { return append(c, c[1]) }}),
 		},
 	})

@@ -26,20 +26,20 @@ func TestBoundToAll(t *testing.T) {
 		name string
 		edit func(g *transport.Given, me, peer *transport.End)
 	}{
-		{"another session", func(g *transport.Given, _, _ *transport.End) { g.EKMC, g.EKMS = make([]byte, 32), make([]byte, 32) }},
-		{"the other side's exporter", func(g *transport.Given, _, _ *transport.End) { g.EKMC, g.EKMS = g.EKMS, g.EKMC }},
-		{"the exporter of FINISHED", func(g *transport.Given, _, _ *transport.End) { g.EKMC, g.EKMS = g.EKMF, g.EKMF }},
-		{"another office", func(_ *transport.Given, me, _ *transport.End) { me.Office = 3 - me.Office }},
-		{"another epoch", func(g *transport.Given, _, _ *transport.End) { g.Epoch++ }},
-		{"another federation", func(g *transport.Given, _, _ *transport.End) { g.Federation = "lungs" }},
-		{"another manifest", func(g *transport.Given, _, _ *transport.End) { g.Manifest[31] ^= 1 }},
-		{"another name, by diversion", func(_ *transport.Given, me, _ *transport.End) { me.Name = "west" }},
-		{"another verifier's name", func(_ *transport.Given, _, peer *transport.End) { peer.Name = "west" }},
-		{"another key of its own", func(_ *transport.Given, me, _ *transport.End) { me.SPKI = []byte("another") }},
-		{"another key of ours", func(_ *transport.Given, _, peer *transport.End) { peer.SPKI = []byte("another") }},
-		{"another nonce of its own", func(_ *transport.Given, me, _ *transport.End) { me.Nonce[0] ^= 1 }},
-		{"another nonce of ours", func(_ *transport.Given, _, peer *transport.End) { peer.Nonce[0] ^= 1 }},
-		{"devices that it does not show", func(g *transport.Given, _, _ *transport.End) {
+		{"I166 another session", func(g *transport.Given, _, _ *transport.End) { g.EKMC, g.EKMS = make([]byte, 32), make([]byte, 32) }},
+		{"I166 the other side's exporter", func(g *transport.Given, _, _ *transport.End) { g.EKMC, g.EKMS = g.EKMS, g.EKMC }},
+		{"I166 the exporter of FINISHED", func(g *transport.Given, _, _ *transport.End) { g.EKMC, g.EKMS = g.EKMF, g.EKMF }},
+		{"I166 another office", func(_ *transport.Given, me, _ *transport.End) { me.Office = 3 - me.Office }},
+		{"I166 another epoch", func(g *transport.Given, _, _ *transport.End) { g.Epoch++ }},
+		{"I166 another federation", func(g *transport.Given, _, _ *transport.End) { g.Federation = "lungs" }},
+		{"I166 another manifest", func(g *transport.Given, _, _ *transport.End) { g.Manifest[31] ^= 1 }},
+		{"I166 another name, by diversion", func(_ *transport.Given, me, _ *transport.End) { me.Name = "west" }},
+		{"I166 another verifier's name", func(_ *transport.Given, _, peer *transport.End) { peer.Name = "west" }},
+		{"I166 another key of its own", func(_ *transport.Given, me, _ *transport.End) { me.SPKI = []byte("another") }},
+		{"I166 another key of ours", func(_ *transport.Given, _, peer *transport.End) { peer.SPKI = []byte("another") }},
+		{"I166 another nonce of its own", func(_ *transport.Given, me, _ *transport.End) { me.Nonce[0] ^= 1 }},
+		{"I166 another nonce of ours", func(_ *transport.Given, _, peer *transport.End) { peer.Nonce[0] ^= 1 }},
+		{"I166 devices that it does not show", func(g *transport.Given, _, _ *transport.End) {
 			gpu := []attest.Evidence{{Type: attest.NvidiaGPU, Body: []byte("x")}}
 			g.EvidenceC, g.EvidenceS = gpu, gpu
 		}},
@@ -78,13 +78,13 @@ func TestRefusesOtherBindings(t *testing.T) {
 		name string
 		bind func(g *rogue, b *attest.Binding)
 	}{
-		{"another transcript", func(g *rogue, b *attest.Binding) { b.ReportData = g.given.Report(g.side, [32]byte{1}) }},
-		{"reflection: the other side of this session", func(g *rogue, b *attest.Binding) { b.ReportData = g.given.Report(3-g.side, g.th) }},
-		{"a log's key", func(g *rogue, b *attest.Binding) {
+		{"I166 another transcript", func(g *rogue, b *attest.Binding) { b.ReportData = g.given.Report(g.side, [32]byte{1}) }},
+		{"I166 reflection: the other side of this session", func(g *rogue, b *attest.Binding) { b.ReportData = g.given.Report(3-g.side, g.th) }},
+		{"I166 a log's key", func(g *rogue, b *attest.Binding) {
 			b.ReportData, _ = transport.LogKeyBinding(b.SPKI, g.given.Federation, g.given.Manifest, b.Nonce)
 		}},
-		{"the first half of it", func(_ *rogue, b *attest.Binding) { clear(b.ReportData[32:]) }},
-		{"nothing", func(_ *rogue, b *attest.Binding) { b.ReportData = [64]byte{} }},
+		{"I166 the first half of it", func(_ *rogue, b *attest.Binding) { clear(b.ReportData[32:]) }},
+		{"I166 nothing", func(_ *rogue, b *attest.Binding) { b.ReportData = [64]byte{} }},
 	} {
 		for _, who := range []string{"north", "south"} {
 			t.Run(test.name+", from "+who, func(t *testing.T) {

@@ -212,12 +212,32 @@ func (c *Config) check(client bool) error {
 	if _, ok := c.Identity.Public().(ed25519.PublicKey); !ok {
 		return fmt.Errorf("transport: identity key is %T, want Ed25519", c.Identity.Public())
 	}
+	if err := c.covers(client); err != nil {
+		return err
+	}
 	if c.Attester != nil {
 		if err := checkTypes(c.Attester.Types()); err != nil {
 			return fmt.Errorf("transport: own attester: %w", err)
 		}
 	}
 	c.defaults()
+	return nil
+}
+
+// covers returns an error where the policy admits evidence of peers that nobody here could judge: a build without its verifier would
+// else find that out peer by peer.
+func (c *Config) covers(client bool) error {
+	o := c.PeerOffice
+	if !client && o == 0 {
+		o = attest.Participant
+	}
+	for _, set := range c.Policy.Types(o) {
+		for _, t := range set {
+			if t != attest.Signature && verifier(c.Verifiers, t) == nil {
+				return attest.Refuse(attest.ClassManifest, "the manifest admits evidence of type %v from a %v, and nobody here verifies it", t, o)
+			}
+		}
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,6 +204,33 @@ func TestConfig(t *testing.T) {
 			}
 			if _, err := transport.Client(c); err == nil {
 				t.Error("Client took it")
+			}
+		})
+	}
+}
+
+// TestRefusesBuilds makes credentials in a build that has no verifier for evidence which the manifest admits: they are refused, and not
+// the peers one by one, or none.
+func TestRefusesBuilds(t *testing.T) {
+	var w witness
+	tests := []struct {
+		name  string
+		make  func(transport.Config) (*transport.Credentials, error)
+		whose transport.Config
+		lacks attest.Type
+		want  attest.Class
+	}{
+		{"D109 a listener without a verifier of participants", transport.Server, config(attest.Coordinator, "council", &w), attest.Nitro, attest.ClassManifest},
+		{"D109 a listener without a verifier of devices", transport.Server, config(attest.Coordinator, "council", &w), attest.NvidiaGPU, attest.ClassManifest},
+		{"D109 a participant without a verifier of coordinators", transport.Client, config(attest.Participant, "north", &w), attest.SEVSNP, attest.ClassManifest},
+		{"D109 a person without a verifier of coordinators", transport.Client, config(attest.Person, "ada", &w), attest.SEVSNP, attest.ClassManifest},
+		{"a participant without a verifier of participants", transport.Client, config(attest.Participant, "north", &w), attest.Nitro, 0},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			test.whose.Verifiers = slices.DeleteFunc(verifiers(), func(v attest.Verifier) bool { return v.Type() == test.lacks })
+			if _, err := test.make(test.whose); classOf(err) != test.want || (err == nil) != (test.want == 0) {
+				t.Errorf("without a verifier of %v: %v, want %v", test.lacks, err, test.want)
 			}
 		})
 	}

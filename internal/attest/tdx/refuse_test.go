@@ -2,6 +2,7 @@ package tdx_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
 	"slices"
@@ -40,6 +41,10 @@ var bindingRefusals = []refusal{
 	{"B75 REPORTDATA differs in byte 0", attest.ClassBind, func(s *scene) { s.Binding.ReportData[0] ^= 1 }},
 	{"B75 REPORTDATA differs in byte 63", attest.ClassBind, func(s *scene) { s.Binding.ReportData[63] ^= 0x80 }},
 	{"B75 REPORTDATA has 48 bytes and zeros", attest.ClassBind, func(s *scene) { clear(s.Body[520+48 : 584]) }},
+	{"B76 REPORTDATA is a digest of Azure's runtime claims, and zeros", attest.ClassBind, func(s *scene) {
+		claims := sha256.Sum256([]byte(`{"keys": [], "user-data": "the session's binding, beside the quote"}`))
+		copy(s.Body[520:584], append(claims[:], make([]byte, 32)...))
+	}},
 	{"B75 REPORTDATA is zero", attest.ClassBind, func(s *scene) { clear(s.Body[520:584]) }},
 	{"B70 evidence of another type", attest.ClassParse, func(s *scene) { s.Type = attest.SGX }},
 	{"B70 an SGX quote", attest.ClassParse, func(s *scene) { *s = *dcaptest.NewSGX(); s.Type = attest.TDX }},
