@@ -3,6 +3,7 @@ package setup_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,13 +44,14 @@ func TestTell(t *testing.T) {
 	var got []string
 	for _, l := range logs.All() {
 		fields := l.ContextMap()
-		line := l.Level.String() + " " + l.Message
+		var line strings.Builder
+		line.WriteString(l.Level.String() + " " + l.Message)
 		for _, key := range []string{"platform", "device", "error"} {
 			if v, ok := fields[key].(string); ok {
-				line += " | " + v
+				line.WriteString(" | " + v)
 			}
 		}
-		got = append(got, line)
+		got = append(got, line.String())
 	}
 	want := []string{
 		"info platform found | tdx | /sys/kernel/config/tsm/report",
