@@ -183,6 +183,8 @@ func TestReal(t *testing.T) {
 	}{
 		{attest.SEVSNP, hardwaretest.Reports, "../sevsnp/testdata/vectors/sevsnp/genoa-v3-certtable-veraison"},
 		{attest.SEVSNP, "/dev/sev-guest", "../sevsnp/testdata/vectors/sevsnp/genoa-v3-certtable-veraison"},
+		{attest.SEVSNP, hardwaretest.Reports, "../sevsnp/testdata/vectors/sevsnp/milan-vlek-v3-aws-trustee"},
+		{attest.SEVSNP, "/dev/sev-guest", "../sevsnp/testdata/vectors/sevsnp/milan-vlek-v3-aws-trustee"},
 		{attest.TDX, hardwaretest.Reports, "../tdx/testdata/vectors/tdx/v4-gcp-cos113-gotdxguest"},
 		{attest.TDX, hardwaretest.Reports, "../tdx/testdata/vectors/tdx/v5-td15-gotdxguest"},
 		{attest.SGX, "/dev/attestation", "../sgx/testdata/vectors/sgx/v3-occlum-trustee"},
@@ -194,7 +196,12 @@ func TestReal(t *testing.T) {
 			})
 			if test.typ == attest.SEVSNP {
 				var err error
-				if m.Table, err = os.ReadFile(filepath.Join(test.dir, "certtable.bin")); err != nil {
+				if m.Table, err = os.ReadFile(filepath.Join(test.dir, "certtable.bin")); errors.Is(err, os.ErrNotExist) {
+					var vlek []byte
+					vlek, err = os.ReadFile(filepath.Join(test.dir, "vlek.der"))
+					m.Table = hardwaretest.Table(attest.Collateral{{Kind: attest.KindCertificate, Bytes: vlek}})
+				}
+				if err != nil {
 					t.Fatal(err)
 				}
 			}

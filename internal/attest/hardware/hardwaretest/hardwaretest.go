@@ -8,6 +8,7 @@
 package hardwaretest
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -249,12 +250,17 @@ func (m *Machine) table(e attest.Evidence) []byte {
 	return Table(e.Collateral)
 }
 
-// Table puts certificates, which are taken for VCEKs, into a table as firmware hands it out (AMD 56421), without the zeros that fill its pages.
+// Table puts the certificates of keys that sign reports into a table as firmware hands it out (AMD 56421), without the zeros that fill its pages.
 func Table(c attest.Collateral) []byte {
-	vcek := []byte{0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd}
+	vcek, vlek := []byte{0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd},
+		[]byte{0xa8, 0x07, 0x4b, 0xc2, 0xa2, 0x5a, 0x48, 0x3e, 0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1}
 	var table, certs []byte
 	for _, item := range c {
-		table = append(table, vcek...)
+		if bytes.Contains(item.Bytes, []byte("SEV-VLEK")) {
+			table = append(table, vlek...)
+		} else {
+			table = append(table, vcek...)
+		}
 		table = binary.LittleEndian.AppendUint32(table, uint32(24*(len(c)+1)+len(certs)))
 		table = binary.LittleEndian.AppendUint32(table, uint32(len(item.Bytes)))
 		certs = append(certs, item.Bytes...)
