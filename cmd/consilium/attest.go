@@ -2,16 +2,12 @@ package main
 
 import (
 	"crypto/subtle"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,83 +82,6 @@ func readLimited(path string, limit int64, hint string) ([]byte, error) {
 		return nil, refusedError(hint, "%s has more than %d bytes", path, limit)
 	}
 	return b, nil
-}
-
-// readCollateral reads what of a folder is collateral, by the names that its files have in collections of evidence, and
-// returns the names of those that it took.
-func readCollateral(folder string) (c attest.Collateral, taken []string, err error) {
-	if folder == "" {
-		return nil, nil, nil
-	}
-	files, err := os.ReadDir(folder)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, notFoundError("check the path", "there is no folder %s", folder)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, file := range files {
-		if !file.Type().IsRegular() || !isCollateral(file.Name()) {
-			continue
-		}
-		if len(taken) == maxCollateralFiles {
-			return nil, nil, refusedError("keep one machine's collateral in a folder", "%s has more than %d files of collateral", folder, maxCollateralFiles)
-		}
-		b, err := readLimited(filepath.Join(folder, file.Name()), maxEvidenceFile, "is it collateral?")
-		if err != nil {
-			return nil, nil, err
-		}
-		items, err := collateralIn(file.Name(), b)
-		if err != nil {
-			return nil, nil, refusedError("take it out of the folder, or fetch it again", "%s: %w", filepath.Join(folder, file.Name()), err)
-		}
-		c, taken = append(c, items...), append(taken, file.Name())
-	}
-	return c, taken, nil
-}
-
-// collateralNames are files that are known by name; others, by what they end in.
-var collateralNames = map[string]attest.Kind{
-	"certtable.bin": attest.KindCertTable, "tcb_info.json": attest.KindTCBInfo, "qe_identity.json": attest.KindQEIdentity,
-	"ccel.bin": attest.KindEventLog,
-}
-
-func isCollateral(name string) bool {
-	return collateralNames[name] != 0 || slices.Contains([]string{".der", ".cer", ".crt", ".crl", ".pem"}, filepath.Ext(name))
-}
-
-// collateralIn returns the collateral in a file: DER that is a certificate or a revocation list, or PEM of such, or a chain.
-func collateralIn(name string, b []byte) (attest.Collateral, error) {
-	if kind := collateralNames[name]; kind != 0 {
-		return attest.Collateral{{Kind: kind, Bytes: b}}, nil
-	}
-	if strings.HasSuffix(name, "chain.pem") {
-		return attest.Collateral{{Kind: attest.KindIssuerChain, Bytes: b}}, nil
-	}
-	var all attest.Collateral
-	block, rest := pem.Decode(b)
-	if block == nil {
-		item, err := derItem(b)
-		return attest.Collateral{item}, err
-	}
-	for ; block != nil; block, rest = pem.Decode(rest) {
-		item, err := derItem(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, item)
-	}
-	return all, nil
-}
-
-func derItem(der []byte) (attest.Item, error) {
-	if _, err := x509.ParseCertificate(der); err == nil {
-		return attest.Item{Kind: attest.KindCertificate, Bytes: der}, nil
-	}
-	if _, err := x509.ParseRevocationList(der); err != nil {
-		return attest.Item{}, errors.New("neither a certificate nor a revocation list")
-	}
-	return attest.Item{Kind: attest.KindCRL, Bytes: der}, nil
 }
 
 // unbound is a verifier that can judge evidence apart from a session, as all of this version can.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/collateral"
 	"consilium.dev/internal/attest/ear"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/manifest"
@@ -116,13 +117,11 @@ func collateralName(kind attest.Kind, taken []string) string {
 	case attest.KindIssuerChain:
 		return fmt.Sprintf("%02d-chain.pem", n)
 	}
-	for name, known := range collateralNames {
-		if known == kind {
-			if slices.Contains(taken, name) {
-				return fmt.Sprintf("%02d-%s", n, name)
-			}
-			return name
+	if name := collateral.NameOf(kind); name != "" {
+		if slices.Contains(taken, name) {
+			return fmt.Sprintf("%02d-%s.more", n, name)
 		}
+		return name
 	}
 	return fmt.Sprintf("%02d-kind-%d.bin", n, kind)
 }

@@ -119,15 +119,15 @@ func (o *verifyOptions) judge(cmd *cobra.Command) (*verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, taken, err := readCollateral(o.collateral)
-	if err != nil {
-		return nil, err
-	}
 	policy, err := openPolicy(o.policy)
 	if err != nil {
 		return nil, err
 	}
-	v, err := verifierOf(e.Type, policy)
+	v, all, err := verifierOf(e.Type, policy)
+	if err != nil {
+		return nil, err
+	}
+	c, taken, err := readCollateral(o.collateral, e, all)
 	if err != nil {
 		return nil, err
 	}
@@ -178,8 +178,24 @@ func (v *verdict) export(o *verifyOptions, e attest.Evidence, policy *manifest.M
 	return durable.Replace(o.ear, token, 0o644)
 }
 
-// verifierOf returns the verifier of a type, which trusts the simulated roots that the policy names.
-func verifierOf(t attest.Type, policy *manifest.Manifest) (attest.Verifier, error) {
+// verifierOf returns the verifier of a type, and all that there are, which trust the simulated roots that the policy names.
+func verifierOf(t attest.Type, policy *manifest.Manifest) (attest.Verifier, []attest.Verifier, error) {
+	all, err := verifiersUnder(policy)
+	if err != nil {
+		return nil, nil, err
+	}
+	var known []string
+	for _, v := range all {
+		if v.Type() == t {
+			return v, all, nil
+		}
+		known = append(known, v.Type().String())
+	}
+	return nil, nil, usageError("this version judges "+strings.Join(known, ", "), "evidence of the type %s cannot be judged yet", t)
+}
+
+// verifiersUnder returns all verifiers, which trust the simulated roots that the policy, if there is one, names.
+func verifiersUnder(policy *manifest.Manifest) ([]attest.Verifier, error) {
 	var o platform.Options
 	if policy != nil {
 		o.SimulatedRoots = policy.SimulatedRoots()
@@ -188,14 +204,7 @@ func verifierOf(t attest.Type, policy *manifest.Manifest) (attest.Verifier, erro
 	if err != nil {
 		return nil, refusedError("look at the manifest's roots", "%w", err)
 	}
-	var known []string
-	for _, v := range all {
-		if v.Type() == t {
-			return v, nil
-		}
-		known = append(known, v.Type().String())
-	}
-	return nil, usageError("this version judges "+strings.Join(known, ", "), "evidence of the type %s cannot be judged yet", t)
+	return all, nil
 }
 
 // refused makes a refusal the verdict; other errors it returns.

@@ -25,7 +25,7 @@ var (
 	kindUsage       = kind{"usage", 2, "the command line or your consilium.yaml is wrong; nothing was done"}
 	kindRefused     = kind{"refused", 3, "a manifest, a plan, a key or a file does not pass; nothing was changed"}
 	kindNotFound    = kind{"not-found", 4, "there is no such file, run or model"}
-	kindUnreachable = kind{"unreachable", 5, "the coordinator does not answer"}
+	kindUnreachable = kind{"unreachable", 5, "the coordinator, or who hands out collateral, does not answer"}
 	kindDenied      = kind{"denied", 6, "the manifest does not let you do that"}
 	kindUntrusted   = kind{"untrusted", 7, "the attested channel refused: evidence, a key or the manifest of one side does not pass"}
 	kindRunFailed   = kind{"run-failed", 8, "the run that was watched ended without completing"}

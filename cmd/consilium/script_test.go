@@ -78,6 +78,7 @@ func TestScripts(t *testing.T) {
 			"waitfor":    scriptWaitFor,
 			"proxy":      scriptProxy,
 			"rogue":      scriptRogue,
+			"makers":     scriptMakers,
 		},
 	})
 }

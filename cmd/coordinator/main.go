@@ -10,8 +10,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"consilium.dev/cmd/internal/route"
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/collateral"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/entry"
@@ -24,6 +26,9 @@ type config struct {
 	setup.Enclave `yaml:",inline"`
 
 	Listen string `yaml:"listen"` // host:port or vsock:CID:PORT
+
+	Collateral route.Collateral `yaml:"collateral"`
+
 	Limits struct {
 		Uploads     int64          `yaml:"uploads"`                 // bytes of updates in memory at once
 		Memory      int64          `yaml:"memory"`                  // bytes that the process may take; 0: what it can have
@@ -73,8 +78,12 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 			log.Warn("runs are not held to the memory that there is: set limits.memory", zap.Error(err))
 		}
 	}
+	kept, err := c.collateral(env, parts)
+	if err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
 	server, err := coordinator.New(coordinator.Options{
-		Name: c.Name, Manifest: parts.Manifest, Identity: parts.Identity, Attester: parts.Attester, Verifiers: setup.Verifiers,
+		Name: c.Name, Manifest: parts.Manifest, Identity: parts.Identity, Attester: kept.Attester(parts.Attester), Verifiers: collateral.Judges(kept, setup.Verifiers),
 		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew), Log: log, Version: daemon.Version,
 		Grace: time.Duration(c.Grace), Retention: time.Duration(c.Retention.Intermediate),
 		Limits: coordinator.Limits{
@@ -94,5 +103,23 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 		err := env.Reread(&again)
 		return again.Enclave, err
 	})()
+	defer kept.Start(ctx, parts.Attester)()
 	return server.Run(ctx, lis)
+}
+
+// collateral opens what evidence is judged by beside itself.
+func (c *config) collateral(env daemon.Env, parts *setup.Parts) (*collateral.Cache, error) {
+	store, err := c.Folder(env)
+	if err != nil {
+		return nil, err
+	}
+	verifiers, err := setup.Verifiers(parts.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.WayOut()
+	if err != nil {
+		return nil, err
+	}
+	return c.Collateral.Open(store, env.Path, out, verifiers, env.Log, false)
 }

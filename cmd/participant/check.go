@@ -5,10 +5,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
 	"consilium.dev/cmd/internal/setup"
+	"consilium.dev/internal/attest/collateral"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/dialect"
 	"consilium.dev/internal/preflight"
@@ -71,9 +73,16 @@ func examine(ctx context.Context, env daemon.Env, c *config, plan string) *prefl
 	}
 	list.Do("data", func() (string, error) { return x.data(plan) })
 	if !agreed || !known || !machine {
-		list.Omit("not looked at: manifest, identity or platform has failed", preflight.StepName, preflight.StepTCP, preflight.StepProxy,
+		list.Omit("not looked at: manifest, identity or platform has failed", "collateral", preflight.StepName, preflight.StepTCP, preflight.StepProxy,
 			preflight.StepChannel, preflight.StepEpoch, preflight.StepClock)
 		return list
+	}
+	scratch, err := os.MkdirTemp("", "consilium-check-")
+	if err != nil {
+		list.Do("collateral", func() (string, error) { return "", err })
+	} else {
+		defer os.RemoveAll(scratch) //nolint:errcheck // what is left of it is the system's to clear
+		list.Do("collateral", func() (string, error) { return x.collateral(ctx, scratch) })
 	}
 	way, err := c.way(env)
 	if err != nil {
@@ -85,9 +94,13 @@ func examine(ctx context.Context, env daemon.Env, c *config, plan string) *prefl
 	if limit == 0 {
 		limit = skew.Default
 	}
+	attester, judges := x.parts.Attester, setup.Verifiers
+	if x.kept != nil {
+		attester, judges = x.kept.Attester(attester), collateral.Judges(x.kept, judges)
+	}
 	list.Reach(ctx, preflight.Options{
 		Name: c.Name, Manifest: x.parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Tunnel: way,
-		Identity: x.parts.Identity, Attester: x.parts.Attester, Verifiers: setup.Verifiers, Skew: limit, Speech: dialect.Own(daemon.Version),
+		Identity: x.parts.Identity, Attester: attester, Verifiers: judges, Skew: limit, Speech: dialect.Own(daemon.Version),
 	})
 	return list
 }
@@ -104,14 +117,14 @@ func show(w io.Writer, output, member string, list *preflight.List) error {
 	for _, s := range list.Steps {
 		first, rest, _ := strings.Cut(s.Found, "\n")
 		var text strings.Builder
-		fmt.Fprintf(&text, "%-9s %-8s %6.2f s  %s\n", s.Name, s.State, s.Seconds, first)
+		fmt.Fprintf(&text, "%-10s %-8s %6.2f s  %s\n", s.Name, s.State, s.Seconds, first)
 		for line := range strings.SplitSeq(rest, "\n") {
 			if line != "" {
-				fmt.Fprintf(&text, "%29s%s\n", "", strings.TrimSpace(line))
+				fmt.Fprintf(&text, "%30s%s\n", "", strings.TrimSpace(line))
 			}
 		}
 		if s.Do != "" {
-			fmt.Fprintf(&text, "%29s%s\n", "-> ", s.Do)
+			fmt.Fprintf(&text, "%30s%s\n", "-> ", s.Do)
 		}
 		if _, err := io.WriteString(w, text.String()); err != nil {
 			return err

@@ -189,6 +189,12 @@ func words(verb string, s participant.Status) string {
 	if s.Unwraps != "" {
 		fmt.Fprintf(&b, "at rest      sealed under a key that opens for %s\n", s.Unwraps)
 	}
+	if c := s.Collateral; c != nil && len(c.Pieces) > 0 {
+		fmt.Fprintf(&b, "collateral   %s\n", c.Words(s.Now))
+		for _, m := range c.Missing {
+			fmt.Fprintf(&b, "not fetched  %s since %s: %s\n", m.Name, m.Since.UTC().Format(time.RFC3339), m.Why)
+		}
+	}
 	for _, m := range s.Waits {
 		fmt.Fprintf(&b, "waits        epoch %d for its owner: read %s, then participant accept %s\n", m.Epoch, m.File, m.Manifest)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/collateral"
 	"consilium.dev/internal/control"
 	"consilium.dev/internal/daemon"
 	"consilium.dev/internal/entry"
@@ -38,6 +39,7 @@ type examined struct {
 	c     *config
 	env   daemon.Env
 	parts setup.Parts
+	kept  *collateral.Cache
 }
 
 func (x *examined) settings() (string, error) {
@@ -114,6 +116,38 @@ func (x *examined) platform(ctx context.Context) (found string, err error) {
 		return "", preflight.Warn(found, "nothing, while you try things out: such a machine protects nobody's data from its host")
 	}
 	return found, nil
+}
+
+// collateral opens the folder of what evidence is judged by beside itself, and fetches what is due where that is wanted. Where there is
+// no folder yet, it looks into scratch, another one, so that nothing is left.
+func (x *examined) collateral(ctx context.Context, scratch string) (string, error) {
+	kept, err := x.c.collateral(x.env, x.parts.Manifest, true)
+	if errors.Is(err, fs.ErrNotExist) {
+		x.c.Collateral.Folder = scratch
+		kept, err = x.c.collateral(x.env, x.parts.Manifest, true)
+	}
+	if err != nil {
+		return "", preflight.Advise(err, "%s", aboutFile(err, "see Collateral in docs/operating.md"))
+	}
+	x.kept = kept
+	if x.parts.Attester != nil {
+		if e, err := x.parts.Attester.Attest(ctx, attest.Binding{}); err == nil {
+			_, _ = kept.Want(e) // the channel says it if that is missed
+		}
+	}
+	if x.c.Collateral.Fetch == "online" {
+		if err := kept.Refresh(ctx); err != nil {
+			return "", preflight.Warn("not all could be fetched: "+err.Error(),
+				"check collateral in participant.yaml, and whether the firewall or the proxy lets the services through; see Collateral in docs/operating.md")
+		}
+	}
+	found, now := kept.Show(), time.Now()
+	for _, p := range found.Pieces {
+		if p.State != "current" {
+			return "", preflight.Warn(found.Words(now), "fetch or import newer collateral: see Collateral in docs/operating.md")
+		}
+	}
+	return found.Words(now), nil
 }
 
 func (x *examined) kek(ctx context.Context) (string, error) {

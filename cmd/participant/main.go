@@ -13,8 +13,10 @@ import (
 	"consilium.dev/cmd/internal/route"
 	"consilium.dev/cmd/internal/setup"
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/collateral"
 	"consilium.dev/internal/control"
 	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/participant"
 	"consilium.dev/internal/tunnel"
 )
@@ -25,6 +27,8 @@ type config struct {
 
 	Coordinator route.Coordinator `yaml:"coordinator"`
 	Control     string            `yaml:"control"` // Unix socket of the status, pause, resume, accept and leave commands; default: control in the store's folder
+
+	Collateral route.Collateral `yaml:"collateral"`
 
 	Data   participant.Data   `yaml:"data"`
 	Policy participant.Policy `yaml:"policy"`
@@ -60,10 +64,14 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 		dial = way.Dial
 		log.Info("dialling through a proxy", zap.String("proxy", way.Proxy()), zap.String("setting", way.Setting()))
 	}
+	kept, err := c.collateral(env, parts.Manifest, false)
+	if err != nil {
+		return &daemon.ConfigError{Err: err}
+	}
 	p, err := participant.New(participant.Options{
 		Name: c.Name, Manifest: parts.Manifest, Coordinator: c.Coordinator.Name, Address: c.Coordinator.Address, Dial: dial,
-		Identity: parts.Identity, Attester: parts.Attester, Platform: parts.Platform, Verifiers: setup.Verifiers, Objects: parts.Objects, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew),
-		Control: lis, Grace: time.Duration(c.Grace), Data: data, Policy: c.Policy, Tray: env.Path("adopt"), Log: log, Version: daemon.Version,
+		Identity: parts.Identity, Attester: kept.Attester(parts.Attester), Platform: parts.Platform, Verifiers: collateral.Judges(kept, setup.Verifiers), Objects: parts.Objects, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew),
+		Control: lis, Grace: time.Duration(c.Grace), Collateral: kept.Show, Data: data, Policy: c.Policy, Tray: env.Path("adopt"), Log: log, Version: daemon.Version,
 	})
 	if err != nil {
 		return &daemon.ConfigError{Err: err}
@@ -73,7 +81,25 @@ func run(ctx context.Context, env daemon.Env, c config) error {
 		err := env.Reread(&again)
 		return again.Enclave, err
 	})()
+	defer kept.Start(ctx, parts.Attester)()
 	return p.Run(ctx)
+}
+
+// collateral opens what evidence is judged by beside itself, whose folder must be there if existing says so.
+func (c *config) collateral(env daemon.Env, m *manifest.Manifest, existing bool) (*collateral.Cache, error) {
+	store, err := c.Folder(env)
+	if err != nil {
+		return nil, err
+	}
+	verifiers, err := setup.Verifiers(m)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.WayOut()
+	if err != nil {
+		return nil, err
+	}
+	return c.Collateral.Open(store, env.Path, out, verifiers, env.Log, existing)
 }
 
 // way returns the proxy through which the coordinator is dialled, nil for straight there.

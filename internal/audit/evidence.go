@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/big"
 	"path/filepath"
 	"slices"
 	"time"
@@ -104,8 +105,35 @@ func (a *auditor) entered(ctx context.Context, n int64, at time.Time, f entry.Ad
 		a.find(n, "admission of %s %s: %v", f.Office, f.Name, err)
 		return
 	}
+	a.rising(n, f)
 	w := who{office, f.Name}
 	a.admitted[w] = later(a.admitted[w], f.Expires) // of several connections any may be used
+}
+
+// rising finds numbers that are lower than an admission before says: the coordinator's memory of the highest was taken from it.
+func (a *auditor) rising(n int64, f entry.Admitted) {
+	for _, of := range f.Numbers {
+		number, ok := new(big.Int).SetString(of.Number, 10)
+		if !ok {
+			continue // which is not what it was judged by
+		}
+		if before, seen := a.numbers[of.Name]; seen && number.Cmp(before.number) < 0 {
+			a.find(n, "admission of %s %s: it was judged by %s of the number %s, and line %d by one of the number %s: somebody rolled back what the coordinator keeps",
+				f.Office, f.Name, of.Name, of.Number, before.line, before.number)
+			continue
+		}
+		a.numbers[of.Name] = highest{number, n}
+	}
+}
+
+func numbersOf(claims []attest.Claims) []entry.Number {
+	var all []entry.Number
+	for _, c := range claims {
+		for _, n := range c.Numbers {
+			all = append(all, entry.Number(n))
+		}
+	}
+	return all
 }
 
 func (a *auditor) judgeAdmission(ctx context.Context, n int64, at time.Time, f entry.Admitted) (attest.Office, error) {
@@ -136,6 +164,8 @@ func (a *auditor) judgeAdmission(ctx context.Context, n int64, at time.Time, f e
 		return 0, err
 	case !slices.Equal(f.Types, typesOf(claims)) || !slices.Equal(f.Evidence, signed):
 		return 0, errors.New("the log names other evidence")
+	case len(f.Numbers) > 0 && !slices.Equal(f.Numbers, numbersOf(claims)):
+		return 0, errors.New("the log names other numbers of revocation lists and the like than those that it was judged by")
 	case judged.After(at.Add(slack)):
 		return 0, errors.New("its evidence is said to have been judged after it was admitted")
 	case judged.Before(a.bootedAt.Add(-slack)):

@@ -116,6 +116,9 @@ func (a *admitter) entered(ctx context.Context, p transport.Peer, method string)
 	}
 	for _, c := range p.Claims {
 		f.Evidence = append(f.Evidence, c.Signed)
+		for _, n := range c.Numbers {
+			f.Numbers = append(f.Numbers, entry.Number(n))
+		}
 	}
 	if err := a.loop.decide(ctx, round.Admit{Fact: f}); err != nil {
 		return answer(a.loop.log, err)

@@ -54,7 +54,7 @@ func facts() map[string]entry.Fact {
 		"admitted": entry.Admitted{
 			Office: "participant", Name: "budapest", Instance: strings.Repeat("1e", 16), Types: []string{"nitro"},
 			Sets: []string{"nitro-participant"}, Any: []string{"nitro-participant.modules: simulated <modules> & no others"},
-			Simulated: "demo", Evidence: []entry.Digest{digest(5)}, Binding: digest(6), Kept: blob(7), Issued: at, Expires: at.Add(time.Hour),
+			Simulated: "demo", Evidence: []entry.Digest{digest(5)}, Binding: digest(6), Numbers: []entry.Number{{Name: "sev-snp-Genoa.crl", Number: "5"}}, Kept: blob(7), Issued: at, Expires: at.Add(time.Hour),
 		},
 		"run_created": entry.RunCreated{
 			Run: "0011223344556677", Request: "r-1", Lead: "lead", Manifest: digest(1),

@@ -137,11 +137,19 @@ type Admitted struct {
 	Sets      []string  `json:"sets"`
 	Any       []string  `json:"any,omitempty"` // reference fields that were not judged, with reasons
 	Simulated string    `json:"simulated,omitempty"`
-	Evidence  []Digest  `json:"evidence"`        // of the signed bodies
-	Binding   Digest    `json:"binding"`         // SHA-256 of the report data
-	Kept      Blob      `json:"kept"`            // evidence, collateral, binding preimage and appraisal, sealed
-	Issued    time.Time `json:"issued,omitzero"` // when the evidence was judged; zero in logs of before it was written down
+	Evidence  []Digest  `json:"evidence"`          // of the signed bodies
+	Binding   Digest    `json:"binding"`           // SHA-256 of the report data
+	Numbers   []Number  `json:"numbers,omitempty"` // signed numbers of the collateral that it was judged by, ascending by name; none in logs of before they were written down
+	Kept      Blob      `json:"kept"`              // evidence, collateral, binding preimage and appraisal, sealed
+	Issued    time.Time `json:"issued,omitzero"`   // when the evidence was judged; zero in logs of before it was written down
 	Expires   time.Time `json:"expires"`
+}
+
+// Number is what a maker of processors counts the issues of something signed by: a revocation list's number, TCB info's and a QE
+// identity's tcbEvaluationDataNumber. Of one name it never goes down.
+type Number struct {
+	Name   string `json:"name"`
+	Number string `json:"number"` // decimal
 }
 
 // RunCreated begins a run.

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/collateral"
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/control"
 	"consilium.dev/internal/dialect"
@@ -71,6 +72,7 @@ type Options struct {
 	Objects     store.Objects                                       // on the member's own disk
 	KEK         store.Sealer                                        // seals what is kept there
 	Unwraps     func() string                                       // who can open the key-encryption key that this rests on, in words; nil: not said
+	Collateral  func() collateral.State                             // what of it is kept, for the administrator; nil: not said
 	Data        Data
 	Policy      Policy
 	Tray        string        // folder for newer manifests that wait for their owner, where the policy asks

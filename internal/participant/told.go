@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"consilium.dev/internal/attest/collateral"
 	"consilium.dev/internal/control"
 	"consilium.dev/internal/entry"
 	pb "consilium.dev/proto/consilium/v1"
@@ -16,28 +17,29 @@ import (
 
 // Status is what a participant says of itself to its administrator. Its JSON names are stable.
 type Status struct {
-	Name     string    `json:"name"`
-	Heard    time.Time `json:"heard,omitzero"` // of the coordinator; zero: not since the start
-	Doing    string    `json:"doing"`          // "idle", "answering", "training", "offering", "evaluating", "leaving", "paused"
-	Run      string    `json:"run,omitempty"`
-	Round    int32     `json:"round,omitempty"`
-	Since    time.Time `json:"since"` // it does that
-	Steps    int64     `json:"steps,omitempty"`
-	Of       int64     `json:"of,omitempty"`
-	Progress time.Time `json:"progress,omitzero"` // of the training
-	Paused   bool      `json:"paused"`
-	PausedAt time.Time `json:"paused_at,omitzero"`
-	Reason   string    `json:"reason,omitempty"`        // of the pause
-	Epoch    uint64    `json:"epoch"`                   // of the manifest that it goes by
-	Waits    []Waiting `json:"waits,omitempty"`         // newer manifests, until their owner accepts them
-	Platform string    `json:"platform,omitempty"`      // what the machine attests by, in words
-	Unwraps  string    `json:"unwraps,omitempty"`       // who can open the key-encryption key of its store, in words
-	Attested time.Time `json:"attested_until,omitzero"` // end of the newest connection's appraisals; zero while there is none
-	Quotes   int       `json:"quotes_waiting"`          // of handshakes of ours that wait for our own attester
-	Oldest   float64   `json:"quotes_oldest_seconds"`   // how long the oldest of them has
-	Runs     []string  `json:"runs"`                    // open ones, as the coordinator last named them
-	Left     []string  `json:"left"`
-	Now      time.Time `json:"now"`
+	Name       string            `json:"name"`
+	Heard      time.Time         `json:"heard,omitzero"` // of the coordinator; zero: not since the start
+	Doing      string            `json:"doing"`          // "idle", "answering", "training", "offering", "evaluating", "leaving", "paused"
+	Run        string            `json:"run,omitempty"`
+	Round      int32             `json:"round,omitempty"`
+	Since      time.Time         `json:"since"` // it does that
+	Steps      int64             `json:"steps,omitempty"`
+	Of         int64             `json:"of,omitempty"`
+	Progress   time.Time         `json:"progress,omitzero"` // of the training
+	Paused     bool              `json:"paused"`
+	PausedAt   time.Time         `json:"paused_at,omitzero"`
+	Reason     string            `json:"reason,omitempty"`        // of the pause
+	Epoch      uint64            `json:"epoch"`                   // of the manifest that it goes by
+	Waits      []Waiting         `json:"waits,omitempty"`         // newer manifests, until their owner accepts them
+	Platform   string            `json:"platform,omitempty"`      // what the machine attests by, in words
+	Unwraps    string            `json:"unwraps,omitempty"`       // who can open the key-encryption key of its store, in words
+	Attested   time.Time         `json:"attested_until,omitzero"` // end of the newest connection's appraisals; zero while there is none
+	Quotes     int               `json:"quotes_waiting"`          // of handshakes of ours that wait for our own attester
+	Oldest     float64           `json:"quotes_oldest_seconds"`   // how long the oldest of them has
+	Collateral *collateral.State `json:"collateral,omitempty"`    // what evidence is judged by beside itself
+	Runs       []string          `json:"runs"`                    // open ones, as the coordinator last named them
+	Left       []string          `json:"left"`
+	Now        time.Time         `json:"now"`
 }
 
 // Waiting is a manifest that waits for its owner.
@@ -102,6 +104,10 @@ func (p *Participant) status() Status {
 	s.Platform = p.o.Platform
 	if p.o.Unwraps != nil {
 		s.Unwraps = p.o.Unwraps()
+	}
+	if p.o.Collateral != nil {
+		kept := p.o.Collateral()
+		s.Collateral = &kept
 	}
 	w := p.standing.wants()
 	s.Paused, s.PausedAt, s.Reason = w.Paused, w.Since, w.Reason

@@ -97,7 +97,7 @@ func (x *exchange) judgeMachine(ctx context.Context, j judgement) ([]attest.Clai
 	cfg := &x.c.cfg
 	b := x.binding(j)
 	var all []attest.Claims
-	for _, e := range j.evidence {
+	for i, e := range j.evidence {
 		v := verifier(cfg.Verifiers, e.Type)
 		if v == nil {
 			return nil, attest.Refuse(attest.ClassPlat, "nobody here verifies evidence of type %v", e.Type)
@@ -108,6 +108,9 @@ func (x *exchange) judgeMachine(ctx context.Context, j judgement) ([]attest.Clai
 		}
 		if claims.Type != e.Type {
 			return nil, attest.Refuse(attest.ClassParse, "claims of type %v from evidence of type %v", claims.Type, e.Type)
+		}
+		if claims.Judged != nil { // who judges it again needs the same
+			j.evidence[i].Collateral, claims.Judged = claims.Judged, nil
 		}
 		all = append(all, claims)
 	}

@@ -159,7 +159,7 @@ type Peer struct {
 
 	Appraisal attest.Appraisal  // what the policy said
 	Claims    []attest.Claims   // one for each piece of evidence; none for a person
-	Evidence  []attest.Evidence // as received, with its collateral
+	Evidence  []attest.Evidence // as received, with the collateral that it was judged by: what came, but for what a verifier had that is newer
 	Binding   [64]byte          // the report data B that the evidence carries, or that the person signed
 	Preimage  []byte            // what B is the SHA-512 of
 

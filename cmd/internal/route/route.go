@@ -1,5 +1,5 @@
-// Package route reads how the programs that dial a coordinator reach it: straight, or through the HTTP proxy that their configuration,
-// an enclave's way out or the environment names. The coordinator, which dials nobody, does without.
+// Package route reads how the programs that dial somebody reach him, the coordinator or a service that hands out collateral: straight, or
+// through the HTTP proxy that their configuration, an enclave's way out or the environment names.
 package route
 
 import (
@@ -57,11 +57,16 @@ func (c Coordinator) Tunnel(path func(string) string, out *tunnel.Tunnel) (*tunn
 	if err := socket.Check(c.Address); err != nil {
 		return nil, fmt.Errorf("coordinator.address: %w", err)
 	}
-	const setting = "coordinator.proxy"
-	switch p := c.Proxy; {
-	case socket.IsVsock(c.Address):
+	return c.Proxy.to(c.Address, "coordinator", path, out)
+}
+
+// to returns the way to an address, as Tunnel does, where the proxy is a setting of owner.
+func (p Proxy) to(address, owner string, path func(string) string, out *tunnel.Tunnel) (*tunnel.Tunnel, error) {
+	setting := owner + ".proxy"
+	switch {
+	case socket.IsVsock(address):
 		if !p.None && p != (Proxy{}) {
-			return nil, fmt.Errorf("%s: no proxy leads to %s: leave it out", setting, c.Address)
+			return nil, fmt.Errorf("%s: no proxy leads to %s: leave it out", setting, address)
 		}
 		return nil, nil
 	case p.None:
@@ -79,7 +84,7 @@ func (c Coordinator) Tunnel(path func(string) string, out *tunnel.Tunnel) (*tunn
 	case out != nil:
 		return out, nil
 	}
-	return c.environment()
+	return environment(address, owner)
 }
 
 // readPassword reads a file of one line.
@@ -96,7 +101,7 @@ func readPassword(name string) (string, error) {
 }
 
 // environment returns the way that the environment says.
-func (c Coordinator) environment() (*tunnel.Tunnel, error) {
+func environment(address, owner string) (*tunnel.Tunnel, error) {
 	variable, text := "", ""
 	for _, name := range variables {
 		if text = os.Getenv(name); text != "" {
@@ -106,7 +111,7 @@ func (c Coordinator) environment() (*tunnel.Tunnel, error) {
 	}
 	setting := variable + " in the environment"
 	wrong := func(what string) (*tunnel.Tunnel, error) {
-		return nil, fmt.Errorf("%s: %s; a proxy: setting of the coordinator, or none there, takes its place", setting, what)
+		return nil, fmt.Errorf("%s: %s; a proxy: setting of the %s, or none there, takes its place", setting, what, owner)
 	}
 	if text == "" {
 		return nil, nil
@@ -119,7 +124,7 @@ func (c Coordinator) environment() (*tunnel.Tunnel, error) {
 		return wrong("this is no URL of a proxy")
 	}
 	rules := httpproxy.Config{HTTPSProxy: "http://there.invalid", NoProxy: cmp.Or(os.Getenv("no_proxy"), os.Getenv("NO_PROXY"))}
-	if used, err := rules.ProxyFunc()(&url.URL{Scheme: "https", Host: c.Address}); err != nil || used == nil {
+	if used, err := rules.ProxyFunc()(&url.URL{Scheme: "https", Host: address}); err != nil || used == nil {
 		return nil, err
 	}
 	o := tunnel.Options{User: u.User.Username(), Setting: setting}
@@ -130,7 +135,7 @@ func (c Coordinator) environment() (*tunnel.Tunnel, error) {
 	o.URL = u.String()
 	t, err := tunnel.New(o)
 	if err != nil {
-		return nil, fmt.Errorf("%w; a proxy: setting of the coordinator, or none there, takes its place", err)
+		return nil, fmt.Errorf("%w; a proxy: setting of the %s, or none there, takes its place", err, owner)
 	}
 	return t, nil
 }

@@ -55,11 +55,13 @@ import (
 // Limits of a cache. A federation has a few kinds of machines, and a certificate for each.
 const (
 	maxPieces  = 1024
-	maxFiles   = 2 * maxPieces // with issuers
 	maxNumbers = 4096
 	maxFile    = 128 << 10
 	maxNumFile = 1 << 20
 )
+
+// MaxFiles is the most files of a cache's folder: pieces and issuers.
+const MaxFiles = 2 * maxPieces
 
 const (
 	numbersFile   = "numbers.json"
@@ -68,8 +70,9 @@ const (
 
 // Options says where a cache lies and where it fetches from.
 type Options struct {
-	// Folder is made where it is not there.
-	Folder string
+	// Folder is made where it is not there, or with Existing must be there.
+	Folder   string
+	Existing bool
 	// Service is asked for what is missing or old; nil fetches nothing.
 	Service *Service
 	// Now is the clock; nil is time.Now. Log is told of what was fetched, refused and runs out; nil tells nobody.
@@ -77,8 +80,8 @@ type Options struct {
 	Log *zap.Logger
 }
 
-// Cache is collateral in a folder. It is safe for concurrent use; of several processes one at a time should have a folder open, since
-// each knows only the numbers that it has seen itself.
+// Cache is collateral in a folder. It is safe for concurrent use. Several processes may have a folder open: each goes by the highest numbers
+// of all, and Run sees what others have put there within a minute.
 type Cache struct {
 	o        Options
 	asking   singleflight.Group
@@ -86,6 +89,7 @@ type Cache struct {
 
 	mu      sync.Mutex
 	readers map[attest.Type]attest.Reader
+	changed time.Time // of the folder, when it was last read or written here
 	pieces  map[string]attest.Piece
 	numbers map[string]*big.Int
 	refused map[string]string    // files that are not what their name says, with the reason
@@ -103,16 +107,15 @@ func Open(o Options, verifiers []attest.Verifier) (*Cache, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	if err := os.MkdirAll(o.Folder, 0o700); err != nil {
-		return nil, fmt.Errorf("collateral: %w", err)
+	if !o.Existing {
+		if err := os.MkdirAll(o.Folder, 0o700); err != nil {
+			return nil, fmt.Errorf("collateral: %w", err)
+		}
 	}
 	c := &Cache{
 		o: o, onDemand: rate.NewLimiter(rate.Every(10*time.Second), 16),
 		pieces: map[string]attest.Piece{}, numbers: map[string]*big.Int{}, wanted: map[string]bool{},
 		failed: map[string]*failure{}, warned: map[string]time.Time{},
-	}
-	if err := c.readNumbers(); err != nil {
-		return nil, err
 	}
 	if err := c.trust(verifiers); err != nil {
 		return nil, err
@@ -130,12 +133,24 @@ func (c *Cache) trust(verifiers []attest.Verifier) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	files, err := ReadFolder(c.o.Folder, maxFiles)
+	c.readers = readers
+	return c.read()
+}
+
+// read reads the folder.
+func (c *Cache) read() error {
+	c.changed = c.stamp()
+	if err := c.readNumbers(); err != nil {
+		return err
+	}
+	files, err := ReadFolder(c.o.Folder, MaxFiles)
 	if err != nil {
 		return fmt.Errorf("collateral: %w", err)
 	}
+	readers := c.readers
 	pieces, refused := sorted(readers, files)
-	c.readers, c.pieces, c.refused = readers, map[string]attest.Piece{}, refused
+	told := c.refused
+	c.pieces, c.refused = map[string]attest.Piece{}, refused
 	for name, p := range pieces {
 		if low := c.lower(p); low != nil {
 			refused[name] = low.Error()
@@ -145,9 +160,21 @@ func (c *Cache) trust(verifiers []attest.Verifier) error {
 		c.raise(p)
 	}
 	for name, why := range refused {
+		if told[name] == why {
+			continue
+		}
 		c.o.Log.Warn("a file of collateral is not used", zap.String("collateral", name), zap.Error(errors.New(why)))
 	}
 	return nil
+}
+
+// stamp returns when a name in the folder was last changed; zero where that cannot be said.
+func (c *Cache) stamp() time.Time {
+	i, err := os.Stat(c.o.Folder)
+	if err != nil {
+		return time.Time{}
+	}
+	return i.ModTime()
 }
 
 // sorted returns the pieces in files that have the names of the files that they are in, and what is wrong with others.
@@ -244,7 +271,7 @@ func (c *Cache) keep(pieces []attest.Piece) (fresh []string, first error) {
 		c.o.Log.Info("collateral is new", fields...)
 	}
 	if raised {
-		first = cmp.Or(first, c.writeNumbers())
+		first = cmp.Or(first, c.readNumbers(), c.writeNumbers())
 	}
 	return fresh, first
 }
@@ -292,6 +319,7 @@ func (c *Cache) writeNumbers() error {
 	return nil
 }
 
+// readNumbers raises the numbers to those in the folder, which another process may have raised.
 func (c *Cache) readNumbers() error {
 	path := filepath.Join(c.o.Folder, numbersFile)
 	b, err := readLimited(path, maxNumFile)
@@ -301,8 +329,14 @@ func (c *Cache) readNumbers() error {
 	if err != nil {
 		return fmt.Errorf("collateral: %w", err)
 	}
-	if c.numbers, err = parseNumbers(b); err != nil {
+	there, err := parseNumbers(b)
+	if err != nil {
 		return fmt.Errorf("collateral: %s: %w; with a copy of it, put that back; else take it away, and what was rolled back since is not noticed", path, err)
+	}
+	for name, n := range there {
+		if seen := c.numbers[name]; seen == nil || n.Cmp(seen) > 0 {
+			c.numbers[name] = n
+		}
 	}
 	return nil
 }
@@ -373,6 +407,19 @@ type State struct {
 	Pieces  []Kept   `json:"pieces"`            // ascending by name
 	Refused []Refuse `json:"refused,omitempty"` // files that are not used
 	Missing []Missed `json:"missing,omitempty"` // what is needed and could not be fetched
+}
+
+// Words says in a line how many pieces there are and which runs out first.
+func (s State) Words(now time.Time) string {
+	if len(s.Pieces) == 0 {
+		return "none is kept"
+	}
+	first := slices.MinFunc(s.Pieces, func(a, b Kept) int { return a.Until.Compare(b.Until) })
+	state := "runs out"
+	if now.After(first.Until) {
+		state = "has run out"
+	}
+	return fmt.Sprintf("%d pieces; %s %s at %s", len(s.Pieces), first.Name, state, first.Until.Format(time.RFC3339))
 }
 
 // Kept is one piece that is kept.

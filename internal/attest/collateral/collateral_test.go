@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -102,9 +103,7 @@ func (m *maker) questions() map[string]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	all := map[string]int{}
-	for path, n := range m.asked {
-		all[path] = n
-	}
+	maps.Copy(all, m.asked)
 	return all
 }
 
@@ -249,7 +248,10 @@ func TestTogether(t *testing.T) {
 	m.serve(scene)
 	s := newSite(t, t.TempDir(), m.service(t))
 	e := attest.Evidence{Type: attest.TDX, Body: scene.Quote()}
-	all := s.Want(e)
+	all, err := s.Want(e)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var group sync.WaitGroup
 	for range 8 {
 		group.Go(func() {

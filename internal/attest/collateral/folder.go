@@ -53,6 +53,16 @@ func kindOf(name string) attest.Kind {
 	return 0
 }
 
+// NameOf returns the name by which a file is known to hold collateral of a kind, "" where its content or its ending says so.
+func NameOf(kind attest.Kind) string {
+	for _, e := range endings {
+		if e.kind == kind {
+			return e.end
+		}
+	}
+	return ""
+}
+
 // ReadFolder reads what of a folder is collateral, by its names: those that a [Cache] gives, and those of files in collections of evidence.
 // It fails with more than limit files; a file that is not what its name says is returned with its fault.
 func ReadFolder(folder string, limit int) ([]File, error) {
@@ -79,6 +89,29 @@ func ReadFolder(folder string, limit int) ([]File, error) {
 		files = append(files, f)
 	}
 	return files, nil
+}
+
+// Foreign reports whether a file is named as a cache names what other evidence than e needs: of another machine, or another platform.
+func Foreign(file string, e attest.Evidence, verifiers []attest.Verifier) bool {
+	bare := file
+	if rest, ok := strings.CutPrefix(file, "simulated-"); ok {
+		_, bare, _ = strings.Cut(rest, "-")
+	}
+	named, needed := false, false
+	for _, v := range verifiers {
+		r, ok := v.(attest.Reader)
+		if !ok {
+			continue
+		}
+		if _, _, known := r.Source(bare); known {
+			named = true
+		}
+		if r.Type() == e.Type {
+			names, err := r.Needs(e)
+			needed = err == nil && slices.Contains(names, file)
+		}
+	}
+	return named && !needed
 }
 
 func readLimited(path string, limit int64) ([]byte, error) {
@@ -168,7 +201,7 @@ type Imported struct {
 // Import takes in what of a folder is collateral, each piece for its own signature: the folder's names are not believed, nor are the numbers
 // in it. A piece with a lower number than was seen is refused. The error is of the folder or of this cache's disk.
 func (c *Cache) Import(folder string) (Imported, error) {
-	files, err := ReadFolder(folder, maxFiles)
+	files, err := ReadFolder(folder, MaxFiles)
 	if err != nil {
 		return Imported{}, fmt.Errorf("importing collateral: %w", err)
 	}

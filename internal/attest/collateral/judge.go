@@ -33,6 +33,17 @@ func (c *Cache) Verifiers(all []attest.Verifier) ([]attest.Verifier, error) {
 	return out, nil
 }
 
+// Judges returns a function that makes verifiers as of does, and has them judge as those of [Cache.Verifiers].
+func Judges[M any](c *Cache, of func(M) ([]attest.Verifier, error)) func(M) ([]attest.Verifier, error) {
+	return func(m M) ([]attest.Verifier, error) {
+		all, err := of(m)
+		if err != nil {
+			return nil, err
+		}
+		return c.Verifiers(all)
+	}
+}
+
 type verifier struct {
 	attest.Reader
 	cache *Cache

@@ -2,6 +2,8 @@ package collateral
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -21,12 +23,46 @@ func (c *Cache) Run(ctx context.Context, own attest.Attester) {
 	if own != nil {
 		c.wantOwn(ctx, own)
 	}
+	var next time.Time
 	for ctx.Err() == nil {
-		_ = c.Refresh(ctx) // told to the log
+		if now := c.o.Now(); !now.Before(next) {
+			_ = c.Refresh(ctx) // told to the log
+			next = now.Add(c.pause())
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(c.pause()):
+		case <-time.After(look):
+			c.follow()
 		}
+	}
+}
+
+// look is how often Run looks for what others have put into the folder, and whether it is time to fetch.
+const look = time.Minute
+
+// Start has Run go on in the background. The function that it returns ends that, and waits until it has ended.
+func (c *Cache) Start(ctx context.Context, own attest.Attester) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.Run(ctx, own)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// follow reads the folder where it has changed: somebody imported something.
+func (c *Cache) follow() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stamp().Equal(c.changed) {
+		return
+	}
+	if err := c.read(); err != nil {
+		c.o.Log.Error("what is new in the folder of collateral cannot be read", zap.Error(err))
 	}
 }
 
@@ -39,38 +75,43 @@ func (c *Cache) wantOwn(ctx context.Context, own attest.Attester) {
 		}
 		return
 	}
-	c.Want(e)
+	if _, err := c.Want(e); err != nil && !errors.Is(err, ErrNone) {
+		c.o.Log.Warn("evidence of our own does not say what collateral it needs", zap.Error(err))
+	}
 }
 
-// Want notes what e needs, so that Refresh fetches it. It returns the names.
-func (c *Cache) Want(e attest.Evidence) []string {
+// ErrNone is the error for evidence of a type that needs no collateral.
+var ErrNone = errors.New("such evidence needs no collateral")
+
+// Want notes what e needs, so that Refresh fetches it. It returns the names. The error is ErrNone, or e does not parse.
+func (c *Cache) Want(e attest.Evidence) ([]string, error) {
 	c.mu.Lock()
 	r, ok := c.readers[e.Type]
 	c.mu.Unlock()
 	if !ok {
-		return nil
+		return nil, fmt.Errorf("%s: %w", e.Type, ErrNone)
 	}
 	names, err := r.Needs(e)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	_ = c.missing(names, c.o.Now())
-	return names
+	return names, nil
 }
 
 // Refresh fetches once what is kept and wanted, but for what could not be fetched lately and for certificates that still hold long, and
 // tells the log what runs out. The error joins what could not be had.
 func (c *Cache) Refresh(ctx context.Context) error {
 	var err error
-	if names := c.due(); c.o.Service != nil && len(names) > 0 {
+	if names := c.Due(); c.o.Service != nil && len(names) > 0 {
 		_, err = c.Fetch(ctx, names)
 	}
 	c.warn()
 	return err
 }
 
-// due returns the names that are to be fetched, ascending.
-func (c *Cache) due() []string {
+// Due returns the names that Refresh would fetch now, ascending.
+func (c *Cache) Due() []string {
 	now := c.o.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
