@@ -161,3 +161,79 @@ func fedNovaCase(t *testing.T, c sample[localInput, fedNovaParams, fedNovaExpect
 }
 
 func rotate[T any](v []T) { copy(v, append(slices.Clone(v[1:]), v[0])) }
+
+type scaffoldParams struct {
+	Option    int     `json:"option"`
+	Steps     int     `json:"steps"`
+	LR        float64 `json:"lr"`
+	ServerLR  float64 `json:"server_lr"`
+	Weighting string  `json:"weighting"`
+}
+
+type scaffoldExpected struct {
+	Rounds []struct {
+		Clients []struct {
+			ID string   `json:"id"`
+			Y  []number `json:"y"`
+			CI []number `json:"c_i"`
+		} `json:"clients"`
+		Global []number `json:"global"`
+		C      []number `json:"c"`
+	} `json:"rounds"`
+}
+
+func scaffoldCase(t *testing.T, c sample[localInput, scaffoldParams, scaffoldExpected]) {
+	option, ok := map[int]string{1: "I", 2: "II"}[c.Params.Option]
+	if !ok {
+		t.Fatalf("option %d is unknown", c.Params.Option)
+	}
+	s := strategy(t, "scaffold", map[string]any{"option": option, "learning_rate": c.Params.ServerLR})
+	if len(c.Input.Participants) != len(c.Expected.Rounds) {
+		t.Fatalf("%d rounds and values of %d", len(c.Input.Participants), len(c.Expected.Rounds))
+	}
+	n := len(c.Input.X)
+	params := append(make([]float32, n), float32s(c.Input.X)...) // c and x, as a model holds them
+	own := map[string][]float64{}
+	for r, names := range c.Input.Participants {
+		want := c.Expected.Rounds[r]
+		base, x := widen(params[:n]), widen(params[n:])
+		turnout := aggregate.Turnout{Rate: c.Params.LR, Asked: len(c.Input.Clients)}
+		var updates [][]float32
+		for i, id := range names {
+			client := c.Input.Clients[slices.IndexFunc(c.Input.Clients, func(l localClient) bool { return l.ID == id })]
+			if own[id] == nil {
+				own[id] = make([]float64, n)
+			}
+			d := s.Local().Descent(c.Params.LR, x)
+			d.Correct(base, own[id])
+			y, slope := client.descend(d, x, c.Params.Steps), make([]float64, n)
+			client.slope(slope, x)
+			change := less(d.Control(y, slope, c.Params.Steps), own[id], 1)
+			for j, v := range change {
+				own[id][j] += float64(v)
+			}
+			if want.Clients[i].ID != id {
+				t.Fatalf("client %s has the values of %s", id, want.Clients[i].ID)
+			}
+			c.Tolerance.check(t, fmt.Sprintf("round %d: y of %s", r+1, id), y, want.Clients[i].Y)
+			c.Tolerance.check(t, fmt.Sprintf("round %d: c_i of %s", r+1, id), own[id], want.Clients[i].CI)
+			weight := client.Examples
+			if c.Params.Weighting == "uniform" {
+				weight = 1
+			}
+			updates = append(updates, append(change, less(y, x, 1)...))
+			turnout.Weights, turnout.Steps = append(turnout.Weights, weight), append(turnout.Steps, c.Params.Steps)
+		}
+		mean := meanUpdate(t, updates, turnout.Weights)
+		for i := range mean {
+			if i < n {
+				mean[i] *= s.ControlFactor(turnout)
+			} else {
+				mean[i] *= s.Factor(turnout)
+			}
+		}
+		s.Optimizer(r+1).Step(params, params, mean, nil)
+		c.Tolerance.check(t, fmt.Sprintf("round %d: global", r+1), widen(params[n:]), want.Global)
+		c.Tolerance.check(t, fmt.Sprintf("round %d: c", r+1), widen(params[:n]), want.C)
+	}
+}

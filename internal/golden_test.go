@@ -23,7 +23,7 @@ var goldens = map[string]adapter{
 	"fedadagrad": cases(adaptiveCase("fedadagrad")),
 
 	"fedprox":  cases(fedProxCase),
-	"scaffold": later("participants have no control variates yet"),
+	"scaffold": cases(scaffoldCase),
 	"fednova":  cases(fedNovaCase),
 	"fedbuff":  later("rounds are synchronous: an update is always of the round's own base"),
 

@@ -6,6 +6,8 @@ type Local struct {
 	Mu         float64 // weight of half the squared distance from the base model, over all parameters
 	Momentum   float64 // how much of the direction before goes into each step
 	Normalized bool    // the update is divided by [Local.Norm]
+	Controlled bool    // steps are corrected by control variates, see [Descent.Correct]
+	AtBase     bool    // the own control variate becomes the gradient at the base, instead of the mean of those on the way
 }
 
 // maxMu bounds a proximal weight, and so keeps a wrong unit from being taken for one.
@@ -17,6 +19,7 @@ type Descent struct {
 	rate     float64
 	base     []float64
 	velocity []float64 // nil without momentum
+	drift    []float64 // everybody's control variate less the own; nil without
 }
 
 // Descent begins at base, with the learning rate of the participant's steps. It keeps base, which nobody changes meanwhile.
@@ -28,12 +31,36 @@ func (l Local) Descent(rate float64, base []float64) *Descent {
 	return d
 }
 
+// Correct has the steps that follow corrected by c, everybody's control variate, and own, the participant's.
+func (d *Descent) Correct(c, own []float64) {
+	d.drift = make([]float64, len(own))
+	for i := range own {
+		d.drift[i] = c[i] - own[i]
+	}
+}
+
+// Control returns what becomes of the own control variate after so many steps that have led to y. slope is the gradient at the base.
+func (d *Descent) Control(y, slope []float64, steps int) []float64 {
+	next := make([]float64, len(y))
+	for i := range next {
+		if d.local.AtBase {
+			next[i] = slope[i]
+			continue
+		}
+		next[i] = (d.base[i]-y[i])/float64(d.rate*float64(steps)) - d.drift[i]
+	}
+	return next
+}
+
 // Step takes y, which begins as the base x, one step along the negative gradient there:
 //
-//	v = momentum*v + grad         v begins with 0
+//	v = momentum*v + grad - c_i + c      v begins with 0; the last two where [Descent.Correct] was called
 //	y -= rate*(v + mu*(y - x))
 func (d *Descent) Step(y, grad []float64) {
 	for i, g := range grad {
+		if d.drift != nil {
+			g += d.drift[i]
+		}
 		if d.velocity != nil {
 			g += float64(d.local.Momentum * d.velocity[i])
 			d.velocity[i] = g

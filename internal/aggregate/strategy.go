@@ -19,6 +19,7 @@ var strategies = map[string]func(*params) rule{
 	"fedadagrad": fedAdagradRule,
 	"fedprox":    fedProxRule,
 	"fednova":    fedNovaRule,
+	"scaffold":   scaffoldRule,
 
 	"median":            medianRule,
 	"trimmed-mean":      trimmedMeanRule,
@@ -36,6 +37,7 @@ type rule struct {
 	optimizer func(round int) Optimizer
 	local     Local                             // what participants do
 	factor    func(Turnout) float64             // what the mean is multiplied by; nil: nothing
+	control   func(Turnout) float64             // that of control variates; nil: there are none
 	gather    func(*gathered) (gatherer, error) // nil: the exact weighted mean does
 	clip      *clip                             // nil: no update is shortened before it is added
 	least     int                               // fewest updates, 0 as 1
@@ -47,6 +49,7 @@ type Turnout struct {
 	Weights []int64 // of each, as declared, in the order of names
 	Steps   []int   // that each has taken
 	Rate    float64 // learning rate of these steps
+	Asked   int     // how many were asked
 }
 
 // Strategies returns the names of all strategies, ascending.
@@ -98,6 +101,14 @@ func (s Strategy) Factor(t Turnout) float64 {
 		return 1
 	}
 	return s.rule.factor(t)
+}
+
+// ControlFactor is [Strategy.Factor] for the mean changes of control variates. It is for strategies whose [Local] is controlled only.
+func (s Strategy) ControlFactor(t Turnout) float64 {
+	if len(t.Weights) == 0 || t.Asked < len(t.Weights) || s.rule.control == nil {
+		panic(fmt.Sprintf("aggregate: control variates of %d of %d under %s", len(t.Weights), t.Asked, s.name))
+	}
+	return s.rule.control(t)
 }
 
 // Optimizer returns what makes the next model in a training round, counted from 1.

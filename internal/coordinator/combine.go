@@ -56,7 +56,7 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entr
 		return next, nil, err
 	}
 	rule := strategy.Optimizer(a.Round)
-	scale, err := trainer.Scale(a.Plan, weights(a.Members))
+	scale, err := trainer.Scale(a.Plan, weights(a.Members), len(s.spec.Weights))
 	if err != nil {
 		return next, nil, err
 	}

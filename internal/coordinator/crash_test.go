@@ -45,6 +45,26 @@ func TestCrash(t *testing.T) {
 	t.Logf("crash points %d survived %d", points, survived)
 }
 
+// TestCrashControlled kills a participant of a run under SCAFFOLD, whose rounds build on what it keeps between them, at each step that stores
+// something for good.
+func TestCrashControlled(t *testing.T) {
+	for _, how := range []cut{torn, after} {
+		t.Run(string(how), func(t *testing.T) {
+			c := &crashes{plan: plan(t, adam, pair, controlled), victim: "budapest", how: how, brief: true, tally: map[string]int{}}
+			c.undisturbed(t)
+			c.everywhere(t)
+			if c.tally["put control"] != 2 {
+				t.Errorf("killed at %d control variates, want that of each round", c.tally["put control"])
+			}
+		})
+	}
+}
+
+// controlled makes a plan of two rounds under SCAFFOLD, without their statistics.
+func controlled(p *entry.Plan) {
+	p.Strategy, p.Standardize, p.MaxAbs, p.Local.LearningRate = entry.Strategy{Name: "scaffold"}, nil, 4096, 1e-6
+}
+
 // pair makes a plan of two rounds and their statistics, by two members.
 func pair(p *entry.Plan) {
 	p.Rounds, p.Quorum, p.Members = 2, 2, []entry.Member{"budapest", "cleveland"}

@@ -7,7 +7,6 @@ import (
 	"testing/synctest"
 
 	"consilium.dev/internal/entry"
-	"consilium.dev/internal/participant"
 	"consilium.dev/internal/trainer"
 )
 
@@ -19,14 +18,6 @@ func locally(rule string, params map[string]any) func(*entry.Plan) {
 	}
 }
 
-// localWorld is a world whose members allow one rule.
-func localWorld(t *testing.T, rule string) (w *world, join func(string) *program) {
-	w = newWorld(t, "[fedavg, fedadam]", "["+rule+"]")
-	return w, func(name string) *program {
-		return w.join(name, func(o *participant.Options) { o.Policy.Strategies = []string{rule} })
-	}
-}
-
 // TestLocalRules: under a rule with a part for participants the same records give the same models, in whatever order members come, and
 // where the coordinator and members begin again in between; and they are other models than without the rule.
 func TestLocalRules(t *testing.T) {
@@ -34,10 +25,10 @@ func TestLocalRules(t *testing.T) {
 	run := func(t *testing.T, change func(*entry.Plan), order []string, disturb bool) (id entry.Digest) {
 		synctest.Test(t, func(t *testing.T) {
 			p := plan(t, change)
-			w, join := localWorld(t, p.Strategy.Name)
+			w := newWorld(t)
 			council, all := w.serve(), map[string]*program{}
 			for _, name := range order {
-				all[name] = join(name)
+				all[name] = w.join(name)
 			}
 			run := w.start(p)
 			for n := 1; disturb && n < p.Rounds; n++ {
@@ -45,7 +36,7 @@ func TestLocalRules(t *testing.T) {
 				all[order[n]].stop()
 				council.stop()
 				council = w.serve()
-				all[order[n]] = join(order[n])
+				all[order[n]] = w.join(order[n])
 			}
 			id = final(w.completed(run))
 		})
@@ -53,7 +44,7 @@ func TestLocalRules(t *testing.T) {
 	}
 	plain := run(t, locally("fedavg", nil), hospitals, false)
 	for name, params := range map[string]map[string]any{
-		"fedprox": {"mu": 0.5}, "fednova": {"momentum": 0.5, "mu": 0.1},
+		"fedprox": {"mu": 0.5}, "fednova": {"momentum": 0.5, "mu": 0.1}, "scaffold": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -75,10 +66,10 @@ func TestLocalRules(t *testing.T) {
 func TestFedNova(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w, join := localWorld(t, "fednova")
+		w := newWorld(t)
 		w.serve()
 		for _, name := range hospitals {
-			join(name)
+			w.join(name)
 		}
 		p := plan(t, locally("fednova", nil))
 		v := w.completed(w.start(p))
@@ -113,6 +104,90 @@ func TestFedNova(t *testing.T) {
 		}
 		if len(seen) != len(hospitals) {
 			t.Errorf("members take %v steps, want each another number", seen)
+		}
+	})
+}
+
+// TestScaffold follows a run's models by the formulas of SCAFFOLD, in this test's own words, where one member is away at first and then others
+// are, for a while: what each keeps between rounds is what was of its newest update in a closed one.
+func TestScaffold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.serve()
+		p := plan(t, locally("scaffold", map[string]any{"learning_rate": 0.5}), func(p *entry.Plan) { p.Quorum, p.Rounds = 3, 6 })
+		late := w.join("longbeach")
+		run := w.start(p)
+		w.books["longbeach"].await(t, "consented")
+		late.stop()
+		first := w.join("budapest")
+		w.join("cleveland")
+		w.join("switzerland")
+		closed := func(n int) { w.books["council"].awaitMany(t, n+1, "round closed", "run", run) }
+		closed(2) // the third waits for whoever is absent, until time passes
+		late = w.join("longbeach")
+		closed(4)
+		late.stop()
+		first.stop()
+		w.join("budapest")
+		closed(5)
+		w.join("longbeach")
+		v := w.completed(run)
+
+		of := map[int][]entry.Contribution{}
+		for _, c := range only[entry.RoundClosed](w.facts()) {
+			of[c.Round] = c.Members
+		}
+		x := w.model(entry.Digest(v.Rounds[0].Model))
+		n := 14 // bias and weights
+		own := map[string][]float64{}
+		away := 0
+		for round := 1; round <= p.Rounds; round++ {
+			mean, rows := make([]float64, len(x.Params)), 0.0
+			for _, m := range of[round] {
+				name := string(m.Member)
+				train := trainingSet(t, p.Schema, name)
+				if own[name] == nil {
+					own[name] = make([]float64, n)
+				}
+				u, err := trainer.TrainControlled(t.Context(), p, x, own[name], train, round, name, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				steps := 2 * math.Ceil(float64(train.Rows())/16)
+				for i := range n {
+					want := -float64(x.Params[i]) - float64(u[n+i])/(steps*0.1)
+					if math.Abs(float64(u[i])-want) > 1e-5 {
+						t.Errorf("round %d: control variate %d of %s changes by %v, want %v", round, i, name, u[i], want)
+					}
+					own[name][i] += float64(u[i])
+				}
+				for i := range u {
+					mean[i] += float64(u[i]) * float64(train.Rows())
+				}
+				rows += float64(train.Rows())
+			}
+			away += len(hospitals) - len(of[round])
+			got := w.model(entry.Digest(v.Rounds[round].Model))
+			for i := range mean {
+				rate := 0.5
+				if i < n {
+					rate = float64(len(of[round])) / float64(len(hospitals))
+				}
+				want := float64(x.Params[i]) + rate*mean[i]/rows
+				if math.Abs(float64(got.Params[i])-want) > 1e-6*math.Max(1, math.Abs(want)) {
+					t.Errorf("round %d, value %d is off by %g", round, i, float64(got.Params[i])-want)
+				}
+			}
+			x = got
+		}
+		if away == 0 {
+			t.Error("every round has everybody's update: nothing is shown of those who are away")
+		}
+		for _, name := range hospitals { // the run has ended
+			for object, err := range w.disks[name].List(t.Context(), "control/") {
+				t.Errorf("%s still keeps %s: %v", name, object, err)
+			}
 		}
 	})
 }

@@ -110,6 +110,9 @@ func train(a round.Ask, plan []byte) *pb.Train {
 	if !a.Accepted.IsZero() {
 		t.Accepted = a.Accepted[:]
 	}
+	if !a.Contributed.IsZero() {
+		t.Contributed = a.Contributed[:]
+	}
 	return t
 }
 

@@ -146,7 +146,7 @@ offices:
   coordinator: {types: [[sev-snp]], sets: [council], appraisal_ttl: 1h, pq: require}
   participant: {types: [[sev-snp], [nitro]], sets: [snp, nitro], appraisal_ttl: 1h, pq: require}
 runs:
-  strategies: [fedavg, fedadam]
+  strategies: [fedavg, fedadam, fedprox, fednova, scaffold]
   trainers: [builtin/logistic]
   least_participants: 2
   max_abs: 1048576

@@ -197,3 +197,39 @@ func (c Consents) Has(run string) bool {
 	_, ok := c.c.of[run]
 	return ok
 }
+
+// Controls holds control variates.
+type Controls struct{ c *controls }
+
+// ErrNotOurs is what is wrapped by the reason for which a member is out of a round.
+var ErrNotOurs = errNotOurs
+
+// OpenControls returns the control variates on a disk.
+func OpenControls(ctx context.Context, o store.Objects, kek store.Sealer) (Controls, error) {
+	c := Controls{newControls(blob.New(o, kek), o)}
+	return c, c.c.load(ctx)
+}
+
+// Put keeps what an update makes of the variate.
+func (c Controls) Put(ctx context.Context, run string, update entry.Digest, own []float64) error {
+	return c.c.put(ctx, run, update, own)
+}
+
+// Settle returns the variate that holds, and drops the others.
+func (c Controls) Settle(ctx context.Context, run string, contributed entry.Digest) ([]float64, error) {
+	return c.c.settle(ctx, run, contributed)
+}
+
+// Forget drops those of runs that are not open.
+func (c Controls) Forget(ctx context.Context, open map[string]int) error {
+	return c.c.forget(ctx, open)
+}
+
+// DecodeControl reads a kept variate and writes it again.
+func DecodeControl(text []byte) ([]byte, error) {
+	own, err := decodeControl(text)
+	if err != nil {
+		return nil, err
+	}
+	return encodeControl(own), nil
+}

@@ -29,8 +29,14 @@ type training struct {
 	subject
 	cancel context.CancelFunc
 	done   chan struct{} // closed when what follows is set
-	values []float32
-	err    error
+	made
+	err error
+}
+
+// made is what a training has made.
+type made struct {
+	values  []float32
+	control []float64 // what the own control variate becomes with this update; nil where the strategy has none
 }
 
 // studio runs one training at a time, beside the session that asked for it. A training outlives its session: connections end
@@ -41,7 +47,7 @@ type studio struct {
 }
 
 // begin starts the training of s with f, unless it is under way. Another one is given up.
-func (r *studio) begin(s subject, f func(context.Context) ([]float32, error)) {
+func (r *studio) begin(s subject, f func(context.Context) (made, error)) {
 	if r.has(s) {
 		return
 	}
@@ -52,7 +58,7 @@ func (r *studio) begin(s subject, f func(context.Context) ([]float32, error)) {
 	go func() {
 		defer close(t.done)
 		defer cancel()
-		t.values, t.err = f(ctx)
+		t.made, t.err = f(ctx)
 	}()
 }
 
@@ -102,6 +108,12 @@ func (p *Participant) keep(ctx context.Context) (finished, error) {
 	}
 	u := finished{base: t.base, weight: t.weight, values: t.values}
 	rand.Read(u.salt[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
+	if t.control != nil {
+		if err := p.own.put(ctx, t.at.run, u.digest(), t.control); err != nil {
+			return finished{}, err
+		}
+	}
+	// A crash here leaves a control variate of an update that nobody knows: the next training of the run drops it.
 	return u, p.kept.put(ctx, t.at, u)
 }
 

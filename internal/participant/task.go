@@ -171,8 +171,10 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 // keyOf checks what names an update, since the names of files are made of it, and what else has a length of its own.
 func keyOf(t *pb.Train) (key, error) {
 	id, err := hex.DecodeString(t.Run)
-	digests := (len(t.Model) == 0 || len(t.Model) == len(entry.Digest{})) &&
-		(len(t.Accepted) == 0 || len(t.Accepted) == len(entry.Digest{}))
+	digests := true
+	for _, d := range [][]byte{t.Model, t.Accepted, t.Contributed} {
+		digests = digests && (len(d) == 0 || len(d) == len(entry.Digest{}))
+	}
 	if err != nil || len(id) != 8 || t.Round < 0 || !digests {
 		return key{}, fmt.Errorf("%w: the coordinator's words make no sense: its version may be another one", errNotOurs)
 	}
@@ -219,11 +221,12 @@ func (s *session) allowed(run, lead string, text []byte) (*study, error) {
 
 // prepare fetches what a training, or a statistics round, begins with. What it returns does the work, without the session, and
 // checks the result as the coordinator will.
-func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data rows) (func(context.Context) ([]float32, error), error) {
+func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data rows) (func(context.Context) (made, error), error) {
 	plan, d := study.plan, study.shape
 	spec := aggregate.Spec{Ranges: d.Training, Weights: []int64{t.Weight}}
+	var own []float64
 	work := func(ctx context.Context, base *model.Model) ([]float32, error) {
-		return trainer.Train(ctx, plan, base, data.train, int(t.Round), s.p.o.Name, func(done int) {
+		return trainer.TrainControlled(ctx, plan, base, own, data.train, int(t.Round), s.p.o.Name, func(done int) {
 			s.p.desk.progress(done, trainer.Steps(plan, t.Weight))
 		})
 	}
@@ -233,22 +236,34 @@ func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data r
 		work = func(context.Context, *model.Model) ([]float32, error) { return trainer.Statistics(plan, data.train) }
 	} else {
 		var err error
+		if d.Control > 0 {
+			var contributed entry.Digest
+			copy(contributed[:], t.Contributed)
+			if own, err = s.p.own.settle(ctx, t.Run, contributed); err != nil {
+				return nil, err
+			}
+		}
 		if base, err = s.fetch(ctx, d.Layout, t.Model, t.BaseSize); err != nil {
 			return nil, err
 		}
 	}
-	return func(ctx context.Context) ([]float32, error) {
+	training := entry.RoundKind(t.Kind) == entry.Training
+	return func(ctx context.Context) (made, error) {
 		values, err := work(ctx, base)
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return made{}, ctx.Err()
+		}
+		out := made{values: values}
+		if err == nil && training {
+			out.control, err = trainer.NextControl(plan, own, values)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: training: %w", errNotOurs, err)
+			return made{}, fmt.Errorf("%w: training: %w", errNotOurs, err)
 		}
 		if err := spec.Check(values); err != nil {
-			return nil, fmt.Errorf("%w: the update would be refused: %w (a larger max_abs or a smaller learning rate in the plan helps)", errNotOurs, err)
+			return made{}, fmt.Errorf("%w: the update would be refused: %w (a larger max_abs or a smaller learning rate in the plan helps)", errNotOurs, err)
 		}
-		return values, nil
+		return out, nil
 	}, nil
 }
 

@@ -99,7 +99,7 @@ func (s *State) created(at time.Time, f entry.RunCreated) error {
 	if err := sound(f); err != nil {
 		return fmt.Errorf("run %s: %w", f.Run, err)
 	}
-	r := &run{fact: f, created: at, closed: -1, base: f.Initial, model: f.Model, since: at}
+	r := &run{fact: f, created: at, closed: -1, base: f.Initial, model: f.Model, since: at, contributed: map[entry.Member]entry.Digest{}}
 	for _, m := range f.Members {
 		r.members = append(r.members, Member{Member: m, State: invited, Since: at})
 	}
@@ -217,6 +217,11 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 	r.tally(t, f.Members)
 	t.state, t.closedAt, t.model, t.blob, t.memory, t.early = closed, at, f.Model, f.Blob, f.State, f.Early
 	r.base, r.model, r.state, r.closed, r.since = &f.Blob, f.Model, f.State, f.Round, at
+	if f.Kind == entry.Training {
+		for _, m := range f.Members {
+			r.contributed[m.Member] = m.Update
+		}
+	}
 	s.spent.Epsilon += f.Spent.Epsilon
 	s.spent.Delta += f.Spent.Delta
 	return nil

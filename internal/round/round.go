@@ -69,6 +69,8 @@ type run struct {
 	ended   string       // outcome, "" while the run is open
 	reason  string
 	dropped map[int]bool // rounds whose blobs are kept no more
+	// contributed is each member's newest update that is part of a closed training round.
+	contributed map[entry.Member]entry.Digest
 }
 
 // try is one try of one round.

@@ -41,7 +41,9 @@ type (
 		Base       *entry.Blob // nil in a statistics round
 		Model      entry.Digest
 		Accepted   entry.Digest // the update that was accepted and is not in memory any more, zero for none
-		Plan       entry.Plan
+		// The member's newest update that is part of a closed training round, zero for none: what it keeps for the next one hangs on it.
+		Contributed entry.Digest
+		Plan        entry.Plan
 	}
 	// Combine asks for the new model: the mean of these members' updates, which are in memory, and what the plan's strategy
 	// makes of it. Combined answers it. Which members they are does not change once it was asked for, unless a boot or an
@@ -148,7 +150,7 @@ func (r *run) asks(t *try, p progress) []Action {
 		a, _ := t.of(m) // zero for none
 		out = append(out, Ask{
 			Run: f.Run, Lead: r.fact.Lead, Round: f.Round, Try: f.Try, Kind: f.Kind, Member: m, Weight: share.Weight,
-			Base: f.Base, Model: f.Model, Accepted: a.Update, Plan: r.fact.Plan,
+			Base: f.Base, Model: f.Model, Accepted: a.Update, Contributed: r.contributed[m], Plan: r.fact.Plan,
 		})
 	}
 	return out

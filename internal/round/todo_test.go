@@ -83,6 +83,9 @@ func TestTodo(t *testing.T) {
 			Run: "run", Round: 2, Try: 1, Kind: entry.Training, Base: &first, State: &state, Plan: plan,
 			Members: append(closed().Members, entry.Contribution{Member: "c", Weight: 300, Update: digest("c")}),
 		}}},
+		{"whose update is part of what", again[:len(again)-3], 0, nothing, []round.Action{
+			later("a", 100, digest("a")), later("b", 200, digest("b")), later("c", 300, entry.Digest{}), wake(time.Minute),
+		}},
 		{"the end", untilEnded(), 0, everything, nil},
 	} {
 		got := folded(t, c.log).Todo(round.View{Now: start.Add(c.at), Held: c.held})
@@ -90,6 +93,13 @@ func TestTodo(t *testing.T) {
 			t.Errorf("%s: Todo, - got + want:\n%s", c.name, d)
 		}
 	}
+}
+
+// later asks for an update of round 2, whose base is of the member's update contributed.
+func later(m entry.Member, weight int64, contributed entry.Digest) round.Ask {
+	a := ask(m, weight, entry.Digest{})
+	a.Round, a.Base, a.Model, a.Contributed = 2, &first, digest("first"), contributed
+	return a
 }
 
 // second is the same question about the model of round 2.

@@ -25,8 +25,14 @@ import (
 // order drawn from the plan's seed, the round and the member, a new one for each pass. Where the plan names an encoding, the
 // update is what that makes of it. It fails where the update would be
 // refused by the plan's own limits, and, with the context's cause, soon after ctx is done. After each step it calls step, unless
-// that is nil, with the number of steps that are done.
+// that is nil, with the number of steps that are done. Where the strategy has control variates the member's is 0, as in its first round.
 func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.Set, round int, member string, step func(done int)) ([]float32, error) {
+	return TrainControlled(ctx, p, base, nil, train, round, member, step)
+}
+
+// TrainControlled is [Train] for a member whose own control variate is own, as [NextControl] returned it; nil is 0. The update begins with how
+// it changes. A strategy without control variates does not look at it.
+func TrainControlled(ctx context.Context, p entry.Plan, base *model.Model, own []float64, train *dataset.Set, round int, member string, step func(done int)) ([]float32, error) {
 	q, err := open(p, base)
 	if err != nil {
 		return nil, err
@@ -44,6 +50,12 @@ func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.
 	}
 	steps := Steps(p, int64(train.Rows()))
 	fit := newDescent(p.Local, strategy.Local(), q, train.Rows())
+	if own == nil {
+		own = make([]float64, len(q.control))
+	}
+	if err := fit.correct(q.control, own, x, train.Labels); err != nil {
+		return nil, err
+	}
 	rows := newBatches(p, train.Rows(), round, member)
 	for n := range steps {
 		if ctx.Err() != nil {
@@ -58,7 +70,7 @@ func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.
 	if strategy.Local().Normalized {
 		norm = strategy.Local().Norm(steps, p.Local.LearningRate)
 	}
-	u, err := fit.update(p, base, norm)
+	u, err := fit.update(p, base, norm, own, steps)
 	if err == nil {
 		chance := rand.New(rand.NewChaCha8(seed("encoding", p.Seed, round, member)))
 		codec.Lossy(p.Encoding).Coarsen(u, p.MaxAbs, chance)
@@ -70,14 +82,16 @@ func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.
 type descent struct {
 	local  entry.Local
 	way    *aggregate.Descent
+	rule   aggregate.Local
 	params []float64 // bias and weights, as they follow each other in the layout
 	base   []float64 // what params began with
 	grad   []float64 // of the loss, likewise
+	slope  []float64 // grad at base over all rows, where the rule wants it
 	miss   []float64 // predicted chance less label, one a row
 }
 
 func newDescent(local entry.Local, rule aggregate.Local, q params, rows int) *descent {
-	d := &descent{local: local, params: append([]float64{q.bias}, q.weight...), miss: make([]float64, rows)}
+	d := &descent{local: local, rule: rule, params: append([]float64{q.bias}, q.weight...), miss: make([]float64, rows)}
 	d.base, d.grad = slices.Clone(d.params), make([]float64, len(d.params))
 	d.way = rule.Descent(local.LearningRate, d.base)
 	return d
@@ -87,12 +101,28 @@ func vector(v []float64) blas64.Vector { return blas64.Vector{N: len(v), Data: v
 
 // step takes one step along the negative gradient of the mean loss over the rows of x, whose labels are y.
 func (d *descent) step(x, y []float64) {
-	d.slope(x, y)
+	d.differentiate(x, y)
 	d.way.Step(d.params, d.grad)
 }
 
-// slope sets grad to the gradient of the mean loss over the rows of x, whose labels are y.
-func (d *descent) slope(x, y []float64) {
+// correct has the steps corrected by control variates, where the rule has them. x and y are all rows.
+func (d *descent) correct(c, own, x, y []float64) error {
+	if !d.rule.Controlled {
+		return nil
+	}
+	if len(own) != len(d.params) || len(c) != len(d.params) {
+		return fmt.Errorf("control variates of %d and %d values, want %d", len(c), len(own), len(d.params))
+	}
+	if d.rule.AtBase {
+		d.differentiate(x, y)
+		d.slope = slices.Clone(d.grad)
+	}
+	d.way.Correct(c, own)
+	return nil
+}
+
+// differentiate sets grad to the gradient of the mean loss over the rows of x, whose labels are y.
+func (d *descent) differentiate(x, y []float64) {
 	n, weight, grad := len(y), vector(d.params[1:]), vector(d.grad[1:])
 	rows := blas64.General{Rows: n, Cols: weight.N, Stride: weight.N, Data: x}
 	miss := vector(d.miss[:n])
@@ -109,8 +139,9 @@ func (d *descent) slope(x, y []float64) {
 	d.grad[0] = sum / float64(n)
 }
 
-// update returns the trained parameters less base, divided by norm.
-func (d *descent) update(p entry.Plan, base *model.Model, norm float64) ([]float32, error) {
+// update returns what so many steps have made: how the own control variate changes, where there is one, and the trained parameters less base,
+// divided by norm.
+func (d *descent) update(p entry.Plan, base *model.Model, norm float64, own []float64, steps int) ([]float32, error) {
 	u := make([]float32, len(base.Params))
 	bias, _ := base.Layout.Slice(u, tensorBias)
 	weight, _ := base.Layout.Slice(u, tensorWeight)
@@ -122,10 +153,35 @@ func (d *descent) update(p entry.Plan, base *model.Model, norm float64) ([]float
 	if err != nil {
 		return nil, err
 	}
+	if d.rule.Controlled {
+		for i, v := range d.way.Control(d.params, d.slope, steps) {
+			u[i] = float32(v - own[i])
+		}
+	}
 	if err := (aggregate.Spec{Ranges: shape.Training}).Check(u); err != nil {
 		return nil, fmt.Errorf("training diverged, or max_abs is too small for the plan's steps and learning rate: %w", err)
 	}
 	return u, nil
+}
+
+// NextControl returns what becomes of a member's own control variate, nil for 0, once an update of its is part of a closed round: exactly what
+// the update says of it. It returns nil where the plan's strategy has none.
+func NextControl(p entry.Plan, own []float64, update []float32) ([]float64, error) {
+	d, err := Describe(p)
+	if err != nil || d.Control == 0 {
+		return nil, err
+	}
+	if own == nil {
+		own = make([]float64, d.Control)
+	}
+	if len(own) != d.Control || len(update) < d.Control {
+		return nil, fmt.Errorf("control variate of %d values and update of %d, want %d of both", len(own), len(update), d.Control)
+	}
+	next := slices.Clone(own)
+	for i := range next {
+		next[i] += float64(update[i])
+	}
+	return next, nil
 }
 
 // chance returns 1/(1+exp(-z)) without overflow.

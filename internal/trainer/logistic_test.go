@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/model"
@@ -374,7 +375,7 @@ func TestScale(t *testing.T) {
 	p.Local = entry.Local{Epochs: 1, Batch: 10, LearningRate: 0.125}
 	for rule, want := range map[string]float64{"fedavg": 1, "fedprox": 1, "fednova": (30.0*3 + 10*1) / 40} {
 		p.Strategy.Name = rule
-		scale, err := trainer.Scale(p, []int64{30, 10})
+		scale, err := trainer.Scale(p, []int64{30, 10}, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -382,6 +383,104 @@ func TestScale(t *testing.T) {
 		scale(2, mean)
 		if mean[0] != want || mean[1] != -2*want {
 			t.Errorf("%s: the mean becomes %v, want %v times", rule, mean, want)
+		}
+	}
+}
+
+// TestControlled: a step is corrected by everybody's control variate less the own, and what becomes of the own is the mean gradient on the way,
+// or that at the base.
+func TestControlled(t *testing.T) {
+	const n, rate = 4, 0.5 // bias and three weights
+	set := drawn(40, 3, 2)
+	p := plan(3, true)
+	m := start(t, p)
+	gradient := make([]float64, n)
+	u, err := trainer.Train(t.Context(), p, m, set, 1, "north", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range gradient {
+		gradient[i] = -float64(u[i]) / rate
+	}
+	for _, c := range []struct {
+		option string
+		steps  int
+	}{{"II", 1}, {"I", 1}, {"I", 7}, {"II", 7}} {
+		p.Strategy = entry.Strategy{Name: "scaffold", Params: map[string]any{"option": c.option}}
+		p.Local.Steps = c.steps
+		d, err := trainer.Describe(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Control != n || d.Layout.Len() != len(m.Params)+n {
+			t.Fatalf("%d control variates in a model of %d, want %d more than the %d of before", d.Control, d.Layout.Len(), n, len(m.Params))
+		}
+		base := &model.Model{Layout: d.Layout, Params: append([]float32{0.25, -0.5, 0.125, 1}, m.Params...)}
+		own := []float64{1, -0.25, 0.5, 0}
+		got, err := trainer.TrainControlled(t.Context(), p, base, own, set, 1, "north", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := (aggregate.Spec{Ranges: d.Training}).Check(got); err != nil {
+			t.Error(err)
+		}
+		for i := range n {
+			all := float64(base.Params[i])
+			want := -all - float64(got[n+i])/(rate*float64(c.steps)) // option II, less own
+			if c.option == "I" {
+				want = gradient[i] - own[i]
+			}
+			if math.Abs(float64(got[i])-want) > 1e-5 {
+				t.Errorf("option %s, %d steps: variate %d changes by %v, want %v", c.option, c.steps, i, got[i], want)
+			}
+			if want := -rate * (gradient[i] - own[i] + all); c.steps == 1 && math.Abs(float64(got[n+i])-want) > 1e-5 {
+				t.Errorf("parameter %d moves by %v, want %v", i, got[n+i], want)
+			}
+		}
+		next, err := trainer.NextControl(p, own, got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range next {
+			if want := own[i] + float64(got[i]); v != want {
+				t.Errorf("the variate becomes %v, want %v as the update says", v, want)
+			}
+		}
+		if first, err := trainer.NextControl(p, nil, got); err != nil || first[0] != float64(got[0]) {
+			t.Errorf("from nothing it becomes %v, %v, want %v", first, err, got[:n])
+		}
+		for what, err := range map[string]error{
+			"training":  second(trainer.TrainControlled(t.Context(), p, base, own[:n-1], set, 1, "north", nil)),
+			"the next":  second(trainer.NextControl(p, own[:n-1], got)),
+			"an update": second(trainer.NextControl(p, own, got[:n-1])),
+		} {
+			if err == nil {
+				t.Errorf("%s of another length is taken", what)
+			}
+		}
+	}
+	p.Strategy = entry.Strategy{Name: "fedavg"}
+	if next, err := trainer.NextControl(p, nil, u); next != nil || err != nil {
+		t.Errorf("without control variates: %v, %v, want none", next, err)
+	}
+}
+
+// TestScaleControls: a block of the mean may begin and end anywhere.
+func TestScaleControls(t *testing.T) {
+	p := plan(3, false)
+	p.Strategy = entry.Strategy{Name: "scaffold", Params: map[string]any{"learning_rate": 0.5}}
+	scale, err := trainer.Scale(p, []int64{30, 10, 5}, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []float64{0.75, 0.75, 0.75, 0.75, 0.5, 0.5, 0.5, 0.5} // three of four, and the rate
+	for size := 1; size <= len(want); size++ {
+		mean := []float64{1, 1, 1, 1, 1, 1, 1, 1}
+		for lo := 0; lo < len(mean); lo += size {
+			scale(lo, mean[lo:min(lo+size, len(mean))])
+		}
+		if !slices.Equal(mean, want) {
+			t.Errorf("in blocks of %d the mean becomes %v, want %v", size, mean, want)
 		}
 	}
 }

@@ -295,24 +295,37 @@ func Steps(p entry.Plan, rows int64) int {
 }
 
 // Scale returns what makes the mean of a training round's updates what the strategy's [aggregate.Optimizer] steps along: it multiplies the
-// values of the mean from lo on, in place. weights are those of the members whose updates are in it, in the order of their names. The same
-// plan and weights give the same bits on every processor.
-func Scale(p entry.Plan, weights []int64) (func(lo int, mean []float64), error) {
+// values of the mean from lo on, in place. weights are those of the members whose updates are in it, in the order of their names, out of asked
+// who were asked. The same plan and weights give the same bits on every processor.
+func Scale(p entry.Plan, weights []int64, asked int) (func(lo int, mean []float64), error) {
+	d, err := Describe(p)
+	if err != nil {
+		return nil, err
+	}
 	s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
 	if err != nil {
 		return nil, err
 	}
-	t := aggregate.Turnout{Weights: weights, Rate: p.Local.LearningRate}
+	t := aggregate.Turnout{Weights: weights, Rate: p.Local.LearningRate, Asked: asked}
 	for _, w := range weights {
 		t.Steps = append(t.Steps, Steps(p, w))
 	}
-	factor := s.Factor(t)
-	return func(_ int, mean []float64) {
-		if factor == 1 {
-			return
-		}
-		for i, v := range mean {
-			mean[i] = float64(factor * v)
-		}
+	factor, control := s.Factor(t), 1.0
+	if d.Control > 0 {
+		control = s.ControlFactor(t)
+	}
+	return func(lo int, mean []float64) {
+		controls := min(max(d.Control-lo, 0), len(mean))
+		multiply(mean[:controls], control)
+		multiply(mean[controls:], factor)
 	}, nil
+}
+
+func multiply(v []float64, factor float64) {
+	if factor == 1 {
+		return
+	}
+	for i, x := range v {
+		v[i] = float64(factor * x)
+	}
 }

@@ -6,6 +6,8 @@
 // with the federation's own means and deviations, which round 0 finds (see [Statistics]) and which are tensors of the model;
 // else z = x. The model's tensors, by ascending name as package model orders them, for D features:
 //
+//	control.bias      [1]     only where the strategy has control variates (SCAFFOLD): everybody's
+//	control.weight    [1, D]  likewise
 //	linear.bias       [1]
 //	linear.weight     [1, D]
 //	standardize.mean  [D]     only where the plan standardises; never changed by training
@@ -27,6 +29,7 @@ package trainer
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/dataset"
@@ -39,10 +42,12 @@ const Logistic = "builtin/logistic"
 
 // The tensors of a model.
 const (
-	tensorBias   = "linear.bias"
-	tensorWeight = "linear.weight"
-	tensorMean   = "standardize.mean"
-	tensorScale  = "standardize.scale"
+	tensorControlBias   = "control.bias"
+	tensorControlWeight = "control.weight"
+	tensorBias          = "linear.bias"
+	tensorWeight        = "linear.weight"
+	tensorMean          = "standardize.mean"
+	tensorScale         = "standardize.scale"
 )
 
 // Description is what follows from a plan for models and updates.
@@ -50,6 +55,7 @@ type Description struct {
 	Layout     model.Layout
 	Statistics []aggregate.Range // of round 0's vectors; nil where the plan does not standardise
 	Training   []aggregate.Range // of the updates of training rounds, one value for each of the layout
+	Control    int               // how many values at the beginning of models and updates are control variates; 0: the strategy has none
 }
 
 // Describe returns what follows from a plan, or why the plan is refused, as [CheckPlan] does.
@@ -63,6 +69,15 @@ func Describe(p entry.Plan) (Description, error) {
 		Layout:   model.Layout{{Name: tensorBias, Shape: []int{1}}, {Name: tensorWeight, Shape: []int{1, n}}},
 		Training: []aggregate.Range{{Len: n + 1, MaxAbs: p.MaxAbs}},
 	}
+	strategy, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
+	if err != nil {
+		return Description{}, err
+	}
+	if strategy.Local().Controlled {
+		d.Control = n + 1
+		d.Layout = slices.Concat(model.Layout{{Name: tensorControlBias, Shape: []int{1}}, {Name: tensorControlWeight, Shape: []int{1, n}}}, d.Layout)
+		d.Training = append(d.Training, d.Training[0])
+	}
 	if p.Standardize != nil {
 		d.Layout = append(d.Layout, model.Tensor{Name: tensorMean, Shape: []int{n}}, model.Tensor{Name: tensorScale, Shape: []int{n}})
 		d.Training = append(d.Training, aggregate.Range{Len: 2 * n})
@@ -75,6 +90,7 @@ func Describe(p entry.Plan) (Description, error) {
 type params struct {
 	weight      []float64
 	bias        float64
+	control     []float64 // everybody's control variate, of bias and weights; nil where the strategy has none
 	mean, scale []float64 // nil where the plan does not standardise
 }
 
@@ -92,6 +108,9 @@ func open(p entry.Plan, m *model.Model) (params, error) {
 	}
 	bias, weight := widen(m, tensorBias), widen(m, tensorWeight)
 	q := params{weight: weight, bias: bias[0]}
+	if d.Control > 0 {
+		q.control = append(widen(m, tensorControlBias), widen(m, tensorControlWeight)...)
+	}
 	if p.Standardize == nil {
 		return q, nil
 	}

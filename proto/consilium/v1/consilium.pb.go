@@ -1095,6 +1095,7 @@ type Train struct {
 	Accepted      []byte                 `protobuf:"bytes,8,opt,name=accepted,proto3" json:"accepted,omitempty"`                  // digest of the update already accepted in this try, whose bytes are wanted again; or empty
 	Plan          []byte                 `protobuf:"bytes,9,opt,name=plan,proto3" json:"plan,omitempty"`                          // entry.Plan as JSON
 	Lead          string                 `protobuf:"bytes,10,opt,name=lead,proto3" json:"lead,omitempty"`                         // who started the run: the owner's policy is asked again before each training
+	Contributed   []byte                 `protobuf:"bytes,11,opt,name=contributed,proto3" json:"contributed,omitempty"`           // digest of this member's newest update that is part of a closed training round of the run; empty: none is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1197,6 +1198,13 @@ func (x *Train) GetLead() string {
 		return x.Lead
 	}
 	return ""
+}
+
+func (x *Train) GetContributed() []byte {
+	if x != nil {
+		return x.Contributed
+	}
+	return nil
 }
 
 type Evaluate struct {
@@ -4242,7 +4250,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"Invitation\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x12\n" +
 	"\x04lead\x18\x02 \x01(\tR\x04lead\x12\x12\n" +
-	"\x04plan\x18\x03 \x01(\fR\x04plan\"\xe4\x01\n" +
+	"\x04plan\x18\x03 \x01(\fR\x04plan\"\x86\x02\n" +
 	"\x05Train\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x10\n" +
@@ -4254,7 +4262,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\baccepted\x18\b \x01(\fR\baccepted\x12\x12\n" +
 	"\x04plan\x18\t \x01(\fR\x04plan\x12\x12\n" +
 	"\x04lead\x18\n" +
-	" \x01(\tR\x04lead\"\x84\x01\n" +
+	" \x01(\tR\x04lead\x12 \n" +
+	"\vcontributed\x18\v \x01(\fR\vcontributed\"\x84\x01\n" +
 	"\bEvaluate\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x14\n" +
