@@ -28,7 +28,7 @@ type session struct {
 	rounds pb.RoundsClient
 	blobs  pb.BlobsClient
 	alive  func()          // tells that the coordinator is heard from
-	done   map[string]bool // owned by work: keys of tasks that need nothing more of this session
+	done   map[string]bool // owned by work: keys of tasks that need nothing more over this connection
 	group  *errgroup.Group // of all that goes on in it
 
 	mu      sync.Mutex // guards what follows
@@ -244,7 +244,7 @@ func (s *session) tasks(w *pb.Wanted) []task {
 // further task.
 func (s *session) work(ctx context.Context) error {
 	changed := s.p.standing.changes()
-	for {
+	for turned := 0; ; {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx) // it may be the first to see why the session ends
@@ -254,6 +254,10 @@ func (s *session) work(ctx context.Context) error {
 		case <-changed:
 		}
 		changed = s.p.standing.changes() // what changes from here on is found by the next turn
+		if n := s.line.turned(); n != turned {
+			turned = n
+			clear(s.done) // what is wanted still is not done for the coordinator
+		}
 		for s.p.goesOn() {
 			s.p.heed()
 			w, t, ok := s.next()

@@ -54,6 +54,28 @@ func newStrand(conn grpc.ClientConnInterface, closing func()) *strand {
 	return &strand{conn: conn, close: closing, old: make(chan struct{})}
 }
 
+// while calls f with a context that ends with ctx, or when another connection has taken the place of s. It says whether one has.
+func (s *strand) while(ctx context.Context, f func(context.Context) error) (replaced bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-s.old:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	err = f(ctx)
+	cancel()
+	watch.Wait()
+	select {
+	case <-s.old:
+		return true, err
+	default:
+		return false, err
+	}
+}
+
 func newLine(first *strand) *line {
 	return &line{newest: first, strands: map[*strand]struct{}{first: {}}}
 }

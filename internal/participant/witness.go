@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -228,32 +227,21 @@ func (m *memory) shown(now time.Time) (*pb.CosignKept, error) {
 	}, nil
 }
 
-// witness cosigns over one connection of a session after the other.
+// witness cosigns over one connection of a session after the other. Where the coordinator does not want it over one, it is asked again
+// over the next.
 func (p *Participant) witness(ctx context.Context, l *line, heard func()) error {
 	for {
-		over, cancel := context.WithCancel(ctx)
-		s := l.now()
-		stop := make(chan struct{})
-		var watch sync.WaitGroup
-		watch.Go(func() {
-			select {
-			case <-s.old:
-				cancel()
-			case <-stop:
+		replaced, err := l.now().while(ctx, func(ctx context.Context) error {
+			if err := p.cosign(ctx, l, heard); err != nil {
+				return err
 			}
+			<-ctx.Done()
+			return nil
 		})
-		err := p.cosign(over, l, heard)
-		close(stop)
-		watch.Wait()
-		cancel()
-		select {
-		case <-s.old:
-			if ctx.Err() == nil && err != nil {
-				continue
-			}
-		default:
+		var broken *diskError
+		if ctx.Err() != nil || !replaced || errors.As(err, &broken) {
+			return err
 		}
-		return err
 	}
 }
 
