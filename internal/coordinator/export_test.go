@@ -172,5 +172,7 @@ func (e *Encodings) Get(model entry.Digest, at int64, encode func() (codec.Schem
 	return e.e.get(piece{model: model, at: at, reads: codec.All}, encode)
 }
 
-// Held returns how many bytes are kept.
+// Held returns how many bytes are kept, and Kept how many pieces.
 func (e *Encodings) Held() int { return e.e.held }
+
+func (e *Encodings) Kept() int { return len(e.e.of) }
