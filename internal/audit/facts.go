@@ -228,9 +228,13 @@ func (a *auditor) complete(at time.Time, f entry.RoundClosed) bool {
 			return d, ok && run == f.Run && number == f.Round && try == f.Try
 		},
 	})
+	members := slices.Clone(f.Members)
+	for i := range members { // which the rules do not know beforehand
+		members[i].Effect = ""
+	}
 	return slices.ContainsFunc(todo, func(x round.Action) bool {
 		c, ok := x.(round.Combine)
-		return ok && c.Run == f.Run && c.Round == f.Round && c.Try == f.Try && slices.Equal(c.Members, f.Members)
+		return ok && c.Run == f.Run && c.Round == f.Round && c.Try == f.Try && slices.Equal(c.Members, members)
 	})
 }
 

@@ -7,6 +7,10 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -32,7 +36,7 @@ type combiner struct {
 
 // combine takes the mean of s and applies the plan's strategy to it. It does the same to the same bits after any crash.
 func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.Combined, error) {
-	in := round.Combined{Run: a.Run, Round: a.Round, Try: a.Try, Members: a.Members, Early: a.Early}
+	in := round.Combined{Run: a.Run, Round: a.Round, Try: a.Try, Members: slices.Clone(a.Members), Early: a.Early}
 	var err error
 	if a.Kind == entry.Statistics {
 		mean := make([]float64, s.spec.Len()) // four values a column, and a plan's text bounds the columns
@@ -42,15 +46,16 @@ func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.
 			in.Blob, err = c.putModel(ctx, first)
 		}
 	} else {
-		in.Blob, in.State, err = c.step(ctx, a, s)
+		in.Blob, in.State, err = c.step(ctx, a, s, in.Members)
 	}
 	in.Model = in.Blob.Plain // a model's file names it
 	return in, err
 }
 
 // step applies the server optimiser to the base model, and stores the next one and the optimiser's state, nil where it has none. Each
-// block is read, stepped and handed to both of them. If one of the four fails, all end, and nothing that was stored is named.
-func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entry.Blob, state *entry.Blob, err error) {
+// block is read, stepped and handed to both of them. If one of the four fails, all end, and nothing that was stored is named. It says in members
+// what became of their updates.
+func (c *combiner) step(ctx context.Context, a round.Combine, s *sum, members []entry.Contribution) (next entry.Blob, state *entry.Blob, err error) {
 	strategy, err := aggregate.NewStrategy(a.Plan.Strategy.Name, a.Plan.Strategy.Params)
 	if err != nil {
 		return next, nil, err
@@ -66,6 +71,17 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entr
 		return next, nil, err
 	}
 	defer base.Close()
+	meanOf := func(lo int, mean []float64) { s.acc.Mean(lo, mean) }
+	if s.spool != nil {
+		if meanOf, err = c.gather(ctx, a, strategy, s, members); err != nil {
+			return next, nil, err
+		}
+	}
+	for i, m := range members {
+		if s.clipped[m.Member] {
+			members[i].Effect = entry.Effect(aggregate.Clipped)
+		}
+	}
 	old, err := c.openState(ctx, a.State, a.Plan.Strategy.Name, rule.StateLen(n))
 	if err != nil {
 		return next, nil, err
@@ -81,7 +97,7 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entr
 	}
 	g.Go(func() error {
 		err := transform(rule, a.Plan.Strategy.Name, func(lo int, mean []float64) {
-			s.acc.Mean(lo, mean)
+			meanOf(lo, mean)
 			scale(lo, mean)
 		}, n, base, old, models, states)
 		models.CloseWithError(err) // nil: it is whole
@@ -90,6 +106,77 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entr
 	})
 	err = g.Wait() // which sets the other two
 	return next, state, err
+}
+
+// gather goes over all updates of a try by a strategy that needs them at once, and returns what takes the mean's place. It says in members what
+// became of their updates.
+func (c *combiner) gather(ctx context.Context, a round.Combine, strategy aggregate.Strategy, s *sum, members []entry.Contribution) (func(lo int, dst []float64), error) {
+	var updates []aggregate.Update
+	for _, m := range members {
+		updates = append(updates, aggregate.Update{Member: string(m.Member), Weight: m.Weight, Values: s.spool[m.Member].values})
+	}
+	state, err := c.wholeState(ctx, a.State, strategy, s.spec.Len())
+	if err != nil {
+		return nil, err
+	}
+	g, err := strategy.Gather(updates, state)
+	if err != nil {
+		return nil, fmt.Errorf("making a model of %d updates: %w", len(updates), err)
+	}
+	for g.Pass() {
+		if err := inParts(ctx, g.Blocks(), g.Scan); err != nil {
+			return nil, err
+		}
+	}
+	for i, e := range g.Effects() {
+		members[i].Effect = entry.Effect(e) // both are in the order of names
+	}
+	return func(lo int, dst []float64) {
+		const part = stepLen / 16
+		// Nothing ends it: a part is done in no time.
+		_ = inParts(context.WithoutCancel(ctx), (len(dst)+part-1)/part, func(k int) {
+			g.Mean(lo+k*part, dst[k*part:min((k+1)*part, len(dst))])
+		})
+	}, nil
+}
+
+// inParts calls f for 0 up to n, by as many workers as there are cores, until ctx ends.
+func inParts(ctx context.Context, n int, f func(k int)) error {
+	var next atomic.Int64
+	var g sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), n) {
+		g.Go(func() {
+			for ctx.Err() == nil {
+				k := int(next.Add(1)) - 1
+				if k >= n {
+					return
+				}
+				f(k)
+			}
+		})
+	}
+	g.Wait()
+	return ctx.Err()
+}
+
+// wholeState returns the optimiser's state of n parameters, as a strategy that gathers goes over it again and again; nil where it has none.
+func (c *combiner) wholeState(ctx context.Context, ref *entry.Blob, strategy aggregate.Strategy, n int) ([]float64, error) {
+	state := make([]float64, strategy.Optimizer(1).StateLen(n))
+	if len(state) == 0 || ref == nil {
+		return state, nil
+	}
+	old, err := c.openState(ctx, ref, strategy.Name(), len(state))
+	if err != nil {
+		return nil, err
+	}
+	defer old.Close()
+	text := make([]byte, 8*min(stepLen, len(state)))
+	for lo := 0; lo < len(state); lo += stepLen {
+		if err := old.next(state[lo:min(lo+stepLen, len(state))], text); err != nil {
+			return nil, err
+		}
+	}
+	return state, old.end()
 }
 
 // sink takes the bytes of a blob; closed without an error it is whole.

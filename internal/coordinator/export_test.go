@@ -100,7 +100,7 @@ func (h Hold) Drop(run string, round, try int) { h.h.drop(attempt{run, round, tr
 // Sum opens a try and has so many updates added to it as they come; each has reserved its bytes. It returns their mean when all are in.
 func (h Hold) Sum(spec aggregate.Spec, updates [][]float32) ([]float64, error) {
 	a := attempt{"run", 1, 1}
-	h.h.open(a, spec)
+	h.h.open(a, &sum{held: map[entry.Member]entry.Digest{}, spec: spec})
 	defer h.h.drop(a)
 	for i, values := range updates {
 		release, ok := h.h.tryReserve("member", 4*int64(len(values)))
@@ -108,7 +108,7 @@ func (h Hold) Sum(spec aggregate.Spec, updates [][]float32) ([]float64, error) {
 			return nil, errors.New("no memory for it")
 		}
 		m := entry.Member(fmt.Sprint("member ", i))
-		if err := h.h.add(a, m, &update{entry.Digest{byte(i + 1)}, spec.Weights[i], values, release}); err != nil {
+		if err := h.h.add(a, m, &update{m, entry.Digest{byte(i + 1)}, spec.Weights[i], values, release}); err != nil {
 			return nil, err
 		}
 	}
@@ -126,7 +126,7 @@ func AddAll(acc *aggregate.Sum, weight int64, updates ...[]float32) {
 	for _, values := range updates {
 		batch = append(batch, &update{weight: weight, values: values})
 	}
-	addAll(acc, batch)
+	(&sum{acc: acc}).addBatch(batch)
 }
 
 // Close ends everything.

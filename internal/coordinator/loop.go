@@ -77,12 +77,16 @@ type loop struct {
 
 // study is what follows from a run's plan, found out once.
 type study struct {
-	shape trainer.Description
-	text  []byte // the plan as JSON, as participants get it
+	shape    trainer.Description
+	strategy aggregate.Strategy
+	text     []byte // the plan as JSON, as participants get it
 }
 
 func studyOf(p entry.Plan) (s study, err error) {
 	if s.shape, err = trainer.Describe(p); err != nil {
+		return s, err
+	}
+	if s.strategy, err = aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params); err != nil {
 		return s, err
 	}
 	s.text, err = json.Marshal(p)
@@ -266,7 +270,7 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 		}
 		l.studies[f.Run] = s
 	case entry.RoundOpened:
-		l.hold.open(attempt{f.Run, f.Round, f.Try}, specOf(l.studies[f.Run].shape, f))
+		l.hold.open(attempt{f.Run, f.Round, f.Try}, sumOf(l.studies[f.Run], f))
 	case entry.RoundFailed:
 		l.hold.drop(attempt{f.Run, f.Round, f.Try})
 	case entry.RoundClosed:
@@ -290,16 +294,28 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 	return nil
 }
 
-// specOf returns how the updates of a round that was opened are summed.
-func specOf(d trainer.Description, f entry.RoundOpened) aggregate.Spec {
-	spec := aggregate.Spec{Ranges: d.Training}
+// sumOf returns an empty sum of a try that was opened: how its updates are judged, and what its strategy does with them. Statistics are added
+// up, whatever the strategy.
+func sumOf(study study, f entry.RoundOpened) *sum {
+	s := &sum{held: map[entry.Member]entry.Digest{}, spec: aggregate.Spec{Ranges: study.shape.Training}}
 	if f.Kind == entry.Statistics {
-		spec.Ranges = d.Statistics
+		s.spec.Ranges = study.shape.Statistics
 	}
-	for _, s := range f.Selected {
-		spec.Weights = append(spec.Weights, s.Weight)
+	for _, share := range f.Selected {
+		s.spec.Weights = append(s.spec.Weights, share.Weight)
 	}
-	return spec
+	if f.Kind == entry.Training && study.strategy.Gathers() {
+		s.spool = map[entry.Member]*update{}
+	}
+	if f.Kind == entry.Training && study.strategy.Clips() {
+		var layout []int
+		for _, t := range study.shape.Layout {
+			layout = append(layout, t.Len())
+		}
+		s.clip = func(values []float32) []aggregate.Scaled { return study.strategy.Clip(layout, values) }
+		s.clipped = map[entry.Member]bool{}
+	}
+	return s
 }
 
 // settle lets time pass until nothing follows from it any more, then sees to it that what should be going on is going on.
@@ -358,10 +374,12 @@ func (l *loop) begin(ctx context.Context, a round.Combine) {
 		return
 	}
 	s.combined = true
+	s.reading.Add(1)
 	l.running++
 	l.workers.Go(func() {
 		s.pending.Wait()
 		in, err := l.combine(ctx, a, s)
+		s.reading.Done()
 		select {
 		case l.results <- combined{in, err}:
 		case <-ctx.Done():

@@ -78,7 +78,7 @@ func facts() map[string]entry.Fact {
 		"round_failed": entry.RoundFailed{Run: "0011223344556677", Round: 1, Try: 1, Reason: "quorum", Spared: true},
 		"round_closed": entry.RoundClosed{
 			Run: "0011223344556677", Round: 1, Try: 2, Kind: entry.Training, Base: digest(9), Model: digest(12),
-			Blob: blob(13), State: &model, Members: []entry.Contribution{{Member: "budapest", Weight: 234, Update: digest(10)}},
+			Blob: blob(13), State: &model, Members: []entry.Contribution{{Member: "budapest", Weight: 234, Update: digest(10), Effect: "clipped"}},
 			Spent: entry.Spent{Epsilon: 0.5, Delta: 1e-6}, Early: entry.ReportGoal,
 		},
 		"evaluated": entry.Evaluated{

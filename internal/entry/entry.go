@@ -251,7 +251,12 @@ type Contribution struct {
 	Member Member `json:"member"`
 	Weight int64  `json:"weight"`
 	Update Digest `json:"update"`
+	Effect Effect `json:"effect,omitempty"` // what the plan's strategy did with it, where that is more than to add it
 }
+
+// Effect is what became of an update under a strategy other than the mean, in the words of package aggregate. "" is the usual: it has part in
+// the model as it is.
+type Effect string
 
 // Spent is the privacy that a round cost; zero where the plan asks for no noise.
 type Spent struct {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 )
 
@@ -100,6 +101,10 @@ func (s *State) created(at time.Time, f entry.RunCreated) error {
 		return fmt.Errorf("run %s: %w", f.Run, err)
 	}
 	r := &run{fact: f, created: at, closed: -1, base: f.Initial, model: f.Model, since: at, contributed: map[entry.Member]entry.Digest{}}
+	// A strategy that this version does not have needs nobody: its plan was refused where its name was read.
+	if s, err := aggregate.NewStrategy(f.Plan.Strategy.Name, f.Plan.Strategy.Params); err == nil {
+		r.needs, r.judges = entry.Member(s.Member()), s.Gathers() || s.Clips()
+	}
 	for _, m := range f.Members {
 		r.members = append(r.members, Member{Member: m, State: invited, Since: at})
 	}
@@ -209,7 +214,7 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 	switch {
 	case f.Kind != t.fact.Kind || f.Base != t.fact.Model:
 		return fmt.Errorf("%s is closed as another kind or with another base than it was opened with", t)
-	case !t.sums(f.Members, r.fact.Plan.Quorum) || f.Model.IsZero():
+	case !r.sums(t, f.Members) || f.Model.IsZero():
 		return fmt.Errorf("%s is closed with what was not accepted, with fewer than a quorum, or without a model", t)
 	case !r.early(f.Early, f.Members):
 		return fmt.Errorf("%s is closed early for a reason that its plan does not know", t)

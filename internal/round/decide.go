@@ -186,7 +186,7 @@ func (s *State) combined(in Combined) ([]entry.Fact, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !t.sums(in.Members, s.byID[in.Run].fact.Plan.Quorum) || in.Model.IsZero() {
+	if !s.byID[in.Run].sums(t, in.Members) || in.Model.IsZero() {
 		panic("round: combined what was not accepted, or fewer than a quorum")
 	}
 	if !s.byID[in.Run].early(in.Early, in.Members) {

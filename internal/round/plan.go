@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 )
 
@@ -134,6 +135,14 @@ func sound(f entry.RunCreated) error {
 		return errors.New("no initial model and no round that makes one")
 	case (f.Initial == nil) != f.Model.IsZero():
 		return errors.New("an initial model without its digest, or the digest alone")
+	}
+	if s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params); err == nil {
+		if s.Least() > p.Quorum {
+			return fmt.Errorf("quorum %d; strategy %s makes a model of %d updates or more", p.Quorum, s.Name(), s.Least())
+		}
+		if m := entry.Member(s.Member()); m != "" && !slices.Contains(f.Members, m) {
+			return fmt.Errorf("%s, by whose updates strategy %s measures the others, is not asked", m, s.Name())
+		}
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func (s *State) Todo(v View) []Action {
 			at(s.lapse(v.Now, r, p.waiting, v.Seen))
 		case len(r.tries) == 0:
 			some, none := s.patience(r)
-			if r.count(consented) >= r.fact.Plan.Quorum {
+			if r.enough() {
 				at(some)
 				at(s.lapse(v.Now, r, r.who(invited), v.Seen))
 			} else {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -197,8 +198,11 @@ func checkStrategy(p entry.Plan) error {
 	if pull := float64(p.Local.LearningRate * s.Local().Mu); pull > 1 {
 		return fmt.Errorf("local.learning_rate times mu is %v, want at most 1: each step would go beyond the model that it is drawn back to", pull)
 	}
-	if s.Gathers() || s.Clips() {
-		return fmt.Errorf("strategy %s: this version's coordinator sums updates as they are", s.Name())
+	if p.Quorum < s.Least() {
+		return fmt.Errorf("quorum is %d, but strategy %s makes a model of %d updates or more", p.Quorum, s.Name(), s.Least())
+	}
+	if m := entry.Member(s.Member()); m != "" && len(p.Members) > 0 && !slices.Contains(p.Members, m) {
+		return fmt.Errorf("strategy %s measures by the updates of %.64q, who is not among the members listed", s.Name(), m)
 	}
 	return nil
 }
