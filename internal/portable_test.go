@@ -14,7 +14,7 @@ import (
 // digests are the tests that pin every bit of what an aggregator computes, by package.
 var digests = map[string][]string{
 	"aggregate": {"TestGoldenDigest", "TestGoldenDigestGather"},
-	"trainer":   {"TestInitialDigest"},
+	"trainer":   {"TestInitialDigest", "TestScaleDigest"},
 }
 
 // TestPortable builds the tests of digests for other processors and runs them: amd64 as every one of them is, amd64 with fused

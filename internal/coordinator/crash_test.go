@@ -45,19 +45,25 @@ func TestCrash(t *testing.T) {
 	t.Logf("crash points %d survived %d", points, survived)
 }
 
-// TestCrashControlled kills a participant of a run under SCAFFOLD, whose rounds build on what it keeps between them, at each step that stores
-// something for good.
+// TestCrashControlled is TestCrash for a participant of a run under SCAFFOLD, whose rounds build on what it keeps between them.
 func TestCrashControlled(t *testing.T) {
-	for _, how := range []cut{torn, after} {
+	ways := []cut{torn, after}
+	if *crashAll {
+		ways = []cut{before, torn, after, power}
+	}
+	points, survived := 0, 0
+	for _, how := range ways {
 		t.Run(string(how), func(t *testing.T) {
-			c := &crashes{plan: plan(t, adam, pair, controlled), victim: "budapest", how: how, brief: true, tally: map[string]int{}}
+			c := &crashes{plan: plan(t, adam, pair, controlled), victim: "budapest", how: how, brief: !*crashAll, tally: map[string]int{}}
 			c.undisturbed(t)
 			c.everywhere(t)
-			if c.tally["put control"] != 2 {
+			if how != before && c.tally["put control"] != 2 {
 				t.Errorf("killed at %d control variates, want that of each round", c.tally["put control"])
 			}
+			points, survived = points+c.points, survived+c.survived
 		})
 	}
+	t.Logf("crash points %d survived %d", points, survived)
 }
 
 // controlled makes a plan of two rounds under SCAFFOLD, without their statistics.

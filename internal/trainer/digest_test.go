@@ -1,7 +1,10 @@
 package trainer_test
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"math"
 	"testing"
 
 	"consilium.dev/internal/entry"
@@ -42,5 +45,43 @@ func TestInitialDigest(t *testing.T) {
 	digest := m.Digest()
 	if got := hex.EncodeToString(digest[:]); got != initialDigest {
 		t.Errorf("digest of the first model = %s, want %s", got, initialDigest)
+	}
+}
+
+// scaleDigest is what every processor must reach: what the server makes of a mean under rules with a part for participants.
+const scaleDigest = "284461c5709e54c7943eed064278e3c7a640a47619186e7e0b034ca8631e2ba3"
+
+// TestScaleDigest scales a mean of drawn weights under FedNova and SCAFFOLD, and pins its bits.
+func TestScaleDigest(t *testing.T) {
+	chance := uint64(42)
+	next := func(bits int) uint64 {
+		chance = chance*6364136223846793005 + 1442695040888963407
+		return chance >> (64 - bits)
+	}
+	h := sha256.New()
+	for _, s := range []entry.Strategy{
+		{Name: "fednova"}, {Name: "fednova", Params: map[string]any{"momentum": 0.9, "mu": 0.3}}, {Name: "scaffold", Params: map[string]any{"learning_rate": 0.7}},
+	} {
+		p := plan(3, true)
+		p.Strategy, p.Local = s, entry.Local{Epochs: 3, Batch: 17, LearningRate: 0.1}
+		weights := make([]int64, 50)
+		for i := range weights {
+			weights[i] = int64(next(14)) + 1
+		}
+		scale, err := trainer.Scale(p, weights, 57)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mean := make([]float64, 100)
+		for i := range mean {
+			mean[i] = float64(next(30)) / 3
+		}
+		scale(0, mean)
+		for _, v := range mean {
+			binary.Write(h, binary.LittleEndian, math.Float64bits(v))
+		}
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != scaleDigest {
+		t.Errorf("digest of the scaled means = %s, want %s", got, scaleDigest)
 	}
 }

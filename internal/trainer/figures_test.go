@@ -74,7 +74,7 @@ func TestHospitalsOwn(t *testing.T) {
 	} {
 		m := base
 		for n := range want.rounds {
-			m = trainRound(t, p, members, m, n+1)
+			m = trainRound(t, p, members, m, n+1, nil)
 		}
 		right, _, loss := figures(t, p, members, m)
 		if right < int64(want.right)-1 || right > int64(want.right)+1 || math.Abs(loss-want.loss) > 1e-4 {
@@ -103,7 +103,7 @@ func TestHospitalsEncoded(t *testing.T) {
 		p.Encoding = string(encoding)
 		m := base
 		for n := range 10 {
-			m = trainRound(t, p, members, m, n+1)
+			m = trainRound(t, p, members, m, n+1, nil)
 		}
 		right, _, loss := figures(t, p, members, m)
 		if right < 190 || right > 192 || math.Abs(loss-0.501200) > 1e-3 {
@@ -183,7 +183,7 @@ func TestHospitalsMinibatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range p.Rounds {
-		base = trainRound(t, p, members, base, n+1)
+		base = trainRound(t, p, members, base, n+1, nil)
 	}
 	right, count, loss := figures(t, p, members, base)
 	if count != 254 || right < 199 || right > 203 || math.Abs(loss-0.418835) > 1e-3 {

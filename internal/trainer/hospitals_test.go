@@ -1,6 +1,7 @@
 package trainer_test
 
 import (
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -45,7 +46,7 @@ func TestHospitals(t *testing.T) {
 	}
 	checkPooled(t, mean, base)
 	for n := range p.Rounds {
-		base = trainRound(t, p, members, base, n+1)
+		base = trainRound(t, p, members, base, n+1, nil)
 	}
 	right, count, loss := figures(t, p, members, base)
 	if count != 254 || right < 200 || right > 202 {
@@ -143,20 +144,75 @@ func round(t testing.TB, p entry.Plan, members []member, statistics bool, work f
 	return mean
 }
 
-// trainRound returns the model that a round of FedAvg makes of base.
-func trainRound(t testing.TB, p entry.Plan, members []member, base *model.Model, n int) *model.Model {
+// trainRound returns the model that a round makes of base. own holds the members' control variates between rounds;
+// nil where the rule has none.
+func trainRound(t testing.TB, p entry.Plan, members []member, base *model.Model, n int, own map[string][]float64) *model.Model {
 	t.Helper()
+	next := map[string][]float64{}
+	var weights []int64
 	mean := round(t, p, members, false, func(m member) ([]float32, error) {
-		return trainer.Train(t.Context(), p, base, m.train, n, m.name, nil)
+		weights = append(weights, int64(m.train.Rows()))
+		u, err := trainer.TrainControlled(t.Context(), p, base, own[m.name], m.train, n, m.name, nil)
+		if err != nil {
+			return nil, err
+		}
+		next[m.name], err = trainer.NextControl(p, own[m.name], u)
+		return u, err
 	})
+	if own != nil {
+		maps.Copy(own, next)
+	}
+	scale, err := trainer.Scale(p, weights, len(members))
+	if err != nil {
+		t.Fatal(err)
+	}
+	scale(0, mean)
 	strategy, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rule := strategy.Optimizer(n)
-	next := &model.Model{Layout: base.Layout, Params: make([]float32, len(base.Params))}
-	rule.Step(next.Params, base.Params, mean, make([]float64, rule.StateLen(len(mean))))
-	return next
+	made := &model.Model{Layout: base.Layout, Params: make([]float32, len(base.Params))}
+	rule.Step(made.Params, base.Params, mean, make([]float64, rule.StateLen(len(mean))))
+	return made
+}
+
+// TestDrift: many local steps on records unlike each other's lead FedAvg to another model than that of all records together. FedProx comes
+// nearer to that one, and SCAFFOLD gets there. Where members with more records take more steps FedAvg hears them louder than their records
+// are; FedNova does not.
+func TestDrift(t *testing.T) {
+	p, members := federation(t)
+	mean := round(t, p, members, true, func(m member) ([]float32, error) { return trainer.Statistics(p, m.train) })
+	train := func(local entry.Local, rounds int, rule string, params map[string]any) float64 {
+		p.Strategy, p.Local = entry.Strategy{Name: rule, Params: params}, local
+		p.Local.L2 = 0.01 // so that there is one best model
+		m, err := trainer.Initial(p, mean, 486)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := map[string][]float64{}
+		for n := range rounds {
+			m = trainRound(t, p, members, m, n+1, own)
+		}
+		_, _, loss := figures(t, p, members, m)
+		weight, _ := m.Layout.Slice(m.Params, "linear.weight")
+		for _, x := range weight {
+			loss += p.Local.L2 / 2 * float64(x) * float64(x)
+		}
+		return loss
+	}
+	best := train(entry.Local{Steps: 1, LearningRate: 0.5}, 300, "fedavg", nil) // a step of each is a step over all records together
+	many := entry.Local{Steps: 50, LearningRate: 0.1}
+	fedavg, fedprox, scaffold := train(many, 60, "fedavg", nil), train(many, 60, "fedprox", map[string]any{"mu": 1.0}), train(many, 60, "scaffold", nil)
+	if !(fedavg > best+0.005 && fedprox < best+0.003 && math.Abs(scaffold-best) < 1e-5) {
+		t.Errorf("loss at best %.7f, of fedavg %.7f, fedprox %.7f and scaffold %.7f", best, fedavg, fedprox, scaffold)
+	}
+	uneven := entry.Local{Epochs: 1, Batch: 16, LearningRate: 0.04}
+	louder, fednova := train(uneven, 150, "fedavg", nil), train(uneven, 150, "fednova", nil)
+	if !(louder > best+0.005 && fednova < best+0.001) {
+		t.Errorf("loss at best %.7f, and where more records are more steps of fedavg %.7f and fednova %.7f", best, louder, fednova)
+	}
+	t.Logf("loss at best %.6f; of 50 steps fedavg %.6f, fedprox %.6f, scaffold %.6f; of one pass fedavg %.6f, fednova %.6f", best, fedavg, fedprox, scaffold, louder, fednova)
 }
 
 // figures returns the pooled figures of a model over all members.
