@@ -95,7 +95,9 @@ func fileOf(t testing.TB, m *model.Model) []byte {
 }
 
 func (w *workbench) combine(ctx context.Context, r int, base, state *entry.Blob, sum *aggregate.Sum) (round.Combined, error) {
-	a := round.Combine{Kind: entry.Training, Round: r, Base: base, State: state, Plan: entry.Plan{Strategy: entry.Strategy{Name: w.rule}}}
+	p := plan(w.t, bare)
+	p.Strategy = entry.Strategy{Name: w.rule}
+	a := round.Combine{Kind: entry.Training, Round: r, Base: base, State: state, Plan: p}
 	for i, weight := range w.spec.Weights {
 		a.Members = append(a.Members, entry.Contribution{Member: entry.Member(fmt.Sprintf("m%d", i)), Weight: weight})
 	}
