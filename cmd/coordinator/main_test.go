@@ -12,7 +12,6 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/daemon"
-	"consilium.dev/internal/socket/sockettest"
 	"consilium.dev/internal/store"
 )
 
@@ -21,9 +20,6 @@ import (
 const asVariable = "CONSILIUM_TEST_AS"
 
 func TestMain(m *testing.M) {
-	if sockettest.IsGuest() {
-		sockettest.Boot(func() int { return tests(m) })
-	}
 	as := os.Getenv(asVariable)
 	if as == "" {
 		os.Exit(tests(m))

@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if sockettest.IsGuest() {
-		sockettest.Boot(m.Run)
+		sockettest.Boot(m)
 	}
 	os.Exit(m.Run())
 }
