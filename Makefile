@@ -1,6 +1,6 @@
 # Every target but lint-more needs Go, make, git and the basic tools of a POSIX system, and nothing else.
 .POSIX:
-.PHONY: all build demo test check generate fuzz bench soak simulate reliability lint-more clean
+.PHONY: all build demo demo-robust test check generate fuzz bench soak simulate reliability lint-more clean
 
 # The same sources give the same bytes, whatever folder and machine they are built on.
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags=-buildid=
@@ -15,6 +15,11 @@ build:
 demo: build
 	$(GOBUILD) -o bin/hospitals ./examples/hospitals/demo
 	bin/hospitals
+
+# What each strategy makes of a hostile member, as a table of accuracies; some seconds, in one process. See examples/hospitals/robust.
+demo-robust:
+	$(GOBUILD) -o bin/robust ./examples/hospitals/robust
+	bin/robust
 
 # All tests, with the race detector where a C compiler is there. What needs more than Go skips and says why.
 test:

@@ -43,7 +43,7 @@ var floors = [][]string{
 	},
 	4: {"internal/coordinator", "internal/participant", "internal/client", "internal/audit", "internal/backup", "internal/preflight", "internal/porter", "internal/attest/platform", "internal/attest/hardware/hardwaretest"},
 	5: {"cmd/internal/setup", "cmd/internal/route"},
-	6: {"cmd/coordinator", "cmd/participant", "cmd/consilium", "examples/hospitals/demo"},
+	6: {"cmd/coordinator", "cmd/participant", "cmd/consilium", "examples/hospitals/demo", "examples/hospitals/robust"},
 }
 
 // innocent are the rooms in which the same input always gives the same output.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/attest/platform"
+	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 )
 
@@ -32,11 +34,17 @@ func attestCommand(a *app) *cobra.Command {
 }
 
 // readEvidence reads a file of evidence. Behind a SEV-SNP report there may be the table of certificates that firmware hands out
-// with it.
+// with it. An audit copy's kept/N.json holds evidence too.
 func readEvidence(path, typeName string) (attest.Evidence, error) {
-	b, err := readLimited(path, maxEvidenceFile, "is it evidence?")
+	b, err := readLimited(path, entry.MaxKept, "is it evidence?")
 	if err != nil {
 		return attest.Evidence{}, err
+	}
+	if bytes.HasPrefix(b, []byte("{")) { // as no platform's evidence begins
+		return keptEvidence(path, b, typeName)
+	}
+	if len(b) > maxEvidenceFile {
+		return attest.Evidence{}, refusedError("is it evidence?", "%s has more than %d bytes", path, maxEvidenceFile)
 	}
 	body, table := b, []byte(nil)
 	if typeName == attest.SEVSNP.String() || typeName == "" && recognized(b[:min(len(b), snpReportBytes)]) == attest.SEVSNP {
@@ -57,6 +65,29 @@ func readEvidence(path, typeName string) (attest.Evidence, error) {
 		e.Collateral = attest.Collateral{{Kind: attest.KindCertTable, Bytes: table}}
 	}
 	return e, nil
+}
+
+// keptEvidence reads what an audit's copy holds of an admission, a boot or an adoption: the first piece of evidence, or that of the
+// type that is named, with the collateral that came with it.
+func keptEvidence(path string, text []byte, typeName string) (attest.Evidence, error) {
+	k, err := entry.DecodeKept(text)
+	if err != nil {
+		return attest.Evidence{}, refusedError("it begins as kept/N.json of an audit's copy does; is it one, unaltered?", "%s: %w", path, err)
+	}
+	var types []string
+	for _, one := range k.Evidence {
+		types = append(types, one.Type)
+		t, known := attest.ParseType(one.Type)
+		if !known || typeName != "" && typeName != one.Type {
+			continue
+		}
+		e := attest.Evidence{Type: t, Body: one.Body}
+		for _, c := range one.Collateral {
+			e.Collateral = append(e.Collateral, attest.Item{Kind: attest.Kind(c.Kind), Bytes: c.Bytes})
+		}
+		return e, nil
+	}
+	return attest.Evidence{}, usageError("name one of its types with --platform", "%s holds no such evidence, but %s", path, names(types))
 }
 
 func recognized(body []byte) attest.Type {

@@ -46,6 +46,7 @@ type verdict struct {
 	Verdict    string         `json:"verdict"` // genuine, admitted or refused
 	Class      string         `json:"class,omitempty"`
 	Reason     string         `json:"reason,omitempty"`
+	Hint       string         `json:"hint,omitempty"`
 	Bound      bool           `json:"bound"` // the report data was compared
 	Collateral []string       `json:"collateral"`
 	Sets       []string       `json:"sets,omitempty"`       // of the policy, that it matches
@@ -82,7 +83,7 @@ func attestVerify(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.platform, "platform", "", "type of evidence, as manifests spell it: sev-snp, nitro, tdx, sgx")
-	f.StringVar(&o.evidence, "evidence", "", "file with the evidence")
+	f.StringVar(&o.evidence, "evidence", "", "file with the evidence, or an audit copy's kept/N.json")
 	f.StringVar(&o.collateral, "collateral", "", "folder with certificates, revocation lists and the like")
 	f.StringVar(&o.policy, "policy", "", "manifest with the reference sets: YAML, built or signed")
 	f.StringVar(&o.reportData, "report-data", "", "bytes that the evidence must carry, in hex")
@@ -142,6 +143,9 @@ func (o *verifyOptions) judge(cmd *cobra.Command) (*verdict, error) {
 	if err != nil {
 		if err := out.refused(err); err != nil {
 			return nil, err
+		}
+		if out.refusal.Class == attest.ClassChain && o.collateral == "" {
+			out.Hint = "certificates that did not come with the evidence are read from the folder that --collateral names; consilium collateral fetch fills one"
 		}
 	}
 	if o.ear == "" {
@@ -222,6 +226,9 @@ func (v *verdict) show(w *page) {
 	w.printf("verdict     %s", v.Verdict)
 	if v.Class != "" {
 		w.printf(", %s: %s", v.Class, name(v.Reason))
+	}
+	if v.Hint != "" {
+		w.printf("\nhint        %s", v.Hint)
 	}
 	w.printf("\nplatform    %s\nat          %s\n", v.Platform, v.At.Format(time.RFC3339))
 	if v.Bound {

@@ -12,6 +12,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/daemon"
+	"consilium.dev/internal/socket/sockettest"
 	"consilium.dev/internal/store"
 )
 
@@ -20,6 +21,9 @@ import (
 const asVariable = "CONSILIUM_TEST_AS"
 
 func TestMain(m *testing.M) {
+	if sockettest.IsGuest() {
+		sockettest.Boot(func() int { return tests(m) })
+	}
 	as := os.Getenv(asVariable)
 	if as == "" {
 		os.Exit(tests(m))

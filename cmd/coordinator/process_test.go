@@ -200,12 +200,23 @@ func self(t *testing.T, as, config string) *exec.Cmd {
 	return cmd
 }
 
-// building builds the participant's program, once.
-var building = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(scratch, "participant")
-	out, err := exec.Command("go", "build", "-o", path, "../participant").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return path, nil
-})
+// programsVariable names a folder in which the programs are already, where they cannot be built.
+const programsVariable = "CONSILIUM_TEST_PROGRAMS"
+
+// building builds the participant's program, once, and buildingPeople that of people.
+var building, buildingPeople = built("participant"), built("consilium")
+
+func built(name string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		if folder := os.Getenv(programsVariable); folder != "" {
+			return filepath.Join(folder, name), nil
+		}
+		path := filepath.Join(scratch, name)
+		cmd := exec.Command("go", "build", "-o", path, "../"+name)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w\n%s", err, out)
+		}
+		return path, nil
+	})
+}

@@ -7,6 +7,10 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -27,15 +31,12 @@ const stepLen = 1 << 15
 // combiner turns the sum of a try into the next model version, and makes both blobs durable before anybody hears of them. What it
 // holds beside the sum does not grow with the model: base, state, next model and next state pass through it block by block.
 type combiner struct {
-	blobs  *blob.Blobs
-	chance io.Reader // of noise, cryptographic
+	blobs *blob.Blobs
 }
 
-// combine takes the mean of s and applies the plan's strategy to it. It does the same to the same bits after any crash; where the plan asks
-// for noise, this is drawn anew each time, and what was made with noise before is a blob that no fact names and nobody but this enclave
-// can read.
+// combine takes the mean of s and applies the plan's strategy to it. It does the same to the same bits after any crash.
 func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.Combined, error) {
-	in := round.Combined{Run: a.Run, Round: a.Round, Try: a.Try, Members: a.Members, Early: a.Early}
+	in := round.Combined{Run: a.Run, Round: a.Round, Try: a.Try, Members: slices.Clone(a.Members), Early: a.Early}
 	var err error
 	if a.Kind == entry.Statistics {
 		mean := make([]float64, s.spec.Len()) // four values a column, and a plan's text bounds the columns
@@ -45,18 +46,16 @@ func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.
 			in.Blob, err = c.putModel(ctx, first)
 		}
 	} else {
-		in.Blob, in.State, err = c.step(ctx, a, s)
-		if recipe, private := round.Recipe(a.Plan); err == nil && private && recipe.Adaptive != nil {
-			in.Clip, err = recipe.Next(a.Clip, a.Selected, len(a.Members), s.unclipped, c.chance)
-		}
+		in.Blob, in.State, err = c.step(ctx, a, s, in.Members)
 	}
 	in.Model = in.Blob.Plain // a model's file names it
 	return in, err
 }
 
 // step applies the server optimiser to the base model, and stores the next one and the optimiser's state, nil where it has none. Each
-// block is read, stepped and handed to both of them. If one of the four fails, all end, and nothing that was stored is named.
-func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entry.Blob, state *entry.Blob, err error) {
+// block is read, stepped and handed to both of them. If one of the four fails, all end, and nothing that was stored is named. It says in members
+// what became of their updates.
+func (c *combiner) step(ctx context.Context, a round.Combine, s *sum, members []entry.Contribution) (next entry.Blob, state *entry.Blob, err error) {
 	strategy, err := aggregate.NewStrategy(a.Plan.Strategy.Name, a.Plan.Strategy.Params)
 	if err != nil {
 		return next, nil, err
@@ -67,15 +66,22 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entr
 		return next, nil, err
 	}
 	n := s.spec.Len()
-	meanOf, err := c.mean(a, s)
-	if err != nil {
-		return next, nil, err
-	}
 	base, err := c.openModel(ctx, *a.Base, n)
 	if err != nil {
 		return next, nil, err
 	}
 	defer base.Close()
+	meanOf := func(lo int, mean []float64) { s.acc.Mean(lo, mean) }
+	if s.spool != nil {
+		if meanOf, err = c.gather(ctx, a, strategy, s, members); err != nil {
+			return next, nil, err
+		}
+	}
+	for i, m := range members {
+		if s.clipped[m.Member] {
+			members[i].Effect = entry.Effect(aggregate.Clipped)
+		}
+	}
 	old, err := c.openState(ctx, a.State, a.Plan.Strategy.Name, rule.StateLen(n))
 	if err != nil {
 		return next, nil, err
@@ -90,12 +96,9 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entr
 		states = c.put(ctx, g, "storing the optimiser's state", state)
 	}
 	g.Go(func() error {
-		err := transform(rule, a.Plan.Strategy.Name, func(lo int, mean []float64) error {
-			if err := meanOf(lo, mean); err != nil {
-				return err
-			}
+		err := transform(rule, a.Plan.Strategy.Name, func(lo int, mean []float64) {
+			meanOf(lo, mean)
 			scale(lo, mean)
-			return nil
 		}, n, base, old, models, states)
 		models.CloseWithError(err) // nil: it is whole
 		states.CloseWithError(err)
@@ -105,21 +108,75 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum) (next entr
 	return next, state, err
 }
 
-// mean returns what fills a block with the mean of a try's sum, with noise where the plan asks for it. Each block is to be asked for once: a
-// second answer would have other noise.
-func (c *combiner) mean(a round.Combine, s *sum) (func(lo int, mean []float64) error, error) {
-	recipe, private := round.Recipe(a.Plan)
-	if !private {
-		return func(lo int, mean []float64) error {
-			s.acc.Mean(lo, mean)
-			return nil
-		}, nil
+// gather goes over all updates of a try by a strategy that needs them at once, and returns what takes the mean's place. It says in members what
+// became of their updates.
+func (c *combiner) gather(ctx context.Context, a round.Combine, strategy aggregate.Strategy, s *sum, members []entry.Contribution) (func(lo int, dst []float64), error) {
+	var updates []aggregate.Update
+	for _, m := range members {
+		updates = append(updates, aggregate.Update{Member: string(m.Member), Weight: m.Weight, Values: s.spool[m.Member].values})
 	}
-	noise, err := recipe.Sampler(a.Clip, s.spec.Ranges[0].Step, s.spec.Len(), c.chance)
+	state, err := c.wholeState(ctx, a.State, strategy, s.spec.Len())
 	if err != nil {
-		return nil, fmt.Errorf("noise for round %d of run %s: %w", a.Round, a.Run, err)
+		return nil, err
 	}
-	return func(lo int, mean []float64) error { return s.acc.Noisy(lo, mean, a.Selected, noise.Draw) }, nil
+	g, err := strategy.Gather(updates, state)
+	if err != nil {
+		return nil, fmt.Errorf("making a model of %d updates: %w", len(updates), err)
+	}
+	for g.Pass() {
+		if err := inParts(ctx, g.Blocks(), g.Scan); err != nil {
+			return nil, err
+		}
+	}
+	for i, e := range g.Effects() {
+		members[i].Effect = entry.Effect(e) // both are in the order of names
+	}
+	return func(lo int, dst []float64) {
+		const part = stepLen / 16
+		// Nothing ends it: a part is done in no time.
+		_ = inParts(context.WithoutCancel(ctx), (len(dst)+part-1)/part, func(k int) {
+			g.Mean(lo+k*part, dst[k*part:min((k+1)*part, len(dst))])
+		})
+	}, nil
+}
+
+// inParts calls f for 0 up to n, by as many workers as there are cores, until ctx ends.
+func inParts(ctx context.Context, n int, f func(k int)) error {
+	var next atomic.Int64
+	var g sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), n) {
+		g.Go(func() {
+			for ctx.Err() == nil {
+				k := int(next.Add(1)) - 1
+				if k >= n {
+					return
+				}
+				f(k)
+			}
+		})
+	}
+	g.Wait()
+	return ctx.Err()
+}
+
+// wholeState returns the optimiser's state of n parameters, as a strategy that gathers goes over it again and again; nil where it has none.
+func (c *combiner) wholeState(ctx context.Context, ref *entry.Blob, strategy aggregate.Strategy, n int) ([]float64, error) {
+	state := make([]float64, strategy.Optimizer(1).StateLen(n))
+	if len(state) == 0 || ref == nil {
+		return state, nil
+	}
+	old, err := c.openState(ctx, ref, strategy.Name(), len(state))
+	if err != nil {
+		return nil, err
+	}
+	defer old.Close()
+	text := make([]byte, 8*min(stepLen, len(state)))
+	for lo := 0; lo < len(state); lo += stepLen {
+		if err := old.next(state[lo:min(lo+stepLen, len(state))], text); err != nil {
+			return nil, err
+		}
+	}
+	return state, old.end()
 }
 
 // sink takes the bytes of a blob; closed without an error it is whole.
@@ -151,7 +208,7 @@ func (c *combiner) put(ctx context.Context, g *errgroup.Group, doing string, ref
 
 // transform takes n parameters, block by block, from base, old state and mean to the next model and its state. It returns nil
 // when both are written and what they were made of was read to its checked end.
-func transform(rule aggregate.Optimizer, name string, meanOf func(lo int, dst []float64) error, n int, base *oldModel, old *oldState, models, states io.Writer) error {
+func transform(rule aggregate.Optimizer, name string, meanOf func(lo int, dst []float64), n int, base *oldModel, old *oldState, models, states io.Writer) error {
 	out, err := model.NewEncoder(models, base.Layout())
 	if err != nil {
 		return err
@@ -173,9 +230,7 @@ func transform(rule aggregate.Optimizer, name string, meanOf func(lo int, dst []
 		if err := old.next(state, text); err != nil {
 			return err
 		}
-		if err := meanOf(lo, mean); err != nil {
-			return err
-		}
+		meanOf(lo, mean)
 		rule.Step(params, params, mean, state)
 		if err := out.Next(params); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"slices"
 	"sync"
 
 	"consilium.dev/internal/codec"
@@ -9,6 +10,10 @@ import (
 
 // encodingsLen is how many bytes of encoded pieces are kept, whatever the number of downloads.
 const encodingsLen = 16 << 20
+
+// pieceLen is about what it takes to keep a piece beside its bytes. One that is all zeros, as the difference of a layer that is not
+// trained, has so few that it would else count for nothing.
+const pieceLen = 512
 
 // encodings keeps the newest pieces of models as they went on the line: a round's members fetch its base at about the same time, and
 // each piece is encoded once for all of them. Models that are larger than what is kept are encoded anew for who comes much later.
@@ -42,12 +47,15 @@ func (e *encodings) get(p piece, make func() (codec.Scheme, []byte)) (codec.Sche
 		return x.scheme, x.data
 	}
 	x.scheme, x.data = make()
+	if len(x.data) < cap(x.data) {
+		x.data = slices.Clone(x.data) // what it was made in is as long as what it encodes
+	}
 	close(x.done)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.order = append(e.order, p)
-	for e.held += len(x.data); e.held > encodingsLen; e.order = e.order[1:] {
-		e.held -= len(e.of[e.order[0]].data)
+	for e.held += len(x.data) + pieceLen; e.held > encodingsLen; e.order = e.order[1:] {
+		e.held -= len(e.of[e.order[0]].data) + pieceLen
 		delete(e.of, e.order[0])
 	}
 	return x.scheme, x.data

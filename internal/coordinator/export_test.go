@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -101,7 +100,7 @@ func (h Hold) Drop(run string, round, try int) { h.h.drop(attempt{run, round, tr
 // Sum opens a try and has so many updates added to it as they come; each has reserved its bytes. It returns their mean when all are in.
 func (h Hold) Sum(spec aggregate.Spec, updates [][]float32) ([]float64, error) {
 	a := attempt{"run", 1, 1}
-	h.h.open(a, spec, 0)
+	h.h.open(a, &sum{held: map[entry.Member]entry.Digest{}, spec: spec})
 	defer h.h.drop(a)
 	for i, values := range updates {
 		release, ok := h.h.tryReserve("member", 4*int64(len(values)))
@@ -109,7 +108,7 @@ func (h Hold) Sum(spec aggregate.Spec, updates [][]float32) ([]float64, error) {
 			return nil, errors.New("no memory for it")
 		}
 		m := entry.Member(fmt.Sprint("member ", i))
-		if err := h.h.add(a, m, &update{digest: entry.Digest{byte(i + 1)}, weight: spec.Weights[i], values: values, release: release}); err != nil {
+		if err := h.h.add(a, m, &update{m, entry.Digest{byte(i + 1)}, spec.Weights[i], values, release}); err != nil {
 			return nil, err
 		}
 	}
@@ -127,7 +126,7 @@ func AddAll(acc *aggregate.Sum, weight int64, updates ...[]float32) {
 	for _, values := range updates {
 		batch = append(batch, &update{weight: weight, values: values})
 	}
-	addAll(acc, batch)
+	(&sum{acc: acc}).addBatch(batch)
 }
 
 // Close ends everything.
@@ -162,7 +161,7 @@ func Guarded(s grpc.ServerStream, m *manifest.Manifest, now func() time.Time, ex
 
 // Combine has what was stored in blobs combined with a sum.
 func Combine(ctx context.Context, blobs *blob.Blobs, a round.Combine, spec aggregate.Spec, acc *aggregate.Sum) (round.Combined, error) {
-	return (&combiner{blobs, rand.Reader}).combine(ctx, a, &sum{spec: spec, acc: acc})
+	return (&combiner{blobs}).combine(ctx, a, &sum{spec: spec, acc: acc})
 }
 
 // Encodings keeps pieces as they were encoded.
@@ -173,5 +172,7 @@ func (e *Encodings) Get(model entry.Digest, at int64, encode func() (codec.Schem
 	return e.e.get(piece{model: model, at: at, reads: codec.All}, encode)
 }
 
-// Held returns how many bytes are kept.
+// Held returns how many bytes are kept, and Kept how many pieces.
 func (e *Encodings) Held() int { return e.e.held }
+
+func (e *Encodings) Kept() int { return len(e.e.of) }

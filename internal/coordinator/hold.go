@@ -13,7 +13,6 @@ import (
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
-	"consilium.dev/internal/privacy"
 )
 
 // blockLen is how many values a worker adds before it looks for more.
@@ -26,7 +25,7 @@ type attempt struct {
 }
 
 // hold owns what a crash erases: the memory that uploads reserve, and the sums of open tries. An update is in memory from
-// its first chunk until it is added to the sum, and nowhere else.
+// its first chunk until it is added to the sum, or where the strategy needs all updates at once until its try has ended, and nowhere else.
 type hold struct {
 	budget  *semaphore.Weighted // bytes of updates not yet added
 	limit   int64
@@ -34,26 +33,32 @@ type hold struct {
 	shelf   *shelf     // what came of uploads that were cut; its memory is within the budget
 	uploads uploads    // that are under way
 
-	mu    sync.Mutex             // guards what follows
-	taken map[entry.Member]int64 // bytes of the budget that each has, or waits for in line
-	freed chan struct{}          // closed when a member may have less of it; nil while nobody waits for that
+	mu      sync.Mutex             // guards what follows
+	taken   map[entry.Member]int64 // bytes of the budget that each has, or waits for in line
+	spooled map[entry.Member]int64 // of them those of updates that are kept for the end of their try, which are no part of its share
+	freed   chan struct{}          // closed when a member may have less of it; nil while nobody waits for that
 
 	sums    map[attempt]*sum // owned by loop
 	workers sync.WaitGroup   // all additions under way, of tries that have ended too
 }
 
-// sum is the running sum of one try.
+// sum is the running sum of one try, or its updates themselves where the strategy needs all of them at once.
 type sum struct {
 	held     map[entry.Member]entry.Digest // owned by loop: whose update is in, or on its way in
 	combined bool                          // owned by loop: the mean is being taken, nothing may be added
 
 	spec aggregate.Spec // never changes
-	clip float64        // norm to which updates are clipped, 0 for none; likewise
 
-	pending sync.WaitGroup // updates that are not yet added
-	acc     *aggregate.Sum // made with the first update: a try that gets none costs nothing
-	// Of the updates added, how many were within clip; changed like acc.
-	unclipped int
+	// spool holds the updates where the strategy gathers, else it is nil. Owned by loop, until combined: then nobody alters it, and who combines
+	// reads it.
+	spool   map[entry.Member]*update
+	reading sync.WaitGroup // combinations under way
+
+	clip func(values []float32) []aggregate.Scaled // by what the strategy shortens an update; nil where they are added as they are
+
+	pending sync.WaitGroup        // updates that are not yet added
+	acc     *aggregate.Sum        // made with the first update: a try that gets none costs nothing
+	clipped map[entry.Member]bool // whose updates were shortened; changed as acc is
 
 	mu      sync.Mutex // guards what follows
 	waiting []*update  // to be added
@@ -63,16 +68,16 @@ type sum struct {
 func newHold(limit int64, lease time.Duration, members func() int) *hold {
 	return &hold{
 		budget: semaphore.NewWeighted(limit), limit: limit, members: members, shelf: &shelf{lease: lease}, sums: map[attempt]*sum{},
-		taken: map[entry.Member]int64{},
+		taken: map[entry.Member]int64{}, spooled: map[entry.Member]int64{},
 	}
 }
 
 // update is one update in memory, whole and checked. release gives its reservation back, once.
 type update struct {
+	member  entry.Member
 	digest  entry.Digest
 	weight  int64
 	values  []float32
-	clipped float64 // what clips it, 0 where nothing is clipped
 	release func()
 }
 
@@ -114,12 +119,12 @@ func (h *hold) tryReserve(m entry.Member, n int64) (release func(), ok bool) {
 }
 
 // take counts n bytes as the member's, if they are within its share: one update, whatever its length, or as many as fit into the
-// budget's part that is a member's. What is shelved of its own makes room. Else it returns what is closed when there may be room.
+// budget's part that is a member's, beside what is kept for the end of tries. What is shelved of its own makes room. Else it returns what is closed when there may be room.
 func (h *hold) take(m entry.Member, n int64) (less <-chan struct{}, ok bool) {
 	share := h.limit / int64(max(h.members(), 1))
 	for {
 		h.mu.Lock()
-		if has := h.taken[m]; has == 0 || has+n <= share {
+		if has := h.taken[m] - h.spooled[m]; has == 0 || has+n <= share {
 			h.taken[m] += n
 			h.mu.Unlock()
 			return nil, true
@@ -186,12 +191,18 @@ func (h *hold) keep(key upload, r *running, p *prefix) bool {
 }
 
 // open begins to hold a try that has just been opened or that replay found open. Called by the loop.
-func (h *hold) open(a attempt, spec aggregate.Spec, clip float64) {
-	h.sums[a] = &sum{held: map[entry.Member]entry.Digest{}, spec: spec, clip: clip}
-}
+func (h *hold) open(a attempt, s *sum) { h.sums[a] = s }
 
 // drop forgets the sum of a try that has ended, and what came of updates for it; uploads for it that go on are cut. Called by the loop.
 func (h *hold) drop(a attempt) {
+	if s := h.sums[a]; s != nil && len(s.spool) > 0 {
+		h.workers.Go(func() {
+			s.reading.Wait()
+			for m, u := range s.spool {
+				h.unspool(m, u)
+			}
+		})
+	}
 	delete(h.sums, a)
 	h.uploads.over(a) // before the shelf is cleared: none that ends from here on is put there
 	h.shelf.drop(func(s *shelved) bool { return s.key.attempt == a })
@@ -213,6 +224,13 @@ func (h *hold) add(a attempt, m entry.Member, u *update) error {
 	s := h.sums[a]
 	if s == nil || s.held[m] == u.digest {
 		u.release()
+		return nil
+	}
+	if s.spool != nil {
+		s.held[m] = u.digest
+		h.unspool(m, s.spool[m])
+		s.spool[m] = u
+		h.setApart(m, 4*int64(len(u.values)))
 		return nil
 	}
 	if s.acc == nil {
@@ -246,8 +264,7 @@ func (s *sum) drain() {
 		if n == 0 {
 			return
 		}
-		s.clipAll(batch)
-		addAll(s.acc, batch)
+		s.addBatch(batch)
 		for _, u := range batch {
 			u.release()
 			s.pending.Done()
@@ -255,18 +272,54 @@ func (s *sum) drain() {
 	}
 }
 
-// addAll adds up to [aggregate.AtOnce] updates by as many workers as there are cores, each of which takes the next blocks that nobody
-// has: sums are exact, so the bits do not depend on how the work is shared out.
-func addAll(acc *aggregate.Sum, batch []*update) {
+// addBatch adds up to [aggregate.AtOnce] updates, which are clipped before if the strategy says so: then each by itself, since each of its
+// tensors has a factor of its own.
+func (s *sum) addBatch(batch []*update) {
+	var values [aggregate.AtOnce][]float32
 	var weights [aggregate.AtOnce]float64
 	for i, u := range batch {
-		weights[i] = float64(u.weight)
-		acc.AddWeight(weights[i])
-		if u.clipped > 0 {
-			weights[i] = u.clipped
+		values[i], weights[i] = u.values, float64(u.weight)
+		s.acc.AddWeight(weights[i])
+	}
+	if s.clip == nil {
+		addAll(s.acc, 0, values[:len(batch)], weights[:len(batch)])
+		return
+	}
+	for _, u := range batch {
+		lo := 0
+		for _, part := range s.clip(u.values) {
+			addAll(s.acc, lo, [][]float32{u.values[lo : lo+part.Len]}, []float64{float64(u.weight) * part.Scale})
+			s.clipped[u.member] = s.clipped[u.member] || part.Scale < 1
+			lo += part.Len
 		}
 	}
-	n := len(batch[0].values)
+}
+
+// setApart takes n bytes that a member has out of its share, since its update is kept until its try ends: else it could not send to
+// another run meanwhile.
+func (h *hold) setApart(m entry.Member, n int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.spooled[m] += n; h.spooled[m] == 0 {
+		delete(h.spooled, m)
+	}
+	h.wake()
+}
+
+// unspool gives back the memory of an update that was kept; nil is none.
+func (h *hold) unspool(m entry.Member, u *update) {
+	if u == nil {
+		return
+	}
+	h.setApart(m, -4*int64(len(u.values)))
+	u.release()
+	u.values = nil
+}
+
+// addAll adds values of up to [aggregate.AtOnce] updates to the sum from a place on, by as many workers as there are cores, each of which takes
+// the next blocks that nobody has: sums are exact, so the bits do not depend on how the work is shared out.
+func addAll(acc *aggregate.Sum, from int, values [][]float32, weights []float64) {
+	n := len(values[0])
 	var next atomic.Int64
 	var g sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), (n+blockLen-1)/blockLen) {
@@ -277,26 +330,12 @@ func addAll(acc *aggregate.Sum, batch []*update) {
 				if lo >= n {
 					return
 				}
-				for i, u := range batch {
-					parts[i] = u.values[lo:min(lo+blockLen, n)]
+				for i, v := range values {
+					parts[i] = v[lo:min(lo+blockLen, n)]
 				}
-				acc.AddAll(lo, parts[:len(batch)], weights[:len(batch)])
+				acc.AddAll(from+lo, parts[:len(values)], weights)
 			}
 		})
 	}
 	g.Wait()
-}
-
-// clipAll finds out by what the values of updates are multiplied where the plan asks for noise: their weights are all 1 then.
-func (s *sum) clipAll(batch []*update) {
-	if s.clip == 0 {
-		return
-	}
-	for _, u := range batch {
-		norm := aggregate.Norm(u.values)
-		if norm <= s.clip {
-			s.unclipped++
-		}
-		u.clipped = privacy.Clip(norm, s.clip)
-	}
 }

@@ -15,7 +15,6 @@ import (
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
-	"consilium.dev/internal/privacy"
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/skew"
@@ -78,17 +77,17 @@ type loop struct {
 
 // study is what follows from a run's plan, found out once.
 type study struct {
-	shape  trainer.Description
-	recipe *privacy.Recipe // nil where the plan asks for no noise
-	text   []byte          // the plan as JSON, as participants get it
+	shape    trainer.Description
+	strategy aggregate.Strategy
+	text     []byte // the plan as JSON, as participants get it
 }
 
 func studyOf(p entry.Plan) (s study, err error) {
 	if s.shape, err = trainer.Describe(p); err != nil {
 		return s, err
 	}
-	if r, private := round.Recipe(p); private {
-		s.recipe = &r
+	if s.strategy, err = aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params); err != nil {
+		return s, err
 	}
 	s.text, err = json.Marshal(p)
 	return s, err
@@ -271,7 +270,7 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 		}
 		l.studies[f.Run] = s
 	case entry.RoundOpened:
-		l.hold.open(attempt{f.Run, f.Round, f.Try}, specOf(l.studies[f.Run], f), f.Clip)
+		l.hold.open(attempt{f.Run, f.Round, f.Try}, sumOf(l.studies[f.Run], f))
 	case entry.RoundFailed:
 		l.hold.drop(attempt{f.Run, f.Round, f.Try})
 	case entry.RoundClosed:
@@ -295,19 +294,28 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 	return nil
 }
 
-// specOf returns how the updates of a round that was opened are summed.
-func specOf(of study, f entry.RoundOpened) aggregate.Spec {
-	spec := aggregate.Spec{Ranges: of.shape.Training}
+// sumOf returns an empty sum of a try that was opened: how its updates are judged, and what its strategy does with them. Statistics are added
+// up, whatever the strategy.
+func sumOf(study study, f entry.RoundOpened) *sum {
+	s := &sum{held: map[entry.Member]entry.Digest{}, spec: aggregate.Spec{Ranges: study.shape.Training}}
 	if f.Kind == entry.Statistics {
-		spec.Ranges = of.shape.Statistics
+		s.spec.Ranges = study.shape.Statistics
 	}
-	for _, s := range f.Selected {
-		spec.Weights = append(spec.Weights, s.Weight)
+	for _, share := range f.Selected {
+		s.spec.Weights = append(s.spec.Weights, share.Weight)
 	}
-	if of.recipe != nil {
-		spec = spec.Coarsened(of.recipe.Step(f.Clip))
+	if f.Kind == entry.Training && study.strategy.Gathers() {
+		s.spool = map[entry.Member]*update{}
 	}
-	return spec
+	if f.Kind == entry.Training && study.strategy.Clips() {
+		var layout []int
+		for _, t := range study.shape.Layout {
+			layout = append(layout, t.Len())
+		}
+		s.clip = func(values []float32) []aggregate.Scaled { return study.strategy.Clip(layout, values) }
+		s.clipped = map[entry.Member]bool{}
+	}
+	return s
 }
 
 // settle lets time pass until nothing follows from it any more, then sees to it that what should be going on is going on.
@@ -366,10 +374,12 @@ func (l *loop) begin(ctx context.Context, a round.Combine) {
 		return
 	}
 	s.combined = true
+	s.reading.Add(1)
 	l.running++
 	l.workers.Go(func() {
 		s.pending.Wait()
 		in, err := l.combine(ctx, a, s)
+		s.reading.Done()
 		select {
 		case l.results <- combined{in, err}:
 		case <-ctx.Done():

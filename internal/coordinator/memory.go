@@ -16,9 +16,15 @@ import (
 // included.
 const beside = 128 << 20
 
-// sumsOf returns how many bytes the sums of a run's rounds take at once; it has one round at a time.
-func sumsOf(d trainer.Description, members int) int64 {
+// sumsOf returns how many bytes the sums of a run's rounds take at once; it has one round at a time. A strategy that gathers has no sum of its
+// updates, but sums of its passes, and its optimiser's state as a whole.
+func sumsOf(d trainer.Description, strategy aggregate.Strategy, members int) int64 {
 	var most int64
+	if strategy.Gathers() {
+		n := aggregate.Spec{Ranges: d.Training}.Len()
+		most = sum64(aggregate.GatherMemory(n, members)-4*int64(n)*int64(members), 8*int64(strategy.Optimizer(1).StateLen(n)))
+		d.Training = nil
+	}
 	for _, ranges := range [][]aggregate.Range{d.Training, d.Statistics} {
 		spec := aggregate.Spec{Ranges: ranges, Weights: make([]int64, members)}
 		most = max(most, aggregate.Memory(spec, spec.Len(), 0))
@@ -31,9 +37,32 @@ func updateOf(d trainer.Description) int64 {
 	return 4 * int64(max(aggregate.Spec{Ranges: d.Training}.Len(), aggregate.Spec{Ranges: d.Statistics}.Len()))
 }
 
+// spool returns how many bytes the updates of a run's round take that are kept until all of them are there; 0 where they are added as they
+// come.
+func (s study) spool(members int) int64 {
+	if !s.strategy.Gathers() {
+		return 0
+	}
+	return 4 * int64(aggregate.Spec{Ranges: s.shape.Training}.Len()) * int64(members)
+}
+
+// crowded reports whether updates that are kept until their round ends would fill the uploads' budget so far that another run's longest
+// update never found room: two rounds could then wait for each other until their deadlines.
+func (d demand) crowded() bool {
+	others := d.others
+	if d.spool == 0 {
+		others = max(others, d.update)
+	}
+	kept := sum64(d.spool, d.spools)
+	return kept > 0 && sum64(kept, others) > d.uploads
+}
+
 // demand is what a run that is asked for would need, in bytes.
 type demand struct {
 	update  int64 // the longest
+	spool   int64 // all updates of a round at once, where its strategy needs them so
+	spools  int64 // the same of the runs that are open
+	others  int64 // the longest update of an open run that is added as it comes
 	sums    int64 // of its rounds, one at a time
 	open    int64 // sums of the runs that are open
 	uploads int64 // the budget of all runs' uploads
@@ -44,14 +73,22 @@ func (d demand) all() int64 { return sum64(d.sums, d.open, d.uploads, beside) }
 
 // demandOf finds out what a run would need beside those that are open. Called by the loop.
 func (l *loop) demandOf(f entry.RunCreated) (demand, error) {
-	shape, err := trainer.Describe(f.Plan)
+	asked, err := studyOf(f.Plan)
 	if err != nil {
 		return demand{}, status.Error(codes.InvalidArgument, err.Error())
 	}
-	d := demand{update: updateOf(shape), sums: sumsOf(shape, len(f.Members)), uploads: l.hold.limit}
+	d := demand{
+		update: updateOf(asked.shape), spool: asked.spool(len(f.Members)), sums: sumsOf(asked.shape, asked.strategy, len(f.Members)),
+		uploads: l.hold.limit,
+	}
 	for id, s := range l.studies {
 		if run, known := l.state.Run(id); known {
-			d.open = sum64(d.open, sumsOf(s.shape, len(run.Fact.Members)))
+			n := len(run.Fact.Members)
+			d.open = sum64(d.open, sumsOf(s.shape, s.strategy, n))
+			d.spools = sum64(d.spools, s.spool(n))
+			if !s.strategy.Gathers() {
+				d.others = max(d.others, updateOf(s.shape))
+			}
 		}
 	}
 	return d, nil
@@ -70,6 +107,10 @@ func (l *loop) afford(f entry.RunCreated) error {
 	case d.update > d.uploads:
 		return status.Errorf(codes.FailedPrecondition, "memory: an update of this plan has %d bytes, and the coordinator holds at most %d of all updates "+
 			"(limits.uploads in its configuration)", d.update, d.uploads)
+	case d.crowded():
+		return status.Errorf(codes.FailedPrecondition, "memory: the run keeps %d bytes of updates until a round has all of them, beside %d of open runs and one update of %d "+
+			"bytes that is added as it comes; the coordinator holds at most %d (limits.uploads in its configuration): wait until other runs have ended, or give it more",
+			d.spool, d.spools, max(d.others, d.update), d.uploads)
 	case l.memory > 0 && d.all() > l.memory:
 		return status.Errorf(codes.FailedPrecondition, "memory: the run needs %d bytes for its sums, beside %d for those of open runs, %d for uploads and %d "+
 			"for all else; the coordinator has %d (limits.memory in its configuration): wait until other runs have ended, or give it more, or less for uploads",
@@ -83,6 +124,7 @@ func (l *loop) foretell(f entry.RunCreated) error {
 	d, err := l.demandOf(f)
 	if err == nil {
 		l.log.Info("memory suffices for a run", zap.String("lead", f.Lead), zap.String("name", f.Plan.Name), zap.Int64("sums", d.sums),
+			zap.Int64("spool", d.spool),
 			zap.Int64("needed", d.all()), zap.Int64("memory", l.memory))
 	}
 	return err

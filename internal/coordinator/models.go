@@ -125,7 +125,7 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 		return answer(m.log, err)
 	}
 	defer r.Close()
-	p := piece{model: d, reads: codec.Schemes(q.Schemes).OrOld()}
+	p := piece{model: d, reads: codec.Schemes(q.Schemes).OrOld() & codec.All}
 	var bytes io.Reader = r
 	if base := m.basis(ctx, q, v); base != nil {
 		defer base.Close()

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/attest/platform"
 	"consilium.dev/internal/attest/simulated"
@@ -146,7 +147,7 @@ offices:
   coordinator: {types: [[sev-snp]], sets: [council], appraisal_ttl: 1h, pq: require}
   participant: {types: [[sev-snp], [nitro]], sets: [snp, nitro], appraisal_ttl: 1h, pq: require}
 runs:
-  strategies: [fedavg, fedadam, fedprox, fednova, scaffold]
+  strategies: [<strategies>]
   trainers: [builtin/logistic]
   least_participants: 2
   max_abs: 1048576
@@ -162,7 +163,7 @@ func (r *realm) manifestOf(t testing.TB, edits ...string) *manifest.Manifest {
 		roots = append(roots, `"`+base64.StdEncoding.EncodeToString(der)+`"`)
 	}
 	measurement := simulated.DefaultMeasurement()
-	edits = append(edits, "<root>", strings.Join(roots, ", "), "<launched>", hex.EncodeToString(launched[:]),
+	edits = append(edits, "<strategies>", strings.Join(aggregate.Strategies(), ", "), "<root>", strings.Join(roots, ", "), "<launched>", hex.EncodeToString(launched[:]),
 		"<measurement>", hex.EncodeToString(measurement[:]))
 	for i, pcr := range []string{"<pcr0>", "<pcr1>", "<pcr2>"} {
 		edits = append(edits, pcr, hex.EncodeToString(simulated.DefaultPCRs()[i]))

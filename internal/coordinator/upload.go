@@ -114,7 +114,7 @@ func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferR
 		return r.refuse(ctx, o, err)
 	}
 	o.in.Bytes, o.in.Resent = p.wire, p.sent-o.size
-	return r.refuse(ctx, o, r.loop.offer(ctx, o.in, &update{digest: o.in.Update, weight: o.in.Weight, values: p.values, release: p.release}))
+	return r.refuse(ctx, o, r.loop.offer(ctx, o.in, &update{o.in.Member, o.in.Update, o.in.Weight, p.values, p.release}))
 }
 
 // fault is what is wrong with the content of an update.

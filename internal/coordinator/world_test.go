@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
@@ -189,7 +190,7 @@ func (w *world) join(name string, change ...func(*participant.Options)) *program
 		Identity: keyOf("participant/" + name), Attester: w.realm.machine(name).Attester(time.Now), Verifiers: w.realm.verifiers,
 		Objects: d, KEK: d.kek, Data: participant.Data{Records: data + ".data", Split: data + ".split.csv"},
 		Policy: participant.Policy{
-			Leads: []string{"ada", "ben"}, Strategies: []string{"fedavg", "fedadam", "fedprox", "fednova", "scaffold"}, Trainers: []string{trainer.Logistic},
+			Leads: []string{"ada", "ben"}, Strategies: aggregate.Strategies(), Trainers: []string{trainer.Logistic},
 			LeastParticipants: 2,
 		},
 		Log: w.books[name].log(), Version: "test",

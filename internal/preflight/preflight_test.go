@@ -69,6 +69,8 @@ func TestNobodyThere(t *testing.T) {
 	for _, test := range []struct{ address, fails, says string }{
 		{"council.example", preflight.StepName, "correct coordinator.address"},
 		{"council.invalid:7443", preflight.StepName, "set coordinator.proxy"},
+		{"vsock:any:7443", preflight.StepName, "correct coordinator.address"},
+		{"vsock:4294967294:7443", preflight.StepTCP, "nothing listens at vsock:4294967294:7443: is the coordinator running there"},
 		{closed, preflight.StepTCP, "nothing listens at " + closed},
 	} {
 		var l preflight.List

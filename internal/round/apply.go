@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 )
 
@@ -100,8 +101,9 @@ func (s *State) created(at time.Time, f entry.RunCreated) error {
 		return fmt.Errorf("run %s: %w", f.Run, err)
 	}
 	r := &run{fact: f, created: at, closed: -1, base: f.Initial, model: f.Model, since: at, contributed: map[entry.Member]entry.Digest{}}
-	if p := f.Plan.Privacy; p != nil {
-		r.clip = p.ClipNorm
+	// A strategy that this version does not have needs nobody: its plan was refused where its name was read.
+	if s, err := aggregate.NewStrategy(f.Plan.Strategy.Name, f.Plan.Strategy.Params); err == nil {
+		r.needs, r.judges = entry.Member(s.Member()), s.Gathers() || s.Clips()
 	}
 	for _, m := range f.Members {
 		r.members = append(r.members, Member{Member: m, State: invited, Since: at})
@@ -149,8 +151,6 @@ func (s *State) opened(at time.Time, f entry.RoundOpened) error {
 		return fmt.Errorf("round %d of run %s begins with another model than the newest", f.Round, f.Run)
 	case !slices.Equal(f.Selected, next.Selected) || len(f.Selected) < r.fact.Plan.Quorum:
 		return fmt.Errorf("round %d of run %s selects others than those who consented, or fewer than a quorum", f.Round, f.Run)
-	case f.Clip != r.clip:
-		return fmt.Errorf("round %d of run %s clips to another norm than it is to", f.Round, f.Run)
 	case f.Early != "" && (f.Early != entry.Absent || len(r.tries) > 0):
 		return fmt.Errorf("round %d of run %s is opened early for a reason that there is not", f.Round, f.Run)
 	case !f.Deadline.After(at):
@@ -214,19 +214,10 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 	switch {
 	case f.Kind != t.fact.Kind || f.Base != t.fact.Model:
 		return fmt.Errorf("%s is closed as another kind or with another base than it was opened with", t)
-	case !t.sums(f.Members, r.fact.Plan.Quorum) || f.Model.IsZero():
+	case !r.sums(t, f.Members) || f.Model.IsZero():
 		return fmt.Errorf("%s is closed with what was not accepted, with fewer than a quorum, or without a model", t)
 	case !r.early(f.Early, f.Members):
 		return fmt.Errorf("%s is closed early for a reason that its plan does not know", t)
-	case !r.adapts(f.Clip):
-		return fmt.Errorf("%s is closed with a clip norm that its plan does not ask for, or without one that it does", t)
-	}
-	if r.fact.Plan.Privacy != nil {
-		s.spend(r.fact.Plan)
-		s.spent = f.Spent
-	}
-	if f.Clip != 0 {
-		r.clip = f.Clip
 	}
 	r.tally(t, f.Members)
 	t.state, t.closedAt, t.model, t.blob, t.memory, t.early = closed, at, f.Model, f.Blob, f.State, f.Early
@@ -236,6 +227,8 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 			r.contributed[m.Member] = m.Update
 		}
 	}
+	s.spent.Epsilon += f.Spent.Epsilon
+	s.spent.Delta += f.Spent.Delta
 	return nil
 }
 

@@ -85,6 +85,10 @@ func impossibleBeginnings() []impossible {
 		{"no rounds", log, run(func(f *entry.RunCreated) { f.Plan.Rounds = 0 })},
 		{"no tries", log, run(func(f *entry.RunCreated) { f.Plan.Tries = 0 })},
 		{"no time", log, run(func(f *entry.RunCreated) { f.Plan.Deadline = 0 })},
+		{"fewer updates than the strategy needs", log, run(func(f *entry.RunCreated) { f.Plan.Strategy.Name = "krum" })},
+		{"a reference that is not asked", log, run(func(f *entry.RunCreated) {
+			f.Plan.Strategy = entry.Strategy{Name: "fltrust", Params: map[string]any{"reference": "z"}}
+		})},
 		{"no model", log, run(func(f *entry.RunCreated) { f.Initial, f.Model = nil, entry.Digest{} })},
 		{"a model without its blob", log, run(func(f *entry.RunCreated) {
 			f.Plan.Standardize, f.Initial = &entry.Standardize{MaxAbs: 1}, nil
@@ -220,6 +224,7 @@ func impossibleEnds() []impossible {
 		{"closed over another base", log, closing(func(f *entry.RoundClosed) { f.Base = digest("first") })},
 		{"closed without a model", log, closing(func(f *entry.RoundClosed) { f.Model = entry.Digest{} })},
 		{"closed below the quorum", log, closing(func(f *entry.RoundClosed) { f.Members = f.Members[:1] })},
+		{"closed with an effect that a mean has not", log, closing(func(f *entry.RoundClosed) { f.Members[0].Effect = "clipped" })},
 		{"closed with nobody", log, closing(func(f *entry.RoundClosed) { f.Members = nil })},
 		{"closed with what was not accepted", log, closing(func(f *entry.RoundClosed) {
 			f.Members = append(f.Members, entry.Contribution{Member: "c", Weight: 300, Update: digest("c")})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 )
 
@@ -21,8 +22,7 @@ type Limits struct {
 	MaxAbs            float64
 	RoundsMax         int
 	OpenRuns          int
-	Budget            entry.Budget // of privacy; zero: none, and then no run may ask for noise
-	Starts            int          // runs that one lead may create within any 24 hours; 0: as many as it likes
+	Starts            int // runs that one lead may create within any 24 hours; 0: as many as it likes
 }
 
 func (s *State) create(now time.Time, in Create) ([]entry.Fact, error) {
@@ -40,9 +40,6 @@ func (s *State) create(now time.Time, in Create) ([]entry.Fact, error) {
 	}
 	if n := len(s.live); n >= in.Limits.OpenRuns {
 		return nil, fmt.Errorf("%w: %d, and no more than %d may be", ErrOpenRuns, n, in.Limits.OpenRuns)
-	}
-	if err := s.affordable(in.Fact.Plan, in.Limits.Budget); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrPlan, err)
 	}
 	if n := s.started(in.Fact.Lead, now.Add(-24*time.Hour)); in.Limits.Starts > 0 && n >= in.Limits.Starts {
 		return nil, fmt.Errorf("%w: %s started %d in the last 24 hours, and no more than %d may be", ErrStarts, in.Fact.Lead, n, in.Limits.Starts)
@@ -99,7 +96,7 @@ func (l Limits) allowPlan(p entry.Plan) error {
 	case p.Quorum < l.LeastParticipants:
 		return fmt.Errorf("quorum %d; allowed is %d at least", p.Quorum, l.LeastParticipants)
 	}
-	return l.allowPrivacy(p.Privacy)
+	return nil
 }
 
 // listed words names for people.
@@ -139,5 +136,13 @@ func sound(f entry.RunCreated) error {
 	case (f.Initial == nil) != f.Model.IsZero():
 		return errors.New("an initial model without its digest, or the digest alone")
 	}
-	return CheckPrivacy(p)
+	if s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params); err == nil {
+		if s.Least() > p.Quorum {
+			return fmt.Errorf("quorum %d; strategy %s makes a model of %d updates or more", p.Quorum, s.Name(), s.Least())
+		}
+		if m := entry.Member(s.Member()); m != "" && !slices.Contains(f.Members, m) {
+			return fmt.Errorf("%s, by whose updates strategy %s measures the others, is not asked", m, s.Name())
+		}
+	}
+	return nil
 }

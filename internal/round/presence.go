@@ -19,7 +19,7 @@ const fairTurn = 4
 func (s *State) ready(now time.Time, r *run, t *try, p progress, seen Seen) (early entry.Early, ready bool) {
 	plan := r.fact.Plan
 	switch {
-	case len(p.held) < plan.Quorum:
+	case len(p.held) < plan.Quorum || !p.has(r.needed(t)):
 		return "", false
 	case len(p.waiting) == 0 || !now.Before(t.deadline):
 		return "", true
@@ -122,11 +122,14 @@ func (r *run) overlong(now time.Time) bool {
 	return !end.IsZero() && !now.Before(end)
 }
 
-// deserted says why no further round can be opened: fewer than a quorum take part. It is "" where one can.
+// deserted says why no further round can be opened: fewer than a quorum take part, or one without whom there is no model does not. It is "" where one can.
 func (r *run) deserted() string {
 	n := r.count(consented)
-	if n >= r.fact.Plan.Quorum {
+	switch {
+	case r.enough():
 		return ""
+	case n >= r.fact.Plan.Quorum:
+		return fmt.Sprintf("%s, by whose updates the others are measured, does not take part", r.needs)
 	}
 	return fmt.Sprintf("%d of the %d members needed still take part; left: %s", n, r.fact.Plan.Quorum, listed(r.who(left)))
 }

@@ -28,8 +28,8 @@ import (
 	"slices"
 	"time"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
-	"consilium.dev/internal/privacy"
 )
 
 // State is the fold over the facts. Its methods are not safe for concurrent use; what they return may be kept.
@@ -37,9 +37,7 @@ type State struct {
 	newest   time.Time
 	manifest entry.ManifestAdopted // zero before the first
 	adopted  time.Time
-	spent    entry.Spent         // privacy, by all closed rounds
-	carried  entry.Spent         // before the log began
-	ledger   []privacy.Mechanism // all closed rounds with noise
+	spent    entry.Spent // privacy, by all closed rounds
 	booted   time.Time
 	runs     []*run // in the order of their creation
 	live     []*run // those of them that have not ended
@@ -65,7 +63,6 @@ type run struct {
 	base    *entry.Blob  // newest model; nil before the first
 	model   entry.Digest // of base
 	state   *entry.Blob  // of the optimiser
-	clip    float64      // norm to which the next round's updates are clipped, 0 where the plan asks for no noise
 	closed  int          // newest closed round, -1 before the first
 	since   time.Time    // last closing
 	was     string       // phase, after the newest fact
@@ -75,6 +72,9 @@ type run struct {
 	dropped map[int]bool // rounds whose blobs are kept no more
 	// contributed is each member's newest update that is part of a closed training round.
 	contributed map[entry.Member]entry.Digest
+
+	needs  entry.Member // without whose update its strategy makes no model; "" where it needs nobody's
+	judges bool         // its strategy does more than add updates up, so facts may say what became of each
 }
 
 // try is one try of one round.
@@ -216,6 +216,39 @@ func (t *try) sums(members []entry.Contribution, quorum int) bool {
 		}
 	}
 	return len(members) >= quorum
+}
+
+// sums reports whether a try can be closed with these members' updates.
+func (r *run) sums(t *try, members []entry.Contribution) bool {
+	needed := r.needed(t)
+	for _, c := range members {
+		switch aggregate.Effect(c.Effect) {
+		case "":
+		case aggregate.LeftOut, aggregate.Clipped, aggregate.Reference:
+			if !r.judges || t.fact.Kind != entry.Training {
+				return false
+			}
+		default:
+			return false
+		}
+		if c.Member == needed {
+			needed = ""
+		}
+	}
+	return needed == "" && t.sums(members, r.fact.Plan.Quorum)
+}
+
+// needed returns without whose update a try cannot be closed, "" where it needs nobody's.
+func (r *run) needed(t *try) entry.Member {
+	if t.fact.Kind == entry.Training {
+		return r.needs
+	}
+	return ""
+}
+
+// enough reports whether so many have consented, and whom the strategy needs, that a round can be opened.
+func (r *run) enough() bool {
+	return r.count(consented) >= r.fact.Plan.Quorum && (r.needs == "" || r.member(r.needs).State == consented)
 }
 
 // share returns the declared weight of a selected member.

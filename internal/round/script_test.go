@@ -212,6 +212,9 @@ func (s *script) create(run string, o map[string]string) round.Create {
 		Resolution: s.float(or("resolution", "0")), ReportGoal: int(s.number(or("report_goal", "0"))),
 		Grace: entry.Duration(s.duration(or("grace", "0"))), MaxTime: entry.Duration(s.duration(or("max_time", "0"))),
 	}
+	if m := or("reference", ""); m != "" {
+		p.Strategy.Params = map[string]any{"reference": m}
+	}
 	f := entry.RunCreated{Run: run, Request: or("request", run), Lead: or("lead", "lin"), Plan: p}
 	for m := range strings.SplitSeq(or("members", "a,b,c,d"), ",") {
 		f.Members = append(f.Members, entry.Member(m))

@@ -2,6 +2,7 @@ package round
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"consilium.dev/internal/entry"
@@ -24,7 +25,7 @@ func (s *State) tick(now time.Time, held Held, seen Seen, released Released) []e
 		case len(r.tries) == 0:
 			out = append(out, s.begin(now, r, seen)...)
 		default:
-			out = append(out, s.reopen(now, r, "")...)
+			out = append(out, r.reopen(now, "")...)
 		}
 	}
 	return out
@@ -36,6 +37,11 @@ type progress struct {
 	waiting []entry.Member       // may still send what is not held
 	out     []entry.Member       // refused too often
 	left    []entry.Member       // have withdrawn and are not held
+}
+
+// has reports whether the member's update is in memory; "" is nobody's.
+func (p progress) has(m entry.Member) bool {
+	return m == "" || slices.ContainsFunc(p.held, func(c entry.Contribution) bool { return c.Member == m })
 }
 
 func (r *run) progress(t *try, held Held) progress {
@@ -61,7 +67,10 @@ func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
 	p, quorum := r.progress(t, held), r.fact.Plan.Quorum
 	late := !now.Before(t.deadline)
 	possible := len(p.held) + len(p.waiting)
-	if len(p.held) >= quorum || !late && possible >= quorum {
+	needed := r.needed(t)
+	there := p.has(needed)
+	coming := there || slices.Contains(p.waiting, needed)
+	if len(p.held) >= quorum && there || !late && possible >= quorum && coming {
 		return nil
 	}
 	reason := fmt.Sprintf("%d of the %d updates needed were there at the deadline; missing: %s", len(p.held), quorum, listed(p.waiting))
@@ -70,6 +79,9 @@ func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
 		if len(p.left) > 0 {
 			reason += "; left: " + listed(p.left)
 		}
+	}
+	if late && len(p.held) >= quorum || !late && possible >= quorum {
+		reason = fmt.Sprintf("the update of %s, by which the others are measured, is missing", needed)
 	}
 	out := facts(entry.RoundFailed{Run: r.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Reason: reason})
 	switch attempt, why := t.fact.Try-r.spared(t.fact.Round), r.deserted(); {
@@ -103,18 +115,23 @@ func later(a, b time.Time) time.Time {
 func (s *State) begin(now time.Time, r *run, seen Seen) []entry.Fact {
 	yes, silent, quorum := r.count(consented), r.count(invited), r.fact.Plan.Quorum
 	some, none := s.patience(r)
+	enough := r.enough()
 	switch {
+	case r.needs != "" && r.member(r.needs).State != consented && r.member(r.needs).State != invited:
+		return facts(r.end(failed, fmt.Sprintf("%s, by whose updates the others are measured, does not take part", r.needs)))
 	case yes+silent < quorum:
 		reason := fmt.Sprintf("%d of %d members take part, %d are needed; declined: %s", yes, len(r.members), quorum, listed(r.who(declined)))
 		if gone := r.who(left); len(gone) > 0 {
 			reason += "; left: " + listed(gone)
 		}
 		return facts(r.end(failed, reason))
-	case yes >= quorum && (silent == 0 || !now.Before(some)):
-		return s.reopen(now, r, "")
-	case yes >= quorum && s.allAway(now, r, r.who(invited), seen):
-		return s.reopen(now, r, entry.Absent)
-	case yes < quorum && !now.Before(none):
+	case enough && (silent == 0 || !now.Before(some)):
+		return r.reopen(now, "")
+	case enough && s.allAway(now, r, r.who(invited), seen):
+		return r.reopen(now, entry.Absent)
+	case !enough && yes >= quorum && !now.Before(none):
+		return facts(r.end(failed, fmt.Sprintf("%s, by whose updates the others are measured, has not consented in time", r.needs)))
+	case !enough && !now.Before(none):
 		return facts(r.end(failed, fmt.Sprintf("%d of the %d members needed have consented in time; no answer: %s",
 			yes, quorum, listed(r.who(invited)))))
 	}
@@ -158,13 +175,9 @@ func (r *run) withheld(released Released) bool {
 	return !ok
 }
 
-// evaluators returns whose figures of a round's model are missing: nobody's where the plan asks for noise, since figures of the own
-// records have none.
+// evaluators returns whose figures of a round's model are missing.
 func (r *run) evaluators(t *try) []entry.Member {
 	var out []entry.Member
-	if r.fact.Plan.Privacy != nil {
-		return nil
-	}
 	for _, m := range r.members {
 		if m.State == consented && !t.reported[m.Member] {
 			out = append(out, m.Member)

@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if sockettest.IsGuest() {
-		sockettest.Boot(m)
+		sockettest.Boot(m.Run)
 	}
 	os.Exit(m.Run())
 }

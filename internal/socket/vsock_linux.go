@@ -233,7 +233,7 @@ func (c *conn) CloseWrite() error {
 func (c *conn) LocalAddr() net.Addr  { return c.local }
 func (c *conn) RemoteAddr() net.Addr { return c.remote }
 
-func (c *conn) SetDeadline(t time.Time) error { return c.fault("set", c.file.SetDeadline(t)) }
+func (c *conn) SetDeadline(t time.Time) error     { return c.fault("set", c.file.SetDeadline(t)) }
 func (c *conn) SetReadDeadline(t time.Time) error { return c.fault("set", c.file.SetReadDeadline(t)) }
 
 func (c *conn) SetWriteDeadline(t time.Time) error { return c.fault("set", c.file.SetWriteDeadline(t)) }

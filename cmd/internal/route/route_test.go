@@ -8,6 +8,7 @@ import (
 
 	"consilium.dev/cmd/internal/route"
 	"consilium.dev/internal/strictyaml"
+	"consilium.dev/internal/tunnel"
 )
 
 // What no error may tell.
@@ -32,6 +33,19 @@ func read(text string) (route.Coordinator, error) {
 	return c.Coordinator, err
 }
 
+// out is the enclave's way out where the case's name says that there is one.
+func out(t *testing.T, name string) *tunnel.Tunnel {
+	t.Helper()
+	if !strings.HasPrefix(name, "way out") {
+		return nil
+	}
+	way, err := tunnel.New(tunnel.Options{URL: "vsock:3:8000", Setting: "out"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return way
+}
+
 // TestTunnel: the setting wins over the environment, "none" turns it off, and NO_PROXY and loopback are the environment's business.
 func TestTunnel(t *testing.T) {
 	folder := t.TempDir()
@@ -46,6 +60,13 @@ func TestTunnel(t *testing.T) {
 		address    string   // another than usual
 		want       string   // proxy and setting; empty: straight
 	}{
+		{"way out", "", []string{"HTTPS_PROXY", "http://env:1"}, "", "vsock:3:8000 out"},
+		{"way out, for loopback", "", nil, "127.0.0.1:7443", "vsock:3:8000 out"},
+		{"way out and set", set, nil, "", "set.example.org:3128 coordinator.proxy"},
+		{"way out turned off", "  proxy: none\n", nil, "", ""},
+		{"way out and a socket", "", []string{"HTTPS_PROXY", "http://env:1"}, "vsock:16:7443", ""},
+		{"socket", "", []string{"HTTPS_PROXY", "http://env:1"}, "vsock:16:7443", ""},
+		{"set, at a socket", "  proxy:\n    url: vsock:3:8000\n", nil, "", "vsock:3:8000 coordinator.proxy"},
 		{"nothing", "", nil, "", ""},
 		{"set", set, nil, "", "set.example.org:3128 coordinator.proxy"},
 		{"set, with a password", set + "    user: u\n    password_file: proxy.password\n", nil, "", "set.example.org:3128 coordinator.proxy"},
@@ -74,7 +95,7 @@ func TestTunnel(t *testing.T) {
 			if c.address != "" {
 				read.Address = c.address
 			}
-			through, err := read.Tunnel(path, nil)
+			through, err := read.Tunnel(path, out(t, c.name))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -121,6 +142,8 @@ func TestTunnelFaults(t *testing.T) {
 		{"environment that cannot be read", "", "http://" + user + ":" + password + "@env:x", "", "HTTPS_PROXY in the environment: this is no URL of a proxy; a proxy: setting"},
 		{"environment with SOCKS", "", "socks5://" + user + ":" + password + "@env:1", "", "HTTPS_PROXY in the environment: url: this is no HTTP proxy"},
 		{"environment with a colon in the user", "", "http://" + user + "%3A:" + password + "@env:1", "", "user: want at most"},
+		{"proxy to a socket", "  proxy:\n    url: http://set:1\n", "", "vsock:16:7443", "coordinator.proxy: no proxy leads to vsock:16:7443: leave it out"},
+		{"socket of anybody", "", "", "vsock:any:7443", "coordinator.address: \"vsock:any:7443\": nobody can be dialled at any"},
 		{"address without a port", "", "", "council.example.org", `coordinator.address: "council.example.org": want host:port`},
 		{"address without a number", "", "", "council.example.org:", "want host:port"},
 	} {

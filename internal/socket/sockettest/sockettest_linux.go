@@ -3,7 +3,7 @@
 //
 //	func TestMain(m *testing.M) {
 //		if sockettest.IsGuest() {
-//			sockettest.Boot(m)
+//			sockettest.Boot(m.Run)
 //		}
 //		os.Exit(m.Run())
 //	}
@@ -44,9 +44,9 @@ const patience = 8 * time.Minute
 func IsGuest() bool { return os.Getpid() == 1 && os.Getenv(folderVariable) != "" }
 
 // Boot is the rest of a guest's life: it makes the guest ready, runs the tests and ends it.
-func Boot(m *testing.M) {
+func Boot(run func() int) {
 	if err := ready(); err == nil {
-		m.Run() // says itself how it went
+		run() // says itself how it went
 	} else {
 		fmt.Println("making the guest ready:", err)
 	}
@@ -150,7 +150,9 @@ func away(t *testing.T, path string, memory int, env []string, why error) {
 	}
 	scratch := t.TempDir()
 	self := filepath.Join(scratch, "guest.test")
-	if out, err := Build(t.Context(), "test", "-c", "-o", self, "."); err != nil {
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", self, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the guest's program: %v\n%s", err, out)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -167,11 +169,4 @@ func away(t *testing.T, path string, memory int, env []string, why error) {
 		t.Fatalf("in a user-mode Linux: %v\n%s", err, out)
 	}
 	t.Logf("in a user-mode Linux, since this kernel has no vsock_loopback (%v):\n%s", why, out)
-}
-
-// Build runs go, which builds a program that a guest can run, and returns what it says.
-func Build(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	return cmd.CombinedOutput()
 }

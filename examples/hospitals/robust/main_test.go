@@ -1,0 +1,34 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// TestPlay: the table has a line for each strategy, and an attack that ruins the mean does not ruin the others.
+func TestPlay(t *testing.T) {
+	var out bytes.Buffer
+	if err := play(t.Context(), &out, "..", 0); err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	for _, s := range strategies {
+		if !strings.Contains(out.String(), " "+s.Name+"  ") {
+			t.Errorf("no line for %s", s.Name)
+		}
+	}
+	t.Logf("\n%s", &out)
+}
+
+// TestPlayFinds: before anything is learned no strategy is better than another, which is a fault.
+func TestPlayFinds(t *testing.T) {
+	kept := attacks
+	defer func() { attacks = kept }()
+	attacks = attacks[:1]
+	if err := play(t.Context(), &bytes.Buffer{}, "..", 1); err == nil || !strings.Contains(err.Error(), "not as it should be") {
+		t.Errorf("without an attack: %v, want that nothing is better than the mean", err)
+	}
+	if err := play(t.Context(), &bytes.Buffer{}, "nowhere", 1); err == nil {
+		t.Error("there are no records nowhere")
+	}
+}
