@@ -106,7 +106,14 @@ func (v *Verifier) Examine(items attest.Collateral, q *Quote) []attest.Piece {
 	}
 	var pieces []attest.Piece
 	for _, root := range v.roots {
-		e := examination{root: &root, pool: pool}
+		// First what is no issuer under this root is put aside: else a sender of many certificates, each tried for each item, has us
+		// check as many signatures as there are pairs.
+		e := examination{root: &root, pool: &collateral{}}
+		for _, cert := range pool.certs {
+			if link(cert, root.Certificate) == nil {
+				e.pool.certs = append(e.pool.certs, cert)
+			}
+		}
 		for i, c := range parsed {
 			e.item = items[i]
 			e.read(c)
@@ -122,7 +129,7 @@ const maxExamined = 128
 // examination is items that are read apart from a quote, under one root.
 type examination struct {
 	root *root
-	pool *collateral // the issuers
+	pool *collateral // the issuers, signed by the root
 	item attest.Item // that is being read
 
 	lists      []attest.Piece
@@ -169,7 +176,7 @@ func (e *examination) list(list *x509.RevocationList) {
 	}
 	for _, ca := range e.pool.certs {
 		authority := authorities[ca.Subject.CommonName]
-		if authority != "" && bytes.Equal(list.RawIssuer, ca.RawSubject) && list.CheckSignatureFrom(ca) == nil && link(ca, e.root.Certificate) == nil {
+		if authority != "" && bytes.Equal(list.RawIssuer, ca.RawSubject) && list.CheckSignatureFrom(ca) == nil {
 			p.Name, p.Issuers = nameOfList(authority), [][]byte{ca.Raw}
 			e.lists = append(e.lists, p)
 			return
