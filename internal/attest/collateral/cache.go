@@ -216,15 +216,18 @@ func supersedes(a, b attest.Piece) bool {
 	return a.From.After(b.From)
 }
 
-// lower refuses a piece whose number is lower than the highest that was seen.
+// lower refuses a piece whose number is lower than the highest that was seen, or is none that an issuer counts by.
 func (c *Cache) lower(p attest.Piece) *attest.Error {
-	seen := c.numbers[p.Name]
-	if p.Number == nil || seen == nil || p.Number.Cmp(seen) >= 0 {
-		return nil
-	}
 	class := attest.ClassTime
 	if p.Item.Kind == attest.KindCRL {
 		class = attest.ClassRevoked
+	}
+	if p.Number != nil && !isNumber(p.Number) { // it would come first for ever, and numbers.json could not be read again
+		return attest.Refuse(class, "%s has the number %.80d, want one of at most %d octets", p.Name, p.Number, maxSerial)
+	}
+	seen := c.numbers[p.Name]
+	if p.Number == nil || seen == nil || p.Number.Cmp(seen) >= 0 {
+		return nil
 	}
 	return attest.Refuse(class, "%s has the number %d, %d was seen before: it was rolled back", p.Name, p.Number, seen)
 }
@@ -251,7 +254,7 @@ func (c *Cache) keep(pieces []attest.Piece) (fresh []string, first error) {
 			continue
 		}
 		old, there := c.pieces[p.Name]
-		if there && (bytes.Equal(old.Item.Bytes, p.Item.Bytes) || supersedes(old, p)) {
+		if there && !supersedes(p, old) { // the same issue in other bytes, such as JSON with more spaces, is nothing new
 			continue
 		}
 		if !there && len(c.pieces) >= maxPieces {
@@ -353,13 +356,16 @@ func parseNumbers(b []byte) (map[string]*big.Int, error) {
 	all := map[string]*big.Int{}
 	for name, s := range text.Numbers {
 		n, ok := new(big.Int).SetString(s, 10)
-		if !ok || n.Sign() < 0 || n.BitLen() > 8*maxSerial {
+		if !ok || !isNumber(n) {
 			return nil, fmt.Errorf("the number of %.64q is %.64q", name, s)
 		}
 		all[name] = n
 	}
 	return all, nil
 }
+
+// isNumber reports whether n can be the number of an issue.
+func isNumber(n *big.Int) bool { return n.Sign() >= 0 && n.BitLen() <= 8*maxSerial }
 
 // maxSerial is the most octets of a list's number (RFC 5280, section 5.2.3), with some to spare.
 const maxSerial = 32

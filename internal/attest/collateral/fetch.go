@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -222,6 +223,7 @@ func (c *Cache) note(name string, err error, now time.Time) {
 		return
 	}
 	if old == nil {
+		maps.DeleteFunc(c.failed, func(name string, f *failure) bool { return !c.concerns(name) && !now.Before(f.again) })
 		if len(c.failed) >= maxPieces {
 			return
 		}
@@ -240,8 +242,25 @@ func (c *Cache) note(name string, err error, now time.Time) {
 	old.err, old.again = err, now.Add(old.pause)
 }
 
+// want notes names that evidence needed, for Refresh, as far as somebody hands them out.
+func (c *Cache) want(names []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range names {
+		if len(c.wanted) < maxPieces && c.source(name) {
+			c.wanted[name] = true
+		}
+	}
+}
+
+// concerns reports whether Refresh asks for a name.
+func (c *Cache) concerns(name string) bool {
+	_, kept := c.pieces[name]
+	_, refused := c.refused[name]
+	return kept || refused || c.wanted[name]
+}
+
 // missing returns those of the names that are handed out by somebody, of which nothing that holds is kept, and that may be asked for now.
-// It notes that they are wanted.
 func (c *Cache) missing(names []string, at time.Time) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -249,9 +268,6 @@ func (c *Cache) missing(names []string, at time.Time) []string {
 	for _, name := range names {
 		if !c.source(name) {
 			continue
-		}
-		if len(c.wanted) < maxPieces {
-			c.wanted[name] = true
 		}
 		if p, ok := c.pieces[name]; ok && holds(p, at) {
 			continue

@@ -64,12 +64,18 @@ func (v *verifier) Verify(ctx context.Context, e attest.Evidence, b attest.Bindi
 	if err != nil {
 		return attest.Claims{}, err
 	}
+	if !alone {
+		claims.Judged = slices.Concat(judged, ours)
+		again := e
+		again.Collateral = claims.Judged
+		if _, err := v.Reader.Verify(ctx, again, b, now, c); err != nil { // as an auditor will: too many pieces, for example
+			return attest.Claims{}, err
+		}
+	}
 	if err := v.cache.learn(v.Examine(e)); err != nil {
 		return attest.Claims{}, err
 	}
-	if !alone {
-		claims.Judged = slices.Concat(judged, ours)
-	}
+	v.cache.want(names) // not before: whoever made evidence that is refused may have named what he liked
 	return claims, nil
 }
 
@@ -164,6 +170,7 @@ func (c *Cache) Endorse(ctx context.Context, e attest.Evidence) attest.Evidence 
 	if err != nil {
 		return e
 	}
+	c.want(names)
 	now := c.o.Now()
 	sent := r.Examine(e)
 	c.demand(ctx, without(names, sent), now)

@@ -95,7 +95,7 @@ func (c *Cache) Want(e attest.Evidence) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = c.missing(names, c.o.Now())
+	c.want(names)
 	return names, nil
 }
 
@@ -156,7 +156,10 @@ func (c *Cache) pause() time.Duration {
 	now := c.o.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range c.failed {
+	for name, f := range c.failed {
+		if !c.concerns(name) {
+			continue
+		}
 		d = min(d, max(f.again.Sub(now), firstPause/4)+rand.N(firstPause/4))
 	}
 	return d

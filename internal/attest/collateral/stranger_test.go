@@ -1,0 +1,128 @@
+package collateral_test
+
+import (
+	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"consilium.dev/internal/attest"
+	"consilium.dev/internal/attest/collateral"
+	"consilium.dev/internal/attest/dcap/dcaptest"
+)
+
+// TestWantsOfRefused: evidence that is refused is asked for once at most, and is not what is fetched from then on. Who sends it could
+// else have a site ask for a thousand machines that do not exist, until its services answer it no more.
+func TestWantsOfRefused(t *testing.T) {
+	m := newMaker(t)
+	s := newSite(t, t.TempDir(), m.service(t))
+	true18 := numbered(18)
+	m.serve(true18)
+	if _, err := s.judge(t, true18, nil); err != nil {
+		t.Fatal(err)
+	}
+	invented := func(n byte) string {
+		f := numbered(18)
+		fmspc := []byte{0xee, 0, 0, 0, 0, n}
+		f.With(dcaptest.ElementOf(fmspc, 4))
+		f.Written = func(quote []byte) []byte { quote[100] ^= 1; return quote } // of the body, which is signed
+		if _, err := s.judge(t, f, nil); err == nil {
+			t.Fatal("a quote with an altered body is taken")
+		}
+		return hex.EncodeToString(fmspc)
+	}
+	for n := range byte(3) {
+		name := invented(n)
+		if due := s.Due(); !slices.Equal(due, names()) {
+			t.Errorf("%q are fetched from now on, want %q", due, names())
+		}
+		if !slices.ContainsFunc(s.Show().Missing, func(m collateral.Missed) bool { return strings.Contains(m.Name, name) }) {
+			t.Errorf("what of %s could not be fetched is not told", name)
+		}
+		s.at = s.at.Add(5 * time.Minute)
+	}
+	if n := len(s.Show().Missing); n != 2 {
+		t.Errorf("%d names could not be fetched, want the two of the newest: those before need not wait any more", n)
+	}
+}
+
+// TestJudgedAgain: evidence that could not be judged again from what the claims say it was judged by is refused: an auditor would find that
+// the coordinator has admitted what is no evidence.
+func TestJudgedAgain(t *testing.T) {
+	scene := numbered(18)
+	s := newSite(t, t.TempDir(), nil)
+	if _, err := s.judge(t, scene, scene.Collateral()); err != nil {
+		t.Fatal(err)
+	}
+	for more, want := range map[int]bool{56: true, 60: false} { // beside the four pieces, and an issuer each of two, that are kept
+		var other attest.Collateral
+		for range more {
+			other = append(other, attest.Item{Kind: attest.KindRIM})
+		}
+		claims, err := s.judge(t, scene, other)
+		if (err == nil) != want {
+			t.Errorf("%d more: %v, want accepted %t", more, err, want)
+		}
+		if err == nil {
+			e := attest.Evidence{Type: attest.TDX, Body: scene.Quote(), Collateral: claims.Judged}
+			if _, err := verifiers(t)[0].Verify(t.Context(), e, scene.Binding, s.at, nil); err != nil {
+				t.Errorf("%d more: judged again: %v", more, err)
+			}
+		}
+	}
+	if _, err := s.judge(t, scene, slices.Repeat(attest.Collateral{{Kind: attest.KindRIM}}, 60)); err != nil {
+		wantClass(t, err, attest.ClassParse)
+	}
+}
+
+// TestSameIssue: the same TCB info with more spaces around it is no news: neither the disk nor the log hears of it.
+func TestSameIssue(t *testing.T) {
+	scene := numbered(18)
+	folder := t.TempDir()
+	s := newSite(t, folder, nil)
+	if _, err := s.judge(t, scene, scene.Collateral()); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(folder, names()[3])
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := s.log.Len()
+	scene.InfoText = func(text []byte) []byte { return append(text, bytes.Repeat([]byte(" "), 1000)...) }
+	if _, err := s.judge(t, scene, scene.Collateral()); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.ReadFile(file)
+	if err != nil || !bytes.Equal(before, after) || s.log.Len() != told {
+		t.Errorf("%v, %d bytes after %d, %d lines more in the log; want all as it was", err, len(after), len(before), s.log.Len()-told)
+	}
+}
+
+// TestWildNumber: a list whose number no issuer counts by is refused, and the folder can be opened again.
+func TestWildNumber(t *testing.T) {
+	wild, err := asn1.Marshal(new(big.Int).Lsh(big.NewInt(1), 256))
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	s := newSite(t, folder, nil)
+	scene := numbered(18)
+	scene.Lists[0] = dcaptest.List(scene.Root, func(l *x509.RevocationList) { // the last of two counts
+		l.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 20}, Value: wild}}
+	})
+	_, err = s.judge(t, scene, scene.Collateral())
+	wantClass(t, err, attest.ClassRevoked)
+	next := newSite(t, folder, nil)
+	scene = numbered(18)
+	claims, err := next.judge(t, scene, scene.Collateral())
+	wantChecked(t, claims, err, "18")
+}
