@@ -79,6 +79,7 @@ store: dir:store                    # where it keeps what must outlive it, seale
 kek: file:kek.json                  # the key-encryption key that seals it; or a service's: vault: aws: gcp: azure: (docs/operating.md)
 skew: 2m                            # most that the clocks of two sides may differ
 swap: warn                          # if memory could be swapped to a disk: warn, or refuse to start
+# collateral: {fetch: online}       # fetch certificates and revocation lists from AMD and Intel; without it, they come with evidence (docs/operating.md)
 `
 
 const participantYAML = `# A member's participant. Paths are relative to this file.

@@ -32,6 +32,9 @@ func statusCommand(a *app) *cobra.Command {
 				if s.Simulated != "" {
 					w.printf("enclave      SIMULATED, under the root %s\n", name(s.Simulated))
 				}
+				if s.Collateral != "" {
+					w.printf("collateral   %s\n", name(s.Collateral))
+				}
 				w.printf("clock        %s\n", s.Now.UTC().Format(time.RFC3339))
 				if s.QuotesWaiting == 0 {
 					w.printf("quotes       nobody waits\n")

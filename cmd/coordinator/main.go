@@ -84,7 +84,7 @@ func serve(ctx context.Context, env daemon.Env, c config, parts *setup.Parts) er
 	}
 	server, err := coordinator.New(coordinator.Options{
 		Name: c.Name, Manifest: parts.Manifest, Identity: parts.Identity, Attester: kept.Attester(parts.Attester), Verifiers: collateral.Judges(kept, setup.Verifiers),
-		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Skew: time.Duration(c.Skew), Log: log, Version: daemon.Version,
+		Objects: parts.Objects, Head: parts.Head, KEK: parts.KEK, Unwraps: parts.Ring.Unwraps, Collateral: func() string { return kept.Show().Words(time.Now()) }, Skew: time.Duration(c.Skew), Log: log, Version: daemon.Version,
 		Grace: time.Duration(c.Grace), Retention: time.Duration(c.Retention.Intermediate),
 		Limits: coordinator.Limits{
 			Uploads: c.Limits.Uploads, Memory: memory, Streams: c.Limits.Streams, Message: c.Limits.Message, Starts: c.Limits.Starts,

@@ -130,6 +130,12 @@ func TestForgedAdmissions(t *testing.T) {
 			h.session(31, map[int][]byte{fieldExporter: make([]byte, 32)})
 			h.items[31].kept.Evidence = old
 		}, []string{`31: .* BIND: `, gone}},
+		{
+			"numbers that it was not judged by", cleveland(func(f *entry.Admitted, _ *entry.Kept) {
+				f.Numbers = []entry.Number{{Name: "sev-snp-Genoa.crl", Number: "6"}}
+			}),
+			[]string{`31: .* the log names other numbers of revocation lists and the like than those that it was judged by`, gone},
+		},
 		{"evidence altered", cleveland(func(_ *entry.Admitted, k *entry.Kept) {
 			k.Evidence[0].Body = append([]byte(nil), k.Evidence[0].Body...)
 			k.Evidence[0].Body[0x90] ^= 1

@@ -171,7 +171,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	}
 	return Status{
 		Coordinator: r.Coordinator, Version: r.Version, Epoch: r.Epoch, Manifest: entry.Digest(r.Manifest), Simulated: r.Simulated,
-		Now: instant(r.NowUs), QuotesWaiting: int(r.QuotesWaiting), QuotesOldest: entry.Duration(time.Duration(r.QuotesOldestUs) * time.Microsecond),
+		Now: instant(r.NowUs), QuotesWaiting: int(r.QuotesWaiting), QuotesOldest: entry.Duration(time.Duration(r.QuotesOldestUs) * time.Microsecond), Collateral: r.Collateral,
 	}, nil
 }
 

@@ -229,6 +229,7 @@ type Status struct {
 	Manifest      entry.Digest   `json:"manifest"`
 	Simulated     string         `json:"simulated,omitempty"` // private root of its enclave
 	Now           time.Time      `json:"now"`
-	QuotesWaiting int            `json:"quotes_waiting"` // handshakes that wait for its attester
-	QuotesOldest  entry.Duration `json:"quotes_oldest"`  // how long the oldest of them has waited
+	QuotesWaiting int            `json:"quotes_waiting"`       // handshakes that wait for its attester
+	QuotesOldest  entry.Duration `json:"quotes_oldest"`        // how long the oldest of them has waited
+	Collateral    string         `json:"collateral,omitempty"` // what it keeps of revocation lists, TCB info and the like, in words
 }

@@ -36,7 +36,7 @@ import (
 	pb "consilium.dev/proto/consilium/v1"
 )
 
-// Options is all that a coordinator needs. Everything but Unwraps, Limits, Now, Version and Grace is required.
+// Options is all that a coordinator needs. Everything but Unwraps, Collateral, Limits, Now, Version and Grace is required.
 type Options struct {
 	Name      string             // in the manifest
 	Manifest  *manifest.Manifest // the anchor: the log ends with it, or holds it, or it is the next
@@ -48,13 +48,15 @@ type Options struct {
 	KEK       store.Sealer // seals blobs, entry bundles and the log's key; without it log and models are lost
 	// Who can open the key-encryption key that this rests on, in words, whenever it is asked; nil: nobody is told.
 	Unwraps func() string
-	Limits  Limits
-	Skew    time.Duration // most that a member's clock and ours may differ; 0: skew.Default
-	Log     *zap.Logger
-	Now     func() time.Time // nil: the clock
-	Version string           // of the program
-	Speech  dialect.Speech   // of its answers; zero: what a program of this version speaks
-	Grace   time.Duration    // how long Run goes on after ctx has ended, to finish what it holds; 0: not at all
+	// What of revocation lists, TCB info and the like is kept, in words, whenever it is asked; nil: nobody is told.
+	Collateral func() string
+	Limits     Limits
+	Skew       time.Duration // most that a member's clock and ours may differ; 0: skew.Default
+	Log        *zap.Logger
+	Now        func() time.Time // nil: the clock
+	Version    string           // of the program
+	Speech     dialect.Speech   // of its answers; zero: what a program of this version speaks
+	Grace      time.Duration    // how long Run goes on after ctx has ended, to finish what it holds; 0: not at all
 	// How long after a run's end all its models and states are kept, and not only the newest; 0: for ever.
 	Retention time.Duration
 }

@@ -398,9 +398,13 @@ type federation struct {
 func (f *federation) Status(context.Context, *pb.StatusRequest) (*pb.StatusReply, error) {
 	m, queue := f.epochs.now(), f.epochs.quotes.Queue()
 	d := m.Digest()
+	collateral := ""
+	if say := f.epochs.o.Collateral; say != nil {
+		collateral = say()
+	}
 	return &pb.StatusReply{
 		Coordinator: f.epochs.o.Name, Version: f.epochs.o.Version, Epoch: m.Epoch(), Manifest: d[:], Simulated: f.simulated,
-		NowUs: f.now().UnixMicro(), QuotesWaiting: uint32(min(queue.Waiting, math.MaxUint32)), QuotesOldestUs: queue.Oldest.Microseconds(),
+		NowUs: f.now().UnixMicro(), QuotesWaiting: uint32(min(queue.Waiting, math.MaxUint32)), QuotesOldestUs: queue.Oldest.Microseconds(), Collateral: collateral,
 	}, nil
 }
 

@@ -247,6 +247,7 @@ func (c *Cache) raise(p attest.Piece) bool {
 func (c *Cache) keep(pieces []attest.Piece) (fresh []string, first error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	first = c.follow() // what another process has put there is not written over by something older
 	raised := false
 	for _, p := range pieces {
 		if low := c.lower(p); low != nil {
@@ -274,7 +275,10 @@ func (c *Cache) keep(pieces []attest.Piece) (fresh []string, first error) {
 		c.o.Log.Info("collateral is new", fields...)
 	}
 	if raised {
-		first = cmp.Or(first, c.readNumbers(), c.writeNumbers())
+		first = cmp.Or(first, c.writeNumbers())
+	}
+	if len(fresh) > 0 {
+		c.changed = c.stamp()
 	}
 	return fresh, first
 }
@@ -415,7 +419,7 @@ type State struct {
 	Missing []Missed `json:"missing,omitempty"` // what is needed and could not be fetched
 }
 
-// Words says in a line how many pieces there are and which runs out first.
+// Words says in a line how many pieces there are, which runs out first, and how many cannot be fetched.
 func (s State) Words(now time.Time) string {
 	if len(s.Pieces) == 0 {
 		return "none is kept"
@@ -425,7 +429,11 @@ func (s State) Words(now time.Time) string {
 	if now.After(first.Until) {
 		state = "has run out"
 	}
-	return fmt.Sprintf("%d pieces; %s %s at %s", len(s.Pieces), first.Name, state, first.Until.Format(time.RFC3339))
+	words := fmt.Sprintf("%d pieces; %s %s at %s", len(s.Pieces), first.Name, state, first.Until.Format(time.RFC3339))
+	if n := len(s.Missing); n > 0 {
+		words += fmt.Sprintf("; %d cannot be fetched, see the log", n)
+	}
+	return words
 }
 
 // Kept is one piece that is kept.

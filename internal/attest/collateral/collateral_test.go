@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -71,26 +73,28 @@ type answer struct {
 func newMaker(t testing.TB) *maker {
 	t.Helper()
 	m := &maker{files: map[string]answer{}, asked: map[string]int{}}
-	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		m.mu.Lock()
-		m.asked[r.URL.RequestURI()]++
-		a, ok := m.files[r.URL.RequestURI()]
-		wait := m.wait
-		m.mu.Unlock()
-		if wait != nil {
-			<-wait
-		}
-		if !ok {
-			http.NotFound(w, r)
-			return
-		}
-		if a.header != "" {
-			w.Header().Set(a.header, url.QueryEscape(string(a.chain)))
-		}
-		_, _ = w.Write(a.body)
-	}))
+	m.Server = httptest.NewServer(http.HandlerFunc(m.answer))
 	t.Cleanup(m.Close)
 	return m
+}
+
+func (m *maker) answer(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	m.asked[r.URL.RequestURI()]++
+	a, ok := m.files[r.URL.RequestURI()]
+	wait := m.wait
+	m.mu.Unlock()
+	if wait != nil {
+		<-wait
+	}
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	if a.header != "" {
+		w.Header().Set(a.header, url.QueryEscape(string(a.chain)))
+	}
+	_, _ = w.Write(a.body)
 }
 
 func (m *maker) put(path string, a answer) {
@@ -240,32 +244,102 @@ func TestFetches(t *testing.T) {
 	}
 }
 
-// TestTogether: many that need the same thing ask for it once.
+// TestTogether: many that need the same thing at the same time ask for it once.
 func TestTogether(t *testing.T) {
+	scene := numbered(18)
+	folder := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		m := &maker{files: map[string]answer{}, asked: map[string]int{}, wait: make(chan struct{})}
+		m.serve(scene)
+		lis := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		server := &http.Server{Handler: http.HandlerFunc(m.answer)}
+		var served sync.WaitGroup
+		served.Go(func() { _ = server.Serve(lis) })
+		service, err := collateral.NewService("http://localhost:1", "http://localhost:1", "", lis.dial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newSite(t, folder, service)
+		all, err := s.Want(attest.Evidence{Type: attest.TDX, Body: scene.Quote()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var group sync.WaitGroup
+		for range 8 {
+			group.Go(func() {
+				if _, err := s.Fetch(t.Context(), all); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait() // all wait for an answer, or for who does
+		if n := total(m); n != 4 {
+			t.Errorf("%d questions, want 4", n)
+		}
+		close(m.wait)
+		group.Wait()
+		claims, err := s.judge(t, scene, nil)
+		wantChecked(t, claims, err, "18")
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+		service.Close()
+		served.Wait()
+	})
+}
+
+// pipes is a listener without a network.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (p *pipes) dial(ctx context.Context, _ string) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	select {
+	case p.conns <- theirs:
+		return ours, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+// TestPairs: TCB info and QE identity of two recoveries are no pair: neither is taken, and what is kept stays.
+func TestPairs(t *testing.T) {
 	m := newMaker(t)
-	m.wait = make(chan struct{})
 	scene := numbered(18)
 	m.serve(scene)
 	s := newSite(t, t.TempDir(), m.service(t))
-	e := attest.Evidence{Type: attest.TDX, Body: scene.Quote()}
-	all, err := s.Want(e)
-	if err != nil {
+	if _, err := s.judge(t, scene, nil); err != nil {
 		t.Fatal(err)
 	}
-	var group sync.WaitGroup
-	for range 8 {
-		group.Go(func() {
-			if _, err := s.Fetch(t.Context(), all); err != nil {
-				t.Error(err)
-			}
-		})
+	mixed := numbered(19)
+	mixed.Identity = scene.Identity
+	m.serve(mixed)
+	if err := s.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "of two recoveries") {
+		t.Errorf("fetched a pair of the numbers 19 and 18: %v", err)
 	}
-	close(m.wait)
-	group.Wait()
-	if claims, err := s.judge(t, scene, nil); err != nil {
-		t.Error(err)
-	} else {
-		wantChecked(t, claims, err, "18")
+	for _, p := range s.Show().Pieces {
+		if want := map[bool]string{true: "19", false: "18"}[filepath.Ext(p.Name) == ".crl"]; p.Number != want {
+			t.Errorf("%s has the number %s, want %s", p.Name, p.Number, want)
+		}
 	}
 }
 
@@ -375,6 +449,10 @@ func TestSites(t *testing.T) {
 	if err != nil || !slices.Equal(done.Fresh, names()[:1]) || len(done.Refused) != 3 {
 		t.Errorf("imported what is forged: %+v, %v", done, err)
 	}
+}
+
+func write(folder, name string, content []byte) bool {
+	return os.WriteFile(filepath.Join(folder, name), content, 0o600) == nil
 }
 
 func forge(t *testing.T, folder, name string, content []byte) {

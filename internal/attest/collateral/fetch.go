@@ -79,6 +79,9 @@ func NewService(kds, pcs, root string, dial func(ctx context.Context, address st
 	return s, nil
 }
 
+// Close lets go of connections that wait for another question.
+func (s *Service) Close() { s.ask.Client.CloseIdleConnections() }
+
 // chains are the headers in which Intel's service gives the issuers of what it answers, percent-encoded PEM.
 var chains = []string{"TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain", "SGX-Enclave-Identity-Issuer-Chain", "SGX-PCK-CRL-Issuer-Chain"}
 

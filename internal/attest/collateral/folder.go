@@ -223,7 +223,7 @@ func (c *Cache) Import(folder string) (Imported, error) {
 	}
 	for _, f := range files {
 		known := func(p attest.Piece) bool {
-			return slices.ContainsFunc(f.Items, func(i attest.Item) bool { return slices.Equal(i.Bytes, p.Item.Bytes) })
+			return holdsItem(f.Items, p.Item)
 		}
 		switch {
 		case f.Fault != "":

@@ -72,11 +72,16 @@ func (v *verifier) Verify(ctx context.Context, e attest.Evidence, b attest.Bindi
 			return attest.Claims{}, err
 		}
 	}
-	if err := v.cache.learn(v.Examine(e)); err != nil {
+	sent = slices.DeleteFunc(sent, func(p attest.Piece) bool { return p.Number == nil || !holdsItem(judged, p.Item) })
+	if err := v.cache.learn(sent); err != nil {
 		return attest.Claims{}, err
 	}
 	v.cache.want(names) // not before: whoever made evidence that is refused may have named what he liked
 	return claims, nil
+}
+
+func holdsItem(all attest.Collateral, item attest.Item) bool {
+	return slices.ContainsFunc(all, func(i attest.Item) bool { return bytes.Equal(i.Bytes, item.Bytes) })
 }
 
 // without returns the names of which there is no piece.
@@ -108,6 +113,7 @@ func (c *Cache) demand(ctx context.Context, names []string, at time.Time) {
 func (c *Cache) chosen(names []string, sent []attest.Piece, came attest.Collateral, at time.Time) (theirs, ours attest.Collateral) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.look()
 	var use []attest.Piece
 	theirs = slices.Clone(came)
 	documents := true // of Intel's, which are taken as a pair: both kept ones hold, and are newer than what was sent
@@ -144,9 +150,8 @@ func (c *Cache) instead(name string, sent []attest.Piece, at time.Time) bool {
 	return p == nil || p.Number != nil && kept.Number != nil && kept.Number.Cmp(p.Number) > 0
 }
 
-// learn keeps what is newer than what is kept, of all that has a number, and refuses what has a lower one than was ever seen.
+// learn keeps what is newer than what is kept, and refuses what has a lower number than was ever seen.
 func (c *Cache) learn(sent []attest.Piece) error {
-	sent = slices.DeleteFunc(sent, func(p attest.Piece) bool { return p.Number == nil })
 	_, err := c.keep(sent)
 	var refusal *attest.Error
 	if errors.As(err, &refusal) {

@@ -31,14 +31,16 @@ func (c *Cache) Run(ctx context.Context, own attest.Attester) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(look):
-			c.follow()
+		case <-time.After(looking):
+			c.mu.Lock()
+			c.look()
+			c.mu.Unlock()
 		}
 	}
 }
 
-// look is how often Run looks for what others have put into the folder, and whether it is time to fetch.
-const look = time.Minute
+// looking is how often Run looks for what others have put into the folder, and whether it is time to fetch.
+const looking = time.Minute
 
 // Start has Run go on in the background. The function that it returns ends that, and waits until it has ended.
 func (c *Cache) Start(ctx context.Context, own attest.Attester) (stop func()) {
@@ -51,17 +53,23 @@ func (c *Cache) Start(ctx context.Context, own attest.Attester) (stop func()) {
 	return func() {
 		cancel()
 		<-done
+		if c.o.Service != nil {
+			c.o.Service.Close()
+		}
 	}
 }
 
-// follow reads the folder where it has changed: somebody imported something.
-func (c *Cache) follow() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// follow reads the folder where it has changed: somebody imported something, or another process has seen more.
+func (c *Cache) follow() error {
 	if c.stamp().Equal(c.changed) {
-		return
+		return nil
 	}
-	if err := c.read(); err != nil {
+	return c.read()
+}
+
+// look follows the folder, and tells the log where that fails.
+func (c *Cache) look() {
+	if err := c.follow(); err != nil {
 		c.o.Log.Error("what is new in the folder of collateral cannot be read", zap.Error(err))
 	}
 }

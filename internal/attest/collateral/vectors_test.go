@@ -254,6 +254,11 @@ func TestService(t *testing.T) {
 			t.Errorf("%s: fetched %v, %v; missing %d", name, fresh, err, len(s.Show().Missing))
 		}
 	}
+	m.serve(scene)
+	s.at = s.at.AddDate(1, 0, 0) // what the service gives has run out
+	if fresh, err := s.Fetch(t.Context(), all); err == nil || len(fresh) > 0 || !strings.Contains(err.Error(), "the service gives what holds from") {
+		t.Errorf("fetched %v, which has run out: %v", fresh, err)
+	}
 	if n := m.questions()["/tdx/certification/v4/qe/identity"]; n == 0 {
 		t.Error("nothing was asked")
 	}

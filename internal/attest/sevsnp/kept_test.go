@@ -79,6 +79,22 @@ func TestKept(t *testing.T) {
 	wantClass(t, err, attest.ClassRevoked)
 }
 
+// TestExamine: a list is one for its signature by the root whose name it has; of several that came the highest number is said.
+func TestExamine(t *testing.T) {
+	p, stranger := pkis()["genoa"], pkis()["stranger"]
+	forged := attest.Collateral{crl(stranger.ark, stranger.arkKey), crl(listing(p.ask, p.ark), p.askKey), {Kind: attest.KindCRL, Bytes: []byte{0x30, 0}}}
+	if pieces := trusting(t).Examine(attest.Evidence{Collateral: forged}); len(pieces) != 0 {
+		t.Errorf("taken for pieces: %+v", pieces)
+	}
+	for _, order := range [][]attest.Item{{numberedCRL(7, 9), numberedCRL(5, 9)}, {numberedCRL(5, 9), numberedCRL(7, 9)}} {
+		s := newScene()
+		s.more = order
+		if claims, err := s.verify(t); err != nil || len(claims.Numbers) != 1 || claims.Numbers[0].Number != "7" {
+			t.Errorf("%v, numbers %v, want 7", err, claims.Numbers)
+		}
+	}
+}
+
 // TestNeeds: what a report is judged by, whether its certificate is there or not, and that no chip's certificate is wanted where nobody
 // could fetch it.
 func TestNeeds(t *testing.T) {

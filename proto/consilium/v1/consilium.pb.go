@@ -233,6 +233,7 @@ type StatusReply struct {
 	NowUs          int64                  `protobuf:"varint,6,opt,name=now_us,json=nowUs,proto3" json:"now_us,omitempty"`                              // its clock
 	QuotesWaiting  uint32                 `protobuf:"varint,7,opt,name=quotes_waiting,json=quotesWaiting,proto3" json:"quotes_waiting,omitempty"`      // handshakes, of peers that have proven their name, which wait for its attester; not whose
 	QuotesOldestUs int64                  `protobuf:"varint,8,opt,name=quotes_oldest_us,json=quotesOldestUs,proto3" json:"quotes_oldest_us,omitempty"` // how long the oldest of them has waited; 0 where there is none
+	Collateral     string                 `protobuf:"bytes,9,opt,name=collateral,proto3" json:"collateral,omitempty"`                                  // what it keeps of revocation lists, TCB info and the like, in words; "" where it does not say
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -321,6 +322,13 @@ func (x *StatusReply) GetQuotesOldestUs() int64 {
 		return x.QuotesOldestUs
 	}
 	return 0
+}
+
+func (x *StatusReply) GetCollateral() string {
+	if x != nil {
+		return x.Collateral
+	}
+	return ""
 }
 
 type PublishRequest struct {
@@ -4180,7 +4188,7 @@ var File_consilium_v1_consilium_proto protoreflect.FileDescriptor
 const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\n" +
 	"\x1cconsilium/v1/consilium.proto\x12\fconsilium.v1\"\x0f\n" +
-	"\rStatusRequest\"\x81\x02\n" +
+	"\rStatusRequest\"\xa1\x02\n" +
 	"\vStatusReply\x12 \n" +
 	"\vcoordinator\x18\x01 \x01(\tR\vcoordinator\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
@@ -4189,7 +4197,10 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\tsimulated\x18\x05 \x01(\tR\tsimulated\x12\x15\n" +
 	"\x06now_us\x18\x06 \x01(\x03R\x05nowUs\x12%\n" +
 	"\x0equotes_waiting\x18\a \x01(\rR\rquotesWaiting\x12(\n" +
-	"\x10quotes_oldest_us\x18\b \x01(\x03R\x0equotesOldestUs\",\n" +
+	"\x10quotes_oldest_us\x18\b \x01(\x03R\x0equotesOldestUs\x12\x1e\n" +
+	"\n" +
+	"collateral\x18\t \x01(\tR\n" +
+	"collateral\",\n" +
 	"\x0ePublishRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"Z\n" +
 	"\fPublishReply\x12\x14\n" +
