@@ -234,7 +234,7 @@ func (c *Config) covers(client bool) error {
 	for _, set := range c.Policy.Types(o) {
 		for _, t := range set {
 			if t != attest.Signature && verifier(c.Verifiers, t) == nil {
-				return attest.Refuse(attest.ClassManifest, "the manifest admits evidence of type %v from a %v, and nobody here verifies it", t, o)
+				return attest.Refuse(attest.ClassManifest, "the manifest admits evidence of type %v from a %v, and this build cannot verify it: run one that can", t, o)
 			}
 		}
 	}
