@@ -36,8 +36,8 @@ var goldens = map[string]adapter{
 	"fltrust":           cases(flTrustCase),
 	"norm-clipping":     cases(normClippingCase),
 
-	"dp-fedavg-fixed":    later("no rule adds noise yet"),
-	"dp-fedavg-adaptive": later("no rule adds noise yet"),
+	"dp-fedavg-fixed":    cases(dpFixedCase),
+	"dp-fedavg-adaptive": cases(dpAdaptiveCase),
 	"rdp-accountant":     cases(rdpCase),
 	"pld-accountant":     cases(pldCase),
 	"analytic-gaussian":  cases(gaussianCase),

@@ -74,6 +74,9 @@ func showManifest(w *page, f manifestFacts, m *manifest.Manifest) {
 		strings.Join(limits.Strategies, ", "), strings.Join(limits.Trainers, ", "), limits.LeastParticipants,
 		strconv.FormatFloat(limits.MaxAbs, 'f', -1, 64),
 		limits.RoundsMax, limits.Records())
+	if b := limits.Privacy; b.Epsilon > 0 {
+		w.printf("privacy     epsilon %g at delta %g for a whole %s, over all runs\n", b.Epsilon, b.Delta, b.Unit)
+	}
 	w.printf("readers     models: %s; metrics: %s\n",
 		strings.Join(readers.Models, ", "), strings.Join(readers.Metrics, ", "))
 

@@ -209,6 +209,7 @@ func showRun(w *page, r client.Run, all bool) {
 	if p.MaxTime > 0 {
 		w.printf("          %s at most, until %s\n", time.Duration(p.MaxTime), clock(r.Created.Add(time.Duration(p.MaxTime))))
 	}
+	showPrivacy(w, r)
 	for _, warning := range warnings(r.Simulated, r.Rollback) {
 		w.printf("warning   %s\n", warning)
 	}
@@ -230,6 +231,21 @@ func showRun(w *page, r client.Run, all bool) {
 	if len(r.History) > 0 {
 		w.tables(roundsTable(r, all))
 	}
+}
+
+// showPrivacy says what a run with noise hides, and what that costs.
+func showPrivacy(w *page, r client.Run) {
+	p := r.Privacy
+	if p == nil || r.Plan.Privacy == nil {
+		return
+	}
+	clip := fmt.Sprintf("clip norm %g", r.Plan.Privacy.ClipNorm)
+	if n := len(r.History); r.Plan.Privacy.Adaptive != nil && n > 0 {
+		clip = fmt.Sprintf("clip norm %.4g now, %g at first", r.History[n-1].Clip, r.Plan.Privacy.ClipNorm)
+	}
+	w.printf("privacy   epsilon %.4g at delta %g until now, for a whole %s (noise multiplier %g, %s; accountant %s)\n", p.Epsilon, p.Delta,
+		name(p.Unit), r.Plan.Privacy.NoiseMultiplier, clip, name(p.Accountant))
+	w.printf("          all runs of the federation: epsilon %.4g of %g at delta %g\n", p.Spent, p.Budget, p.ForDelta)
 }
 
 // warnings are what nobody should overlook about a run or a model.

@@ -48,6 +48,7 @@ const (
 type Range struct {
 	Len    int
 	MaxAbs float64 // most that a value's magnitude may be; 0: all values must be 0
+	Step   float64 // of the grid, a power of two; 0: the finest on which no sum rounds. See [Spec.Coarsened]
 }
 
 // Spec says how the updates of one round are judged and summed. It is made when the round opens and fixes the grids. A Spec is
@@ -89,7 +90,29 @@ func (s Spec) Validate() error {
 			return fmt.Errorf("weight %d is %d, want 1 to %d", i, w, MaxWeight)
 		}
 	}
+	for i, r := range s.Ranges {
+		if frac, _ := math.Frexp(r.Step); r.Step != 0 && (frac != 0.5 || r.Step < step(r.MaxAbs, s.total()) || r.Step > maxMaxAbs) {
+			return fmt.Errorf("range %d has a grid of %v, want a power of two and none finer than %v", i, r.Step, step(r.MaxAbs, s.total()))
+		}
+	}
 	return nil
+}
+
+// Coarsened returns s with one grid for all its values: of the given step, a power of two, or the finest on which no sum rounds where that
+// is coarser.
+func (s Spec) Coarsened(least float64) Spec {
+	for _, r := range s.Ranges {
+		if r.MaxAbs > 0 {
+			least = max(least, step(r.MaxAbs, s.total()))
+		}
+	}
+	s.Ranges = slices.Clone(s.Ranges)
+	for i, r := range s.Ranges {
+		if r.MaxAbs > 0 {
+			s.Ranges[i].Step = least
+		}
+	}
+	return s
 }
 
 // CheckMaxAbs reports why v cannot be the limit of an update's values: it must be from 2^-126 to 2^127.
@@ -172,7 +195,7 @@ func Bound(maxAbs float64, weights []int64, quorum int) float64 {
 	if maxAbs == 0 {
 		return 0
 	}
-	s := Spec{Ranges: []Range{{1, maxAbs}}, Weights: weights}
+	s := Spec{Ranges: []Range{{Len: 1, MaxAbs: maxAbs}}, Weights: weights}
 	if s.Validate() != nil || quorum < 1 || quorum > len(weights) {
 		return math.Inf(1)
 	}

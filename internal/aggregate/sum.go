@@ -55,7 +55,7 @@ func NewSum(spec Spec) (*Sum, error) {
 	for _, r := range spec.Ranges {
 		g := grid{lo: lo, hi: lo + r.Len}
 		if r.MaxAbs > 0 {
-			g.magic = 0x1.8p52 * step(r.MaxAbs, s.declared)
+			g.magic = 0x1.8p52 * max(r.Step, step(r.MaxAbs, s.declared))
 		}
 		s.grids = append(s.grids, g)
 		lo = g.hi

@@ -162,7 +162,7 @@ func (a *auditor) adopts(ctx context.Context, n int64, root [32]byte, at time.Ti
 func adoptable(m *manifest.Manifest, f entry.ManifestAdopted, first bool) bool {
 	members := limits(m).Members
 	return f.Federation == m.Federation() && f.Epoch == m.Epoch() && f.Manifest == m.Digest() && f.Previous == m.Previous() &&
-		f.Witnesses == m.Witnesses() && f.OldLog == oldLog(m) && (slices.Equal(f.Members, members) || first && f.Members == nil)
+		f.Witnesses == m.Witnesses() && f.OldLog == oldLog(m) && f.Budget == entry.Budget(m.Limits().Privacy) && (slices.Equal(f.Members, members) || first && f.Members == nil)
 }
 
 func oldLog(m *manifest.Manifest) entry.LogHead {
@@ -218,7 +218,7 @@ func limits(m *manifest.Manifest) round.Limits {
 	l := m.Limits()
 	out := round.Limits{
 		Strategies: l.Strategies, Trainers: l.Trainers, LeastParticipants: l.LeastParticipants, MaxAbs: l.MaxAbs, RoundsMax: l.RoundsMax,
-		OpenRuns: math.MaxInt,
+		OpenRuns: math.MaxInt, Budget: entry.Budget(l.Privacy),
 	}
 	for _, name := range m.Members() {
 		out.Members = append(out.Members, entry.Member(name))

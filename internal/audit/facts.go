@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -185,16 +186,19 @@ func initial(f entry.RunCreated) error {
 func (a *auditor) closed(n int64, at time.Time, f entry.RoundClosed) {
 	a.report.Rounds++
 	a.report.Updates += len(f.Members)
-	a.report.Epsilon += f.Spent.Epsilon
-	if f.Spent != (entry.Spent{}) {
-		a.find(n, "privacy was spent for which the manifest has no budget")
-	}
 	if f.Blob.Plain != f.Model {
 		a.find(n, "the model lies under another digest than its own")
 	}
 	r, ok := a.state.Run(f.Run)
+	private := ok && r.Fact.Plan.Privacy != nil
+	if f.Spent != (entry.Spent{}) && !private {
+		a.find(n, "privacy was spent for which the manifest has no budget")
+	}
 	if !ok || a.broken {
 		return // replay says so
+	}
+	if private {
+		a.spent(n, f, r.Fact.Plan)
 	}
 	if least := max(r.Fact.Plan.Quorum, a.manifest.Limits().LeastParticipants); len(f.Members) < least {
 		a.find(n, "%d members made the model, the plan and the manifest want %d", len(f.Members), least)
@@ -209,6 +213,21 @@ func (a *auditor) closed(n int64, at time.Time, f entry.RoundClosed) {
 	if !a.complete(at, f) {
 		a.find(n, "the model is not of all updates that were held, or the round was closed too early")
 	}
+}
+
+// spent finds a round with noise whose cost is not what the accountant says, or passes the members' budget. Another processor's logarithms
+// may differ in their last bits.
+func (a *auditor) spent(n int64, f entry.RoundClosed, p entry.Plan) {
+	b := entry.Budget(a.manifest.Limits().Privacy)
+	want := a.state.Spend(b, round.Cost(p, 1))
+	if f.Spent.Unit != want.Unit || f.Spent.Delta != want.Delta || !(math.Abs(f.Spent.Epsilon-want.Epsilon) <= 1e-9*want.Epsilon) {
+		a.find(n, "the log says that epsilon %g was spent, at delta %g for a %s; it is %g, at delta %g for a %s", f.Spent.Epsilon, f.Spent.Delta,
+			f.Spent.Unit, want.Epsilon, want.Delta, want.Unit)
+	}
+	if !(want.Epsilon <= b.Epsilon) {
+		a.find(n, "the round passed the budget of privacy: epsilon %g is spent, and %g is allowed", want.Epsilon, b.Epsilon)
+	}
+	a.report.Epsilon = f.Spent.Epsilon
 }
 
 // complete reports whether the rules ask, at the instant at, for the mean of these updates: all that were accepted since the

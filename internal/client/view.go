@@ -45,6 +45,18 @@ type Run struct {
 	Rollback  string     `json:"rollback,omitempty"`
 	Unwraps   string     `json:"unwraps,omitempty"` // who can open the key-encryption key of the coordinator's store, in words
 	Now       time.Time  `json:"now"`               // the coordinator's time
+	Privacy   *Privacy   `json:"privacy,omitempty"` // where the plan asks for noise
+}
+
+// Privacy is what a run with noise costs. Its figures are upper bounds.
+type Privacy struct {
+	Unit       string  `json:"unit"`      // whom epsilon protects: "participant", all that one member gave
+	Epsilon    float64 `json:"epsilon"`   // of the run's closed rounds by themselves
+	Delta      float64 `json:"delta"`     // for it, as the plan says
+	Spent      float64 `json:"spent"`     // epsilon of all that the federation has released in all runs
+	Budget     float64 `json:"budget"`    // most that it may come to, as the manifest says
+	ForDelta   float64 `json:"for_delta"` // for both
+	Accountant string  `json:"accountant"`
 }
 
 // Member is a member's part in a run.
@@ -88,6 +100,7 @@ type Round struct {
 	Resent   int64        `json:"resent"`   // bytes of updates that were sent more than once, since links broke
 	Bound    float64      `json:"bound"`    // most that a value of the mean can be off
 	Figures  []Figures    `json:"figures,omitempty"`
+	Clip     float64      `json:"clip,omitempty"`  // norm to which updates are clipped, where the plan asks for noise
 	Early    string       `json:"early,omitempty"` // "report_goal" or "absent": closed before all selected had sent and before its deadline
 }
 
@@ -134,7 +147,8 @@ type Model struct {
 	Strategy     string       `json:"strategy"`
 	Epsilon      float64      `json:"epsilon"`
 	Delta        float64      `json:"delta"`
-	Position     int64        `json:"position"` // of its commit in the log
+	Unit         string       `json:"unit,omitempty"` // whom epsilon protects; epsilon is of all that the federation had released by then
+	Position     int64        `json:"position"`       // of its commit in the log
 	Manifest     entry.Digest `json:"manifest"`
 	Simulated    string       `json:"simulated,omitempty"`
 	Rollback     string       `json:"rollback,omitempty"`
@@ -159,6 +173,11 @@ func run(r *pb.ShowReply) (Run, error) {
 	if err := json.Unmarshal(r.Plan, &out.Plan); err != nil {
 		return out, fmt.Errorf("reading the run's plan: %w", err)
 	}
+	if p := r.Privacy; p != nil {
+		out.Privacy = &Privacy{
+			Unit: p.Unit, Epsilon: p.Epsilon, Delta: p.Delta, Spent: p.Spent, Budget: p.Budget, ForDelta: p.ForDelta, Accountant: p.Accountant,
+		}
+	}
 	for _, m := range r.Members {
 		out.Members = append(out.Members, Member{
 			Name: m.Member, State: m.State, Records: m.Records, Rule: m.Rule, Seen: instant(m.SeenUs), Connected: m.Connected,
@@ -169,7 +188,7 @@ func run(r *pb.ShowReply) (Run, error) {
 		out.History = append(out.History, Round{
 			Round: int(x.Round), Try: int(x.Try), Kind: x.Kind, State: x.State, Selected: x.Selected, Accepted: x.Accepted,
 			Model: digest(x.Model), Opened: instant(x.OpenedUs), Closed: instant(x.ClosedUs), Deadline: instant(x.DeadlineUs),
-			Received: x.Received, Resent: x.Resent, Bound: x.Bound, Figures: figures(x.Metrics), Early: x.Early,
+			Received: x.Received, Resent: x.Resent, Bound: x.Bound, Figures: figures(x.Metrics), Early: x.Early, Clip: x.Clip,
 		})
 	}
 	return out, nil
@@ -188,7 +207,7 @@ func version(m *pb.ModelView) Model {
 	return Model{
 		ID: digest(m.GetModel()), Run: m.GetRun(), RunName: m.GetRunName(), Round: int(m.GetRound()), Base: digest(m.GetBase()),
 		Size: m.GetSize(), Created: instant(m.GetCreatedUs()), Deleted: instant(m.GetDroppedUs()), Members: m.GetMembers(), Strategy: m.GetStrategy(),
-		Epsilon: m.GetEpsilon(), Delta: m.GetDelta(), Position: m.GetPosition(), Manifest: digest(m.GetManifest()),
+		Epsilon: m.GetEpsilon(), Delta: m.GetDelta(), Unit: m.GetUnit(), Position: m.GetPosition(), Manifest: digest(m.GetManifest()),
 		Simulated: m.GetSimulated(), Rollback: m.GetRollback(), Tags: m.GetTags(), Measurements: m.GetMeasurements(),
 		Figures: figures(m.GetMetrics()),
 	}

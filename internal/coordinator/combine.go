@@ -31,10 +31,13 @@ const stepLen = 1 << 15
 // combiner turns the sum of a try into the next model version, and makes both blobs durable before anybody hears of them. What it
 // holds beside the sum does not grow with the model: base, state, next model and next state pass through it block by block.
 type combiner struct {
-	blobs *blob.Blobs
+	blobs  *blob.Blobs
+	chance io.Reader // of noise, cryptographic
 }
 
-// combine takes the mean of s and applies the plan's strategy to it. It does the same to the same bits after any crash.
+// combine takes the mean of s and applies the plan's strategy to it. It does the same to the same bits after any crash; where the plan asks
+// for noise, this is drawn anew each time, and what was made with noise before is a blob that no fact names and nobody but this enclave
+// can read.
 func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.Combined, error) {
 	in := round.Combined{Run: a.Run, Round: a.Round, Try: a.Try, Members: slices.Clone(a.Members), Early: a.Early}
 	var err error
@@ -47,6 +50,9 @@ func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.
 		}
 	} else {
 		in.Blob, in.State, err = c.step(ctx, a, s, in.Members)
+		if recipe, private := round.Recipe(a.Plan); err == nil && private && recipe.Adaptive != nil {
+			in.Clip, err = recipe.Next(a.Clip, a.Selected, len(a.Members), s.unclipped(), c.chance)
+		}
 	}
 	in.Model = in.Blob.Plain // a model's file names it
 	return in, err
@@ -66,19 +72,22 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum, members []
 		return next, nil, err
 	}
 	n := s.spec.Len()
+	meanOf, err := c.mean(a, s)
+	if err != nil {
+		return next, nil, err
+	}
 	base, err := c.openModel(ctx, *a.Base, n)
 	if err != nil {
 		return next, nil, err
 	}
 	defer base.Close()
-	meanOf := func(lo int, mean []float64) { s.acc.Mean(lo, mean) }
 	if s.spool != nil {
 		if meanOf, err = c.gather(ctx, a, strategy, s, members); err != nil {
 			return next, nil, err
 		}
 	}
 	for i, m := range members {
-		if s.clipped[m.Member] {
+		if s.clipped[m.Member] && a.Plan.Privacy == nil { // with noise nobody may know whose was
 			members[i].Effect = entry.Effect(aggregate.Clipped)
 		}
 	}
@@ -96,9 +105,12 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum, members []
 		states = c.put(ctx, g, "storing the optimiser's state", state)
 	}
 	g.Go(func() error {
-		err := transform(rule, a.Plan.Strategy.Name, func(lo int, mean []float64) {
-			meanOf(lo, mean)
+		err := transform(rule, a.Plan.Strategy.Name, func(lo int, mean []float64) error {
+			if err := meanOf(lo, mean); err != nil {
+				return err
+			}
 			scale(lo, mean)
+			return nil
 		}, n, base, old, models, states)
 		models.CloseWithError(err) // nil: it is whole
 		states.CloseWithError(err)
@@ -110,7 +122,7 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum, members []
 
 // gather goes over all updates of a try by a strategy that needs them at once, and returns what takes the mean's place. It says in members what
 // became of their updates.
-func (c *combiner) gather(ctx context.Context, a round.Combine, strategy aggregate.Strategy, s *sum, members []entry.Contribution) (func(lo int, dst []float64), error) {
+func (c *combiner) gather(ctx context.Context, a round.Combine, strategy aggregate.Strategy, s *sum, members []entry.Contribution) (func(lo int, dst []float64) error, error) {
 	var updates []aggregate.Update
 	for _, m := range members {
 		updates = append(updates, aggregate.Update{Member: string(m.Member), Weight: m.Weight, Values: s.spool[m.Member].values})
@@ -131,10 +143,10 @@ func (c *combiner) gather(ctx context.Context, a round.Combine, strategy aggrega
 	for i, e := range g.Effects() {
 		members[i].Effect = entry.Effect(e) // both are in the order of names
 	}
-	return func(lo int, dst []float64) {
+	return func(lo int, dst []float64) error {
 		const part = stepLen / 16
 		// Nothing ends it: a part is done in no time.
-		_ = inParts(context.WithoutCancel(ctx), (len(dst)+part-1)/part, func(k int) {
+		return inParts(context.WithoutCancel(ctx), (len(dst)+part-1)/part, func(k int) {
 			g.Mean(lo+k*part, dst[k*part:min((k+1)*part, len(dst))])
 		})
 	}, nil
@@ -179,6 +191,23 @@ func (c *combiner) wholeState(ctx context.Context, ref *entry.Blob, strategy agg
 	return state, old.end()
 }
 
+// mean returns what fills a block with the mean of a try's sum, with noise where the plan asks for it. Each block is to be asked for once: a
+// second answer would have other noise.
+func (c *combiner) mean(a round.Combine, s *sum) (func(lo int, mean []float64) error, error) {
+	recipe, private := round.Recipe(a.Plan)
+	if !private {
+		return func(lo int, mean []float64) error {
+			s.acc.Mean(lo, mean)
+			return nil
+		}, nil
+	}
+	noise, err := recipe.Sampler(a.Clip, s.spec.Ranges[0].Step, s.spec.Len(), c.chance)
+	if err != nil {
+		return nil, fmt.Errorf("noise for round %d of run %s: %w", a.Round, a.Run, err)
+	}
+	return func(lo int, mean []float64) error { return s.acc.Noisy(lo, mean, a.Selected, noise.Draw) }, nil
+}
+
 // sink takes the bytes of a blob; closed without an error it is whole.
 type sink interface {
 	io.Writer
@@ -208,7 +237,7 @@ func (c *combiner) put(ctx context.Context, g *errgroup.Group, doing string, ref
 
 // transform takes n parameters, block by block, from base, old state and mean to the next model and its state. It returns nil
 // when both are written and what they were made of was read to its checked end.
-func transform(rule aggregate.Optimizer, name string, meanOf func(lo int, dst []float64), n int, base *oldModel, old *oldState, models, states io.Writer) error {
+func transform(rule aggregate.Optimizer, name string, meanOf func(lo int, dst []float64) error, n int, base *oldModel, old *oldState, models, states io.Writer) error {
 	out, err := model.NewEncoder(models, base.Layout())
 	if err != nil {
 		return err
@@ -230,7 +259,9 @@ func transform(rule aggregate.Optimizer, name string, meanOf func(lo int, dst []
 		if err := old.next(state, text); err != nil {
 			return err
 		}
-		meanOf(lo, mean)
+		if err := meanOf(lo, mean); err != nil {
+			return err
+		}
 		rule.Step(params, params, mean, state)
 		if err := out.Next(params); err != nil {
 			return err

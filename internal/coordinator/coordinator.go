@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -409,7 +410,7 @@ func (c *Coordinator) takeOver(ctx context.Context, l *loop, since time.Time) (a
 
 func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 	l := &loop{
-		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs}).combine, blobs: c.blobs, memory: c.o.Limits.Memory, kept: c.o.Retention,
+		log: c.o.Log, now: c.o.Now, version: c.o.Version, facts: facts, combine: (&combiner{c.blobs, rand.Reader}).combine, blobs: c.blobs, memory: c.o.Limits.Memory, kept: c.o.Retention,
 		presence: newPresence(c.o.Now), clocks: newClocks(c.o.Now, c.o.Skew),
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
 		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume, func() int { return len(c.epochs.now().Members()) }), studies: map[string]study{}, named: map[entry.Digest]bool{}, results: make(chan combined),
@@ -458,7 +459,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 		loop: l, presence: l.presence, records: func() int64 { return m().Limits().Records() }, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
 	})
 	pb.RegisterRunsServer(server, &runs{
-		loop: l, manifest: m, combiner: &combiner{c.blobs}, view: view, bounds: c.o.Limits, log: c.o.Log,
+		loop: l, manifest: m, combiner: &combiner{c.blobs, rand.Reader}, view: view, bounds: c.o.Limits, log: c.o.Log,
 	})
 	pb.RegisterWitnessesServer(server, &witnesses{
 		loop: l, manifest: m, presence: l.presence, cut: c.cut, progress: c.o.Limits.Progress, now: now, log: c.o.Log,

@@ -192,7 +192,7 @@ func adoption(m *manifest.Manifest) round.Adopt {
 	in := round.Adopt{
 		Fact: entry.ManifestAdopted{
 			Federation: m.Federation(), Epoch: m.Epoch(), Manifest: m.Digest(), Previous: m.Previous(), Witnesses: m.Witnesses(),
-			Members: membersOf(m), OldLog: oldLogOf(m),
+			Members: membersOf(m), OldLog: oldLogOf(m), Budget: budgetOf(m),
 		},
 		Limits: limitsOf(m),
 	}
@@ -224,9 +224,12 @@ func limitsOf(m *manifest.Manifest) round.Limits {
 	l := m.Limits()
 	return round.Limits{
 		Members: membersOf(m), Strategies: l.Strategies, Trainers: l.Trainers, LeastParticipants: l.LeastParticipants, MaxAbs: l.MaxAbs,
-		RoundsMax: l.RoundsMax,
+		RoundsMax: l.RoundsMax, Budget: budgetOf(m),
 	}
 }
+
+// budgetOf returns a manifest's budget of privacy, zero where it sets none.
+func budgetOf(m *manifest.Manifest) entry.Budget { return entry.Budget(m.Limits().Privacy) }
 
 // adopt puts the federation under newer manifests, oldest first. What is adopted already is no error. When it returns nil the
 // newest is history, and all connections of the epochs before are cut, but the one of spared, which ends a moment later.

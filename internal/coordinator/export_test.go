@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -161,7 +162,7 @@ func Guarded(s grpc.ServerStream, m *manifest.Manifest, now func() time.Time, ex
 
 // Combine has what was stored in blobs combined with a sum.
 func Combine(ctx context.Context, blobs *blob.Blobs, a round.Combine, spec aggregate.Spec, acc *aggregate.Sum) (round.Combined, error) {
-	return (&combiner{blobs}).combine(ctx, a, &sum{spec: spec, acc: acc})
+	return (&combiner{blobs, rand.Reader}).combine(ctx, a, &sum{spec: spec, acc: acc})
 }
 
 // Encodings keeps pieces as they were encoded.

@@ -54,7 +54,7 @@ type sum struct {
 	spool   map[entry.Member]*update
 	reading sync.WaitGroup // combinations under way
 
-	clip func(values []float32) []aggregate.Scaled // by what the strategy shortens an update; nil where they are added as they are
+	clip func(values []float32) []aggregate.Scaled // by what the strategy, or the noise, shortens an update; nil where they are added as they are
 
 	pending sync.WaitGroup        // updates that are not yet added
 	acc     *aggregate.Sum        // made with the first update: a try that gets none costs nothing
@@ -338,4 +338,15 @@ func addAll(acc *aggregate.Sum, from int, values [][]float32, weights []float64)
 		})
 	}
 	g.Wait()
+}
+
+// unclipped returns how many of the updates that were added were not shortened.
+func (s *sum) unclipped() int {
+	n := 0
+	for _, short := range s.clipped {
+		if !short {
+			n++
+		}
+	}
+	return n
 }

@@ -15,6 +15,7 @@ import (
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/privacy"
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/skew"
@@ -79,7 +80,8 @@ type loop struct {
 type study struct {
 	shape    trainer.Description
 	strategy aggregate.Strategy
-	text     []byte // the plan as JSON, as participants get it
+	recipe   *privacy.Recipe // nil where the plan asks for no noise
+	text     []byte          // the plan as JSON, as participants get it
 }
 
 func studyOf(p entry.Plan) (s study, err error) {
@@ -88,6 +90,9 @@ func studyOf(p entry.Plan) (s study, err error) {
 	}
 	if s.strategy, err = aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params); err != nil {
 		return s, err
+	}
+	if r, private := round.Recipe(p); private {
+		s.recipe = &r
 	}
 	s.text, err = json.Marshal(p)
 	return s, err
@@ -313,6 +318,13 @@ func sumOf(study study, f entry.RoundOpened) *sum {
 			layout = append(layout, t.Len())
 		}
 		s.clip = func(values []float32) []aggregate.Scaled { return study.strategy.Clip(layout, values) }
+		s.clipped = map[entry.Member]bool{}
+	}
+	if recipe := study.recipe; recipe != nil {
+		s.spec = s.spec.Coarsened(recipe.Step(f.Clip))
+		s.clip = func(values []float32) []aggregate.Scaled {
+			return []aggregate.Scaled{{Len: len(values), Scale: privacy.Clip(aggregate.Norm(values), f.Clip)}}
+		}
 		s.clipped = map[entry.Member]bool{}
 	}
 	return s

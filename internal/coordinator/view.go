@@ -38,6 +38,12 @@ func (v *viewer) run(r round.Run, lacking *lack, figures bool) *pb.ShowReply {
 		Summary: summary(r), Plan: plan, Reason: r.Reason, Waiting: v.waiting(r, lacking), Simulated: v.simulated,
 		Rollback: v.rollback(), NowUs: v.now().UnixMicro(),
 	}
+	if p := r.Fact.Plan.Privacy; p != nil {
+		out.Privacy = &pb.Privacy{
+			Unit: p.Unit, Epsilon: r.Epsilon, Delta: p.Delta, Spent: r.Spent.Epsilon, Budget: r.Budget.Epsilon, ForDelta: r.Budget.Delta,
+			Accountant: "renyi",
+		}
+	}
 	if v.unwraps != nil {
 		out.Unwraps = v.unwraps()
 	}
@@ -92,6 +98,7 @@ func roundView(r round.Round) *pb.RoundView {
 	out := &pb.RoundView{
 		Round: number(r.Round), Try: number(r.Try), Kind: string(r.Kind), State: r.State, OpenedUs: r.Opened.UnixMicro(),
 		DeadlineUs: r.Deadline.UnixMicro(), Received: r.Received, Resent: r.Resent, Bound: r.Bound, Early: string(r.Early),
+		Clip: r.Clip,
 	}
 	for _, s := range r.Selected {
 		out.Selected = append(out.Selected, string(s.Member))
@@ -224,7 +231,7 @@ func (v *viewer) model(x registry.Version, figures bool) *pb.ModelView {
 	}
 	out := &pb.ModelView{
 		Model: x.Model[:], Run: x.Run, RunName: x.RunName, Round: number(x.Round), Size: x.Blob.Size,
-		CreatedUs: x.Created.UnixMicro(), Strategy: x.Strategy, Epsilon: x.Spent.Epsilon, Delta: x.Spent.Delta,
+		CreatedUs: x.Created.UnixMicro(), Strategy: x.Strategy, Epsilon: x.Spent.Epsilon, Delta: x.Spent.Delta, Unit: x.Spent.Unit,
 		Position: x.Position, Manifest: x.Manifest[:], Simulated: x.Simulated, Rollback: x.Rollback, Tags: x.Tags,
 		Measurements: x.Sets, Metrics: metrics(x.Evaluated),
 	}

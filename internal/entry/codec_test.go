@@ -40,7 +40,7 @@ func facts() map[string]entry.Fact {
 		"manifest_adopted": entry.ManifestAdopted{
 			Federation: "four-hospitals", Epoch: 2, Manifest: digest(1), Previous: digest(2),
 			Witnesses: "none: demonstration on one machine", Members: []entry.Member{"budapest", "cleveland"},
-			Spent: entry.Spent{Epsilon: 0.5, Delta: 1e-6},
+			Spent: entry.Spent{Epsilon: 0.5, Delta: 1e-6, Unit: "participant"}, Budget: entry.Budget{Unit: "participant", Epsilon: 8, Delta: 1e-6},
 			Enclave: &entry.Enclave{
 				Types: []string{"sev-snp"}, Sets: []string{"snp-coordinator"}, Simulated: "demo", Evidence: blob(14),
 			},
@@ -65,7 +65,7 @@ func facts() map[string]entry.Fact {
 		"left":      entry.Left{Run: "0011223344556677", Member: "cleveland", Reason: "the study has ended here"},
 		"round_opened": entry.RoundOpened{
 			Run: "0011223344556677", Round: 1, Try: 2, Kind: entry.Training, Base: &model, Model: digest(9),
-			Selected: shares, Bound: 1.5e-11, Deadline: at.Add(90 * time.Second), Early: entry.Absent,
+			Selected: shares, Bound: 1.5e-11, Deadline: at.Add(90 * time.Second), Clip: 0.75, Early: entry.Absent,
 		},
 		"update_accepted": entry.UpdateAccepted{
 			Run: "0011223344556677", Round: 1, Try: 2, Member: "budapest", Update: digest(10),
@@ -79,7 +79,7 @@ func facts() map[string]entry.Fact {
 		"round_closed": entry.RoundClosed{
 			Run: "0011223344556677", Round: 1, Try: 2, Kind: entry.Training, Base: digest(9), Model: digest(12),
 			Blob: blob(13), State: &model, Members: []entry.Contribution{{Member: "budapest", Weight: 234, Update: digest(10), Effect: "clipped"}},
-			Spent: entry.Spent{Epsilon: 0.5, Delta: 1e-6}, Early: entry.ReportGoal,
+			Spent: entry.Spent{Epsilon: 0.5, Delta: 1e-6, Unit: "participant"}, Clip: 0.875, Early: entry.ReportGoal,
 		},
 		"evaluated": entry.Evaluated{
 			Run: "0011223344556677", Round: 1, Member: "budapest", Model: digest(12),
@@ -98,7 +98,11 @@ func plan() entry.Plan {
 		Rounds:   50, Quorum: 3, ReportGoal: 4, Members: []entry.Member{"budapest", "cleveland"}, Deadline: entry.Duration(90 * time.Second),
 		Grace: entry.Duration(30 * time.Second), MaxTime: entry.Duration(72 * time.Hour), Tries: 3,
 		MaxAbs: 16, Resolution: 1e-9, Encoding: "bf16", Seed: 1<<53 - 1, Local: entry.Local{Steps: 5, Epochs: 2, LearningRate: 0.1, Batch: 32, L2: 0.01},
-		Standardize: &entry.Standardize{MaxAbs: 1 << 20}, Schema: json.RawMessage(`{"columns":[{"name":"age","kind":"number"}]}`),
+		Standardize: &entry.Standardize{MaxAbs: 1 << 20}, Privacy: &entry.Privacy{
+			Unit: "participant", ClipNorm: 0.5, NoiseMultiplier: 1.25, Delta: 1e-5,
+			Adaptive: &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 1.5},
+		},
+		Schema: json.RawMessage(`{"columns":[{"name":"age","kind":"number"}]}`),
 	}
 }
 

@@ -84,6 +84,7 @@ type ManifestAdopted struct {
 	// Absent in logs that began before epochs followed each other in one log.
 	Members []Member `json:"members,omitempty"` // of the manifest, ascending
 	Spent   Spent    `json:"spent,omitzero"`    // privacy spent under all epochs before: it carries over
+	Budget  Budget   `json:"budget,omitzero"`   // of privacy, that the manifest sets; zero where it sets none
 	// How the enclave of a coordinator that goes on under a newer manifest passes it; absent where a boot follows, which says so.
 	Enclave *Enclave `json:"enclave,omitempty"`
 	// Where the members have agreed that this log takes the place of one that is lost, which stands in the first line only: the head
@@ -212,6 +213,7 @@ type RoundOpened struct {
 	Selected []Share   `json:"selected"`       // ascending by member
 	Bound    float64   `json:"bound"`          // most that any value of the float64 mean can be off, for the quorum's smallest weights
 	Deadline time.Time `json:"deadline"`
+	Clip     float64   `json:"clip,omitzero"`   // norm to which updates are clipped, where the plan asks for noise
 	Early    Early     `json:"early,omitempty"` // Absent where invitations of absent members were not waited for
 }
 
@@ -258,11 +260,23 @@ type Contribution struct {
 // the model as it is.
 type Effect string
 
-// Spent is the privacy that a round cost; zero where the plan asks for no noise.
+// Spent is what all that the federation has ever released costs, a round's model included: an upper bound by Rényi divergences. It is zero
+// where no plan asked for noise yet.
 type Spent struct {
 	Epsilon float64 `json:"epsilon"`
 	Delta   float64 `json:"delta"`
+	Unit    string  `json:"unit,omitempty"` // whom epsilon protects, as in Budget
 }
+
+// Budget is the most that all runs of a federation together may spend.
+type Budget struct {
+	Unit    string  `json:"unit"` // "participant": a whole hospital, all that it gave
+	Epsilon float64 `json:"epsilon"`
+	Delta   float64 `json:"delta"`
+}
+
+// Participant is the unit of privacy that is a whole hospital: neighbours differ by all that one of them gave, or gave nothing.
+const Participant = "participant"
 
 // RoundClosed is a round's one commit: model, optimiser's state, members and privacy spent come into being together.
 type RoundClosed struct {
@@ -276,6 +290,7 @@ type RoundClosed struct {
 	State   *Blob          `json:"state,omitempty"`
 	Members []Contribution `json:"members"` // ascending by member
 	Spent   Spent          `json:"spent"`
+	Clip    float64        `json:"clip,omitzero"` // clip norm of the next round, where it adapts
 	Early   Early          `json:"early,omitempty"`
 }
 
@@ -368,7 +383,8 @@ type Plan struct {
 	Seed        uint64          `json:"seed" yaml:"seed"`                         // at most 2^53-1
 	Local       Local           `json:"local" yaml:"local"`
 	Standardize *Standardize    `json:"standardize,omitempty" yaml:"standardize"`
-	Schema      json.RawMessage `json:"schema" yaml:"-"` // dataset.Schema, as JSON; package dataset reads it
+	Privacy     *Privacy        `json:"privacy,omitempty" yaml:"privacy"` // noise; absent: none
+	Schema      json.RawMessage `json:"schema" yaml:"-"`                  // dataset.Schema, as JSON; package dataset reads it
 }
 
 // Strategy names how updates become a new model. Parameters left out have the strategy's defaults; those that are there are numbers
@@ -390,6 +406,23 @@ type Local struct {
 // Standardize asks for round 0, in which the federation learns each column's mean and standard deviation.
 type Standardize struct {
 	MaxAbs float64 `json:"max_abs" yaml:"max_abs"` // most that a mean square may be
+}
+
+// Privacy asks for noise on the sum of each round, and says what it is to hide. What it costs is that of noise_multiplier, whether the
+// clip norm adapts or not.
+type Privacy struct {
+	Unit            string        `json:"unit" yaml:"unit"`                         // "participant"
+	ClipNorm        float64       `json:"clip_norm" yaml:"clip_norm"`               // of an update; of the first round where it adapts
+	NoiseMultiplier float64       `json:"noise_multiplier" yaml:"noise_multiplier"` // standard deviation of the noise over the clip norm
+	Delta           float64       `json:"delta" yaml:"delta"`                       // for which the run's own epsilon is shown
+	Adaptive        *AdaptiveClip `json:"adaptive,omitempty" yaml:"adaptive"`
+}
+
+// AdaptiveClip lets the clip norm follow a quantile of the updates' norms.
+type AdaptiveClip struct {
+	Quantile     float64 `json:"quantile" yaml:"quantile"`           // share of updates that are not to be clipped
+	LearningRate float64 `json:"learning_rate" yaml:"learning_rate"` // of the clip norm
+	CountStddev  float64 `json:"count_stddev" yaml:"count_stddev"`   // of the noise on the number of updates that were not clipped
 }
 
 // Duration is a time.Duration spelt as in Go ("90s", "2h") in JSON and YAML.

@@ -174,6 +174,9 @@ func textsRefused(t *testing.T) {
 		{"rounds", []string{"rounds_max: 200", "rounds_max: 2000000"}, "rounds_max: is 2000000"},
 		{"records", []string{"rounds_max: 200", "rounds_max: 200\n  records_max: 536870913"}, "records_max: is 536870913, want a whole number from 1 to 536870912"},
 		{"no records", []string{"rounds_max: 200", "rounds_max: 200\n  records_max: 0"}, "records_max: is 0"},
+		{"privacy of a unit that there is not", []string{"rounds_max: 200", "rounds_max: 200\n  privacy: {unit: patient, epsilon: 8, delta: 1.0e-5}"}, "privacy.unit"},
+		{"privacy without a bound", []string{"rounds_max: 200", "rounds_max: 200\n  privacy: {unit: participant, epsilon: 1001, delta: 1.0e-5}"}, "epsilon: is 1001"},
+		{"privacy without delta", []string{"rounds_max: 200", "rounds_max: 200\n  privacy: {unit: participant, epsilon: 8, delta: 0}"}, "delta: is 0"},
 		{"reader", []string{"models: [lead]", "models: [cleveland]"}, `readers.models[0]: there is no person "cleveland"`},
 		{"readers empty", []string{"metrics: [lead]", "metrics: []"}, "readers.metrics: is empty"},
 	} {

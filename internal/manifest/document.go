@@ -15,7 +15,9 @@ import (
 // Limits on the values of a document.
 const (
 	maxRounds      = 1 << 20
-	maxRecords     = 1 << 29        // the largest weight that the sum of a round takes
+	maxRecords     = 1 << 29 // the largest weight that the sum of a round takes
+	maxEpsilon     = 1000    // of a privacy budget: beyond it nothing is hidden
+	maxDelta       = 0.1
 	maxTTL         = 24 * time.Hour // also the most that a leaf lives
 	maxCertificate = 8 << 10
 	maxRootChain   = 8
@@ -273,7 +275,7 @@ func evidenceType(c cursor) attest.Type {
 }
 
 func (m *Manifest) readRuns(c cursor) {
-	f := c.fields("strategies", "trainers", "least_participants", "max_abs", "rounds_max", "records_max?")
+	f := c.fields("strategies", "trainers", "least_participants", "max_abs", "rounds_max", "records_max?", "privacy?")
 	m.limits = Limits{
 		Strategies:        each(f["strategies"], cursor.name),
 		Trainers:          each(f["trainers"], func(c cursor) string { return c.token("-./:_", 2*maxName) }),
@@ -283,6 +285,12 @@ func (m *Manifest) readRuns(c cursor) {
 	}
 	if r := f["records_max"]; r.v != nil {
 		m.limits.RecordsMax = int64(r.whole(1, maxRecords))
+	}
+	if p := f["privacy"]; p.v != nil {
+		b := p.fields("unit", "epsilon", "delta")
+		m.limits.Privacy = Budget{
+			Unit: b["unit"].choice("participant"), Epsilon: b["epsilon"].positive(maxEpsilon), Delta: b["delta"].positive(maxDelta),
+		}
 	}
 	if n := len(m.members); n > 0 && m.limits.LeastParticipants > n {
 		f["least_participants"].fault("is %d, but there are %d members", m.limits.LeastParticipants, n)

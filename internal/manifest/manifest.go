@@ -98,6 +98,15 @@ type Limits struct {
 	MaxAbs            float64 // the most that a plan's max_abs may be
 	RoundsMax         int
 	RecordsMax        int64 // the most records that a member may declare; 0 where the manifest does not say
+	Privacy           Budget
+}
+
+// Budget is the most privacy that all runs together may spend; zero where the manifest sets none, and then no run may ask for noise.
+// Where it sets one, each run has to.
+type Budget struct {
+	Unit    string // "participant": what a whole member gave is hidden
+	Epsilon float64
+	Delta   float64
 }
 
 // defaultRecords is the most records that a member may declare where the manifest does not say.

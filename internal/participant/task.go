@@ -91,7 +91,16 @@ func (s *session) count(log *zap.Logger, run string, plan entry.Plan) (rows int6
 		log.Warn("more records than the manifest lets a member declare", zap.Int("records", n), zap.Int64("most", most))
 		return 0, fmt.Sprintf("records_max: there are more than the %d records that the manifest lets a member declare", most)
 	}
-	return int64(n), ""
+	return declared(plan, n), ""
+}
+
+// declared returns what a member with so many rows declares. Under a plan with privacy each counts as one, and how many records a member has
+// it tells nobody.
+func declared(plan entry.Plan, rows int) int64 {
+	if plan.Privacy != nil {
+		return 1
+	}
+	return int64(rows)
 }
 
 // train makes, keeps and offers this member's update of a round.
@@ -154,8 +163,11 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 	if err != nil {
 		return finished{}, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
-	if n := int64(data.train.Rows()); n != t.Weight {
+	switch n, least := data.train.Rows(), s.p.o.Policy.leastRecords(); {
+	case declared(study.plan, n) != t.Weight:
 		return finished{}, fmt.Errorf("%w: %d records are here, %d were declared", errNotOurs, n, t.Weight)
+	case n < least:
+		return finished{}, fmt.Errorf("%w: the owner's policy refuses it: least_records: %d of %d", errNotOurs, n, least)
 	}
 	if what := subjectOf(at, t); !s.p.studio.has(what) {
 		work, err := s.prepare(ctx, t, study, data)
@@ -196,7 +208,7 @@ func (s *session) inPlan(t *pb.Train, plan entry.Plan) error {
 		return fmt.Errorf("%w: the plan has no round %d of the kind %.16q", errNotOurs, t.Round, t.Kind)
 	case t.Weight != s.p.agreed.of[t.Run].Records:
 		return fmt.Errorf("%w: this member declared %d records, not %d", errNotOurs, s.p.agreed.of[t.Run].Records, t.Weight)
-	case t.Weight < int64(least):
+	case plan.Privacy == nil && t.Weight < int64(least):
 		return fmt.Errorf("%w: the owner's policy refuses it: least_records: %d of %d", errNotOurs, t.Weight, least)
 	}
 	return nil
@@ -299,6 +311,9 @@ func (s *session) evaluate(ctx context.Context, e *pb.Evaluate) error {
 
 func (s *session) figures(ctx context.Context, e *pb.Evaluate) ([]entry.Metric, error) {
 	study, err := s.allowed(e.Run, e.Lead, e.Plan)
+	if err == nil && study.plan.Privacy != nil {
+		err = fmt.Errorf("%w: the plan asks for privacy, and figures of the own records have no noise", errNotOurs)
+	}
 	if err != nil {
 		return nil, err
 	}

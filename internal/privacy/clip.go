@@ -5,16 +5,6 @@ import (
 	"math"
 )
 
-// Norm returns the Euclidean norm of an update, the same bits on every processor: squares are added in the order of the values, each
-// product rounded by itself. No float32's square is too large or too small for a float64.
-func Norm(update []float32) float64 {
-	sum := 0.0
-	for _, x := range update {
-		sum += float64(float64(x) * float64(x))
-	}
-	return math.Sqrt(sum)
-}
-
 // Clip returns what an update of that norm is multiplied by to have at most the norm clip: 1 where it has, also exactly at the bound.
 func Clip(norm, clip float64) float64 {
 	if norm <= clip {

@@ -40,6 +40,9 @@ func NewGaussian(num, den uint64, chance io.Reader) (*Gaussian, error) {
 	return &Gaussian{num: num, den: den, scale: t, half: half, chance: source{from: chance}}, nil
 }
 
+// Sigma returns the distribution's parameter, which its standard deviation is a little below.
+func (g *Gaussian) Sigma() float64 { return math.Sqrt(float64(g.num) / float64(g.den)) }
+
 // root returns the whole part of the square root.
 func root(v uint64) uint64 {
 	r := uint64(math.Sqrt(float64(v)))

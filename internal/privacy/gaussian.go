@@ -32,7 +32,7 @@ func GaussianEpsilon(mu, delta float64) (float64, error) {
 			return most, nil
 		}
 	}
-	return smallest(0, most, func(e float64) bool { return GaussianDelta(mu, e) <= delta }), nil
+	return Least(0, most, func(e float64) bool { return GaussianDelta(mu, e) <= delta }), nil
 }
 
 // GaussianSigma returns the least standard deviation with which one release of a sum of that sensitivity costs at most epsilon for
@@ -44,7 +44,7 @@ func GaussianSigma(epsilon, delta, sensitivity float64) (float64, error) {
 	if !(epsilon >= 0) || !(sensitivity >= 0) || math.IsInf(epsilon+sensitivity, 1) {
 		return 0, fmt.Errorf("%w: epsilon %v and sensitivity %v, want 0 or more", ErrParameter, epsilon, sensitivity)
 	}
-	return sensitivity * smallest(0, 0x1p60, func(sigma float64) bool { return GaussianDelta(1/sigma, epsilon) <= delta }), nil
+	return sensitivity * Least(0, 0x1p60, func(sigma float64) bool { return GaussianDelta(1/sigma, epsilon) <= delta }), nil
 }
 
 // phi is the distribution function of the standard normal distribution.

@@ -78,9 +78,9 @@ func check(all []Mechanism, delta float64) (loud []Mechanism, bare bool, err err
 	return loud, bare, nil
 }
 
-// smallest returns the least x with ok(x), to a relative 2^-40 and from above, where ok is false below some point and true above
+// Least returns the least x with ok(x), to a relative 2^-40 and from above, where ok is false below some point and true above
 // it; +Inf where it is not true anywhere below most.
-func smallest(least, most float64, ok func(float64) bool) float64 {
+func Least(least, most float64, ok func(float64) bool) float64 {
 	if !ok(most) {
 		return math.Inf(1)
 	}

@@ -169,7 +169,7 @@ func CalibrateRenyi(rate float64, rounds int, epsilon, delta float64, orders []f
 	if _, _, err := RenyiEpsilon([]Mechanism{{rate, 1, rounds}}, delta, orders); err != nil {
 		return 0, err
 	}
-	return smallest(0, 0x1p40, func(z float64) bool {
+	return Least(0, 0x1p40, func(z float64) bool {
 		e, _, _ := RenyiEpsilon([]Mechanism{{rate, z, rounds}}, delta, orders) // checked above
 		return e <= epsilon
 	}), nil

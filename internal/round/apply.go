@@ -105,6 +105,9 @@ func (s *State) created(at time.Time, f entry.RunCreated) error {
 	if s, err := aggregate.NewStrategy(f.Plan.Strategy.Name, f.Plan.Strategy.Params); err == nil {
 		r.needs, r.judges = entry.Member(s.Member()), s.Gathers() || s.Clips()
 	}
+	if p := f.Plan.Privacy; p != nil {
+		r.clip = p.ClipNorm
+	}
 	for _, m := range f.Members {
 		r.members = append(r.members, Member{Member: m, State: invited, Since: at})
 	}
@@ -151,6 +154,8 @@ func (s *State) opened(at time.Time, f entry.RoundOpened) error {
 		return fmt.Errorf("round %d of run %s begins with another model than the newest", f.Round, f.Run)
 	case !slices.Equal(f.Selected, next.Selected) || len(f.Selected) < r.fact.Plan.Quorum:
 		return fmt.Errorf("round %d of run %s selects others than those who consented, or fewer than a quorum", f.Round, f.Run)
+	case f.Clip != r.clip:
+		return fmt.Errorf("round %d of run %s clips to another norm than it is to", f.Round, f.Run)
 	case f.Early != "" && (f.Early != entry.Absent || len(r.tries) > 0):
 		return fmt.Errorf("round %d of run %s is opened early for a reason that there is not", f.Round, f.Run)
 	case !f.Deadline.After(at):
@@ -218,6 +223,15 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 		return fmt.Errorf("%s is closed with what was not accepted, with fewer than a quorum, or without a model", t)
 	case !r.early(f.Early, f.Members):
 		return fmt.Errorf("%s is closed early for a reason that its plan does not know", t)
+	case !r.adapts(f.Clip):
+		return fmt.Errorf("%s is closed with a clip norm that its plan does not ask for, or without one that it does", t)
+	}
+	if r.fact.Plan.Privacy != nil {
+		s.spend(r.fact.Plan)
+		s.spent = f.Spent
+	}
+	if f.Clip != 0 {
+		r.clip = f.Clip
 	}
 	r.tally(t, f.Members)
 	t.state, t.closedAt, t.model, t.blob, t.memory, t.early = closed, at, f.Model, f.Blob, f.State, f.Early
@@ -227,8 +241,6 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 			r.contributed[m.Member] = m.Update
 		}
 	}
-	s.spent.Epsilon += f.Spent.Epsilon
-	s.spent.Delta += f.Spent.Delta
 	return nil
 }
 

@@ -88,6 +88,8 @@ func (s *State) consent(in Consent) ([]entry.Fact, error) {
 		return nil, err
 	case in.Records < 1 || in.Records > aggregate.MaxWeight:
 		return nil, fmt.Errorf("%w: %d records, want 1 to %d", ErrWeight, in.Records, aggregate.MaxWeight)
+	case r.fact.Plan.Privacy != nil && in.Records != 1:
+		return nil, fmt.Errorf("%w: %d records, want 1: with privacy each member counts as one", ErrWeight, in.Records)
 	case in.Most > 0 && in.Records > in.Most:
 		return nil, fmt.Errorf("%w: %d, at most %d are allowed", ErrRecords, in.Records, in.Most)
 	case len(r.tries) > 0 && r.coarsens(in.Records):
@@ -192,10 +194,18 @@ func (s *State) combined(in Combined) ([]entry.Fact, error) {
 	if !s.byID[in.Run].early(in.Early, in.Members) {
 		panic("round: closed early for a reason that the plan does not know")
 	}
-	return facts(entry.RoundClosed{
+	r := s.byID[in.Run]
+	if !r.adapts(in.Clip) {
+		panic("round: combined with a clip norm that the plan does not ask for, or without one that it does")
+	}
+	f := entry.RoundClosed{
 		Run: in.Run, Round: in.Round, Try: in.Try, Kind: t.fact.Kind, Base: t.fact.Model, Model: in.Model, Blob: in.Blob,
-		State: in.State, Members: in.Members, Early: in.Early,
-	}), nil
+		State: in.State, Members: in.Members, Clip: in.Clip, Early: in.Early,
+	}
+	if r.fact.Plan.Privacy != nil {
+		f.Spent = s.Spend(s.manifest.Budget, Cost(r.fact.Plan, 1))
+	}
+	return facts(f), nil
 }
 
 func (s *State) evaluation(in Evaluation) ([]entry.Fact, error) {
@@ -205,6 +215,9 @@ func (s *State) evaluation(in Evaluation) ([]entry.Fact, error) {
 	}
 	if m := r.member(in.Member); m == nil || m.State != consented {
 		return nil, fmt.Errorf("%w: %s, in run %s", ErrStranger, in.Member, in.Run)
+	}
+	if r.fact.Plan.Privacy != nil {
+		return nil, fmt.Errorf("%w: none are taken in a run with privacy, they have no noise", ErrFigures)
 	}
 	t := r.closing(in.Round)
 	if t == nil || t.model != in.Model {

@@ -99,6 +99,9 @@ func (s *State) adopts(at time.Time, f entry.ManifestAdopted) error {
 	if err := s.succeeds(f); err != nil {
 		return err
 	}
+	if s.manifest.Epoch == 0 {
+		s.carried = f.Spent
+	}
 	s.manifest, s.adopted, s.spent = f, at, f.Spent
 	if len(f.Members) == 0 {
 		return nil // a log of before epochs followed each other does not say who is left

@@ -146,6 +146,7 @@ type (
 		Model      entry.Digest
 		Blob       entry.Blob
 		State      *entry.Blob
+		Clip       float64 // of the next round, where it adapts
 	}
 	// Evaluation hands in a member's figures of the model that a round made.
 	Evaluation struct {

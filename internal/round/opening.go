@@ -11,9 +11,13 @@ import (
 // defaultResolution is, in parts of max_abs, the most that a mean may be off where the plan does not say.
 const defaultResolution = 0x1p-36
 
-// reopen opens the next try, or ends a run that too many have left, or whose mean would be too coarse.
-func (r *run) reopen(now time.Time, early entry.Early) []entry.Fact {
+// reopen opens the next try, or ends a run that too many have left, whose mean would be too coarse, or whose next round the budget of
+// privacy does not allow.
+func (s *State) reopen(now time.Time, r *run, early entry.Early) []entry.Fact {
 	if why := r.deserted(); why != "" {
+		return facts(r.end(failed, why))
+	}
+	if why := s.overspends(r); why != "" {
 		return facts(r.end(failed, why))
 	}
 	f := r.opening(now)
@@ -30,7 +34,7 @@ func (r *run) reopen(now time.Time, early entry.Early) []entry.Fact {
 func (r *run) opening(now time.Time) entry.RoundOpened {
 	number, attempt := r.next()
 	f := entry.RoundOpened{
-		Run: r.fact.Run, Round: number, Try: attempt, Kind: entry.Training, Base: r.base, Model: r.model,
+		Run: r.fact.Run, Round: number, Try: attempt, Kind: entry.Training, Base: r.base, Model: r.model, Clip: r.clip,
 		Deadline: now.Add(time.Duration(r.fact.Plan.Deadline)),
 	}
 	if number == 0 {

@@ -22,7 +22,8 @@ type Limits struct {
 	MaxAbs            float64
 	RoundsMax         int
 	OpenRuns          int
-	Starts            int // runs that one lead may create within any 24 hours; 0: as many as it likes
+	Budget            entry.Budget // of privacy; zero: none, and then no run may ask for noise
+	Starts            int          // runs that one lead may create within any 24 hours; 0: as many as it likes
 }
 
 func (s *State) create(now time.Time, in Create) ([]entry.Fact, error) {
@@ -40,6 +41,9 @@ func (s *State) create(now time.Time, in Create) ([]entry.Fact, error) {
 	}
 	if n := len(s.live); n >= in.Limits.OpenRuns {
 		return nil, fmt.Errorf("%w: %d, and no more than %d may be", ErrOpenRuns, n, in.Limits.OpenRuns)
+	}
+	if err := s.affordable(in.Fact.Plan, in.Limits.Budget); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPlan, err)
 	}
 	if n := s.started(in.Fact.Lead, now.Add(-24*time.Hour)); in.Limits.Starts > 0 && n >= in.Limits.Starts {
 		return nil, fmt.Errorf("%w: %s started %d in the last 24 hours, and no more than %d may be", ErrStarts, in.Fact.Lead, n, in.Limits.Starts)
@@ -96,7 +100,7 @@ func (l Limits) allowPlan(p entry.Plan) error {
 	case p.Quorum < l.LeastParticipants:
 		return fmt.Errorf("quorum %d; allowed is %d at least", p.Quorum, l.LeastParticipants)
 	}
-	return nil
+	return l.allowPrivacy(p.Privacy)
 }
 
 // listed words names for people.
@@ -144,5 +148,5 @@ func sound(f entry.RunCreated) error {
 			return fmt.Errorf("%s, by whose updates strategy %s measures the others, is not asked", m, s.Name())
 		}
 	}
-	return nil
+	return CheckPrivacy(p)
 }

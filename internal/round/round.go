@@ -30,6 +30,7 @@ import (
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/privacy"
 )
 
 // State is the fold over the facts. Its methods are not safe for concurrent use; what they return may be kept.
@@ -37,7 +38,9 @@ type State struct {
 	newest   time.Time
 	manifest entry.ManifestAdopted // zero before the first
 	adopted  time.Time
-	spent    entry.Spent // privacy, by all closed rounds
+	spent    entry.Spent         // privacy, by all closed rounds
+	carried  entry.Spent         // before the log began
+	ledger   []privacy.Mechanism // all closed rounds with noise
 	booted   time.Time
 	runs     []*run // in the order of their creation
 	live     []*run // those of them that have not ended
@@ -63,6 +66,7 @@ type run struct {
 	base    *entry.Blob  // newest model; nil before the first
 	model   entry.Digest // of base
 	state   *entry.Blob  // of the optimiser
+	clip    float64      // norm to which the next round's updates are clipped, 0 where the plan asks for no noise
 	closed  int          // newest closed round, -1 before the first
 	since   time.Time    // last closing
 	was     string       // phase, after the newest fact

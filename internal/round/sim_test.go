@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/privacy"
 	"consilium.dev/internal/round"
 )
 
@@ -73,7 +75,7 @@ func newWorld(t testing.TB, seed uint64) *world {
 		busy: map[string]bool{}, kept: map[string]entry.Digest{}, seen: map[entry.Member]round.Sighting{},
 		audit: audit{
 			models: map[string]entry.Digest{}, quorum: map[string]int{}, last: map[string]int{}, over: map[string]bool{},
-			accepted: map[string]entry.Digest{}, goal: map[string]int{}, gone: map[string]bool{},
+			accepted: map[string]entry.Digest{}, goal: map[string]int{}, gone: map[string]bool{}, plans: map[string]entry.Plan{},
 		},
 	}
 	for i := range 2 + w.chance.IntN(5) {
@@ -83,7 +85,13 @@ func newWorld(t testing.TB, seed uint64) *world {
 		Members: w.members, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 1,
 		MaxAbs: 1 << 20, RoundsMax: 10, OpenRuns: 4,
 	}
-	w.decide(round.Adopt{Fact: entry.ManifestAdopted{Federation: "f", Epoch: 1, Manifest: entry.Digest{1}}})
+	if len(w.members) >= round.LeastPrivate && seed%3 == 0 {
+		w.limits.Budget = entry.Budget{Unit: entry.Participant, Epsilon: 2 + 10*w.chance.Float64(), Delta: 1e-5}
+		w.audit.budget = w.limits.Budget
+	}
+	w.decide(round.Adopt{
+		Fact: entry.ManifestAdopted{Federation: "f", Epoch: 1, Manifest: entry.Digest{1}, Budget: w.limits.Budget}, Limits: w.limits,
+	})
 	w.decide(round.Boot{})
 	for i := range 1 + w.chance.IntN(2) {
 		w.create(i)
@@ -98,6 +106,14 @@ func (w *world) create(i int) {
 		Quorum: 1 + w.chance.IntN(len(w.members)), Deadline: entry.Duration(time.Minute), Tries: 1 + w.chance.IntN(4), MaxAbs: 16,
 		Resolution: 1, Grace: entry.Duration(10 * time.Second),
 	}
+	private := w.limits.Budget != entry.Budget{}
+	if private {
+		p.Quorum = max(p.Quorum, round.LeastPrivate)
+		p.Privacy = &entry.Privacy{Unit: entry.Participant, ClipNorm: 0.5, NoiseMultiplier: 0.5 + 4*w.chance.Float64(), Delta: 1e-5}
+		if w.chance.IntN(2) == 0 {
+			p.Privacy.Adaptive = &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 3}
+		}
+	}
 	if w.chance.IntN(2) == 0 {
 		p.ReportGoal = p.Quorum + w.chance.IntN(len(w.members)-p.Quorum+1)
 	}
@@ -107,7 +123,7 @@ func (w *world) create(i int) {
 	f := entry.RunCreated{
 		Run: fmt.Sprintf("run-%d", i), Request: fmt.Sprint(i), Lead: "lead", Members: w.members, Plan: p,
 	}
-	if w.chance.IntN(2) == 0 {
+	if !private && w.chance.IntN(2) == 0 {
 		f.Plan.Standardize = &entry.Standardize{MaxAbs: 16}
 	} else {
 		f.Initial, f.Model = &entry.Blob{Plain: digest("initial")}, digest("initial")
@@ -275,7 +291,11 @@ func (w *world) act() {
 		if w.chanceOf(15) {
 			w.send(round.Decline{Run: a.Run, Member: a.Member, Rule: "rule"})
 		} else {
-			w.send(round.Consent{Run: a.Run, Member: a.Member, Records: 1 + w.chance.Int64N(300)})
+			records := 1 + w.chance.Int64N(300)
+			if a.Plan.Privacy != nil && !w.chanceOf(5) { // now and then one says how many it has, which is not taken
+				records = 1
+			}
+			w.send(round.Consent{Run: a.Run, Member: a.Member, Records: records})
 		}
 	case round.Ask:
 		w.answer(a)
@@ -324,10 +344,16 @@ func (w *world) combine(a round.Combine) {
 		return
 	}
 	w.busy[key] = true
-	w.mail = append(w.mail, round.Combined{
+	in := round.Combined{
 		Run: a.Run, Round: a.Round, Try: a.Try, Members: a.Members, Model: mean(a.Base, a.Members),
 		Blob: entry.Blob{Plain: mean(a.Base, a.Members)}, Early: a.Early,
-	})
+	}
+	if recipe, private := round.Recipe(a.Plan); private != (a.Clip > 0) || private && len(a.Members) > a.Selected {
+		w.Fatalf("asks for a mean with noise without a clip norm, or the reverse: %+v", a)
+	} else if private && recipe.Adaptive != nil {
+		in.Clip = recipe.Adaptive.Next(a.Clip, w.chance.Float64())
+	}
+	w.mail = append(w.mail, in)
 }
 
 // mean stands for the exact mean: the same base and the same updates give the same digest.
@@ -407,11 +433,15 @@ type audit struct {
 	accepted map[string]entry.Digest // by try and member
 	goal     map[string]int
 	gone     map[string]bool // who has left a run
+	budget   entry.Budget
+	plans    map[string]entry.Plan
+	spent    []privacy.Mechanism // rounds with noise
 }
 
 func (a *audit) read(f entry.Fact) error {
 	switch f := f.(type) {
 	case entry.RunCreated:
+		a.plans[f.Run] = f.Plan
 		a.models[f.Run], a.quorum[f.Run], a.last[f.Run], a.goal[f.Run] = f.Model, f.Plan.Quorum, -1, f.Plan.ReportGoal
 		if f.Plan.Standardize == nil {
 			a.last[f.Run] = 0
@@ -442,12 +472,35 @@ func (a *audit) read(f entry.Fact) error {
 	return nil
 }
 
+// spend reckons anew what all rounds cost, and holds that to the budget.
+func (a *audit) spend(f entry.RoundClosed) error {
+	p := a.plans[f.Run].Privacy
+	if p == nil {
+		if f.Spent != (entry.Spent{}) || f.Clip != 0 || a.budget != (entry.Budget{}) {
+			return fmt.Errorf("closed without noise under a budget, or at a cost without noise")
+		}
+		return nil
+	}
+	a.spent = append(a.spent, privacy.Mechanism{Rate: 1, Noise: p.NoiseMultiplier, Rounds: 1})
+	want, _, err := privacy.RenyiEpsilon(a.spent, a.budget.Delta, nil)
+	if err != nil {
+		return err
+	}
+	if math.Abs(f.Spent.Epsilon-want) > 1e-9*want || want > a.budget.Epsilon || f.Spent.Unit != entry.Participant {
+		return fmt.Errorf("closed with %+v spent, it is %v, and the budget is %v", f.Spent, want, a.budget.Epsilon)
+	}
+	return nil
+}
+
 func (a *audit) close(f entry.RoundClosed) error {
 	if a.over[f.Run] || f.Round != a.last[f.Run]+1 || f.Base != a.models[f.Run] || len(f.Members) < a.quorum[f.Run] {
 		return fmt.Errorf("closed out of order, from another base, or below the quorum")
 	}
 	if f.Early == entry.ReportGoal && (a.goal[f.Run] == 0 || len(f.Members) < a.goal[f.Run]) {
 		return fmt.Errorf("closed early below the report goal")
+	}
+	if err := a.spend(f); err != nil {
+		return err
 	}
 	seen := map[entry.Member]bool{}
 	for _, c := range f.Members {

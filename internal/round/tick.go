@@ -25,7 +25,7 @@ func (s *State) tick(now time.Time, held Held, seen Seen, released Released) []e
 		case len(r.tries) == 0:
 			out = append(out, s.begin(now, r, seen)...)
 		default:
-			out = append(out, r.reopen(now, "")...)
+			out = append(out, s.reopen(now, r, "")...)
 		}
 	}
 	return out
@@ -126,9 +126,9 @@ func (s *State) begin(now time.Time, r *run, seen Seen) []entry.Fact {
 		}
 		return facts(r.end(failed, reason))
 	case enough && (silent == 0 || !now.Before(some)):
-		return r.reopen(now, "")
+		return s.reopen(now, r, "")
 	case enough && s.allAway(now, r, r.who(invited), seen):
-		return r.reopen(now, entry.Absent)
+		return s.reopen(now, r, entry.Absent)
 	case !enough && yes >= quorum && !now.Before(none):
 		return facts(r.end(failed, fmt.Sprintf("%s, by whose updates the others are measured, has not consented in time", r.needs)))
 	case !enough && !now.Before(none):
@@ -175,9 +175,13 @@ func (r *run) withheld(released Released) bool {
 	return !ok
 }
 
-// evaluators returns whose figures of a round's model are missing.
+// evaluators returns whose figures of a round's model are missing: nobody's where the plan asks for noise, since figures of the own
+// records have none.
 func (r *run) evaluators(t *try) []entry.Member {
 	var out []entry.Member
+	if r.fact.Plan.Privacy != nil {
+		return nil
+	}
 	for _, m := range r.members {
 		if m.State == consented && !t.reported[m.Member] {
 			out = append(out, m.Member)

@@ -58,6 +58,8 @@ type (
 		State      *entry.Blob // of the optimiser; nil before its first step
 		Early      entry.Early // why it is not waited for everybody selected
 		Plan       entry.Plan
+		Selected   int     // members that were asked, whoever answered: over so many a sum with noise is taken
+		Clip       float64 // norm to which their updates were clipped, 0 for none
 	}
 	// Evaluate asks a member for its figures of the model that a round made.
 	Evaluate struct {
@@ -159,7 +161,7 @@ func (r *run) asks(t *try, p progress) []Action {
 func (r *run) combine(t *try, p progress, early entry.Early) Combine {
 	return Combine{
 		Run: t.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, Members: p.held, Base: t.fact.Base,
-		State: r.state, Early: early, Plan: r.fact.Plan,
+		State: r.state, Early: early, Plan: r.fact.Plan, Selected: len(t.fact.Selected), Clip: t.fact.Clip,
 	}
 }
 

@@ -32,6 +32,7 @@ func TestTodo(t *testing.T) {
 	one, plan := append(untilOpened(), accepted("a", 100)), created().Plan
 	combine := round.Combine{
 		Run: "run", Round: 1, Try: 1, Kind: entry.Training, Members: closed().Members, Base: &zeros, Plan: plan,
+		Selected: 3,
 	}
 	evaluate := func(m entry.Member) round.Evaluate {
 		return round.Evaluate{Run: "run", Lead: "lead", Round: 1, Member: m, Model: digest("first"), Blob: first, Plan: plan}
@@ -80,7 +81,7 @@ func TestTodo(t *testing.T) {
 			evaluate("b"), evaluate("c"), second(evaluate("a")), second(evaluate("b")), second(evaluate("c")), wake(time.Minute),
 		}},
 		{"a mean with the optimiser's state", again, 0, everything, []round.Action{round.Combine{
-			Run: "run", Round: 2, Try: 1, Kind: entry.Training, Base: &first, State: &state, Plan: plan,
+			Run: "run", Round: 2, Try: 1, Kind: entry.Training, Base: &first, State: &state, Plan: plan, Selected: 3,
 			Members: append(closed().Members, entry.Contribution{Member: "c", Weight: 300, Update: digest("c")}),
 		}}},
 		{"whose update is part of what", again[:len(again)-3], 0, nothing, []round.Action{

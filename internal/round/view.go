@@ -15,7 +15,10 @@ type Run struct {
 	Reason  string    // of a failure
 	Created time.Time
 	Members []Member
-	Rounds  []Round // every try, in the order of opening
+	Rounds  []Round      // every try, in the order of opening
+	Epsilon float64      // that its closed rounds cost by themselves, at its plan's delta; 0 without noise
+	Spent   entry.Spent  // by all runs of the federation
+	Budget  entry.Budget // of the federation, zero where it has none
 }
 
 // Member is a member's part in a run.
@@ -41,6 +44,7 @@ type Round struct {
 	Bound      float64 // most that a value of the mean can be off
 	Opened     time.Time
 	Deadline   time.Time
+	Clip       float64      // norm to which updates are clipped, 0 for none
 	Closed     time.Time    // zero while open
 	Model      entry.Digest // zero unless closed
 	Evaluated  []entry.Evaluated
@@ -57,7 +61,7 @@ type Progress struct {
 func (s *State) Runs() []Run {
 	out := make([]Run, len(s.runs))
 	for i, r := range s.runs {
-		out[i] = r.view()
+		out[i] = s.view(r)
 	}
 	return out
 }
@@ -68,7 +72,7 @@ func (s *State) Run(id string) (Run, bool) {
 	if r == nil {
 		return Run{}, false
 	}
-	return r.view(), true
+	return s.view(r), true
 }
 
 // RunOf returns the id of the run that the lead's request has created.
@@ -173,16 +177,17 @@ func (r *run) phase() string {
 }
 
 // view copies what later facts change in place. What they only append to is shared, and cut off so that nobody else does.
-func (r *run) view() Run {
+func (s *State) view(r *run) Run {
 	out := Run{
 		Fact: r.fact, State: r.phase(), Since: r.phased, Reason: r.reason, Created: r.created, Members: slices.Clone(r.members),
-		Rounds: make([]Round, len(r.tries)),
+		Rounds: make([]Round, len(r.tries)), Epsilon: r.epsilon(), Spent: s.spent, Budget: s.manifest.Budget,
 	}
 	for i, t := range r.tries {
 		v := Round{
 			Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, State: t.state, Selected: t.fact.Selected,
 			Accepted: slices.Clip(t.accepted), Bound: t.fact.Bound, Opened: t.opened, Deadline: t.deadline, Closed: t.closedAt,
 			Model: t.model, Evaluated: slices.Clip(t.figures), Early: t.early, Spared: t.spared,
+			Clip: t.fact.Clip,
 		}
 		for _, a := range t.accepted {
 			v.Received += a.Bytes

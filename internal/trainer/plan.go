@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -18,6 +19,7 @@ import (
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/round"
 	"consilium.dev/internal/strictyaml"
 )
 
@@ -141,7 +143,7 @@ func CheckPlan(p entry.Plan) error {
 func check(p entry.Plan) (dataset.Schema, error) {
 	s, err := dataset.ParseSchema(p.Schema)
 	if err == nil {
-		err = inOne(checkNames(p), checkRounds(p), checkNumbers(p), checkLocal(p.Local), checkStrategy(p))
+		err = inOne(checkNames(p), checkRounds(p), checkNumbers(p), checkLocal(p.Local), checkStrategy(p), checkPrivacy(p))
 	}
 	if err != nil {
 		return dataset.Schema{}, fmt.Errorf("plan: %w", err)
@@ -203,6 +205,26 @@ func checkStrategy(p entry.Plan) error {
 	}
 	if m := entry.Member(s.Member()); m != "" && len(p.Members) > 0 && !slices.Contains(p.Members, m) {
 		return fmt.Errorf("strategy %s measures by the updates of %.64q, who is not among the members listed", s.Name(), m)
+	}
+	return nil
+}
+
+// private are the strategies whose sum is of updates as they come, each with weight 1: what noise is reckoned for.
+var private = []string{"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"}
+
+// checkPrivacy judges what a plan with noise asks for, and what goes with it.
+func checkPrivacy(p entry.Plan) error {
+	if p.Privacy == nil {
+		return nil
+	}
+	if err := round.CheckPrivacy(p); err != nil {
+		return err
+	}
+	if !slices.Contains(private, p.Strategy.Name) {
+		return fmt.Errorf("strategy %s in a run with privacy, want one of %s", p.Strategy.Name, strings.Join(private, ", "))
+	}
+	if p.Privacy.ClipNorm > p.MaxAbs {
+		return fmt.Errorf("privacy.clip_norm is %v, want at most max_abs, %v", p.Privacy.ClipNorm, p.MaxAbs)
 	}
 	return nil
 }

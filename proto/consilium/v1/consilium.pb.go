@@ -2827,6 +2827,7 @@ type ShowReply struct {
 	NowUs         int64                  `protobuf:"varint,9,opt,name=now_us,json=nowUs,proto3" json:"now_us,omitempty"` // the coordinator's time
 	Omitted       int32                  `protobuf:"varint,10,opt,name=omitted,proto3" json:"omitted,omitempty"`         // oldest rounds that were left out to keep the message small
 	Unwraps       string                 `protobuf:"bytes,11,opt,name=unwraps,proto3" json:"unwraps,omitempty"`          // who can open the key-encryption key of the coordinator's store, and with it models and log, in words for people
+	Privacy       *Privacy               `protobuf:"bytes,12,opt,name=privacy,proto3" json:"privacy,omitempty"`          // absent where the plan asks for no noise
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2938,6 +2939,106 @@ func (x *ShowReply) GetUnwraps() string {
 	return ""
 }
 
+func (x *ShowReply) GetPrivacy() *Privacy {
+	if x != nil {
+		return x.Privacy
+	}
+	return nil
+}
+
+// Privacy is what a run with noise costs. Its figures are upper bounds.
+type Privacy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Unit          string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`                           // whom epsilon protects: "participant", all that one member gave
+	Epsilon       float64                `protobuf:"fixed64,2,opt,name=epsilon,proto3" json:"epsilon,omitempty"`                   // of the run's closed rounds by themselves
+	Delta         float64                `protobuf:"fixed64,3,opt,name=delta,proto3" json:"delta,omitempty"`                       // for it, as the plan says
+	Spent         float64                `protobuf:"fixed64,4,opt,name=spent,proto3" json:"spent,omitempty"`                       // epsilon of all that the federation has released in all runs
+	Budget        float64                `protobuf:"fixed64,5,opt,name=budget,proto3" json:"budget,omitempty"`                     // most that it may come to, as the manifest says
+	ForDelta      float64                `protobuf:"fixed64,6,opt,name=for_delta,json=forDelta,proto3" json:"for_delta,omitempty"` // for both
+	Accountant    string                 `protobuf:"bytes,7,opt,name=accountant,proto3" json:"accountant,omitempty"`               // "renyi"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Privacy) Reset() {
+	*x = Privacy{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Privacy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Privacy) ProtoMessage() {}
+
+func (x *Privacy) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Privacy.ProtoReflect.Descriptor instead.
+func (*Privacy) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Privacy) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Privacy) GetEpsilon() float64 {
+	if x != nil {
+		return x.Epsilon
+	}
+	return 0
+}
+
+func (x *Privacy) GetDelta() float64 {
+	if x != nil {
+		return x.Delta
+	}
+	return 0
+}
+
+func (x *Privacy) GetSpent() float64 {
+	if x != nil {
+		return x.Spent
+	}
+	return 0
+}
+
+func (x *Privacy) GetBudget() float64 {
+	if x != nil {
+		return x.Budget
+	}
+	return 0
+}
+
+func (x *Privacy) GetForDelta() float64 {
+	if x != nil {
+		return x.ForDelta
+	}
+	return 0
+}
+
+func (x *Privacy) GetAccountant() string {
+	if x != nil {
+		return x.Accountant
+	}
+	return ""
+}
+
 type MemberView struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -2956,7 +3057,7 @@ type MemberView struct {
 
 func (x *MemberView) Reset() {
 	*x = MemberView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2968,7 +3069,7 @@ func (x *MemberView) String() string {
 func (*MemberView) ProtoMessage() {}
 
 func (x *MemberView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2981,7 +3082,7 @@ func (x *MemberView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberView.ProtoReflect.Descriptor instead.
 func (*MemberView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MemberView) GetMember() string {
@@ -3070,7 +3171,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3183,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3196,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Activity) GetDoing() string {
@@ -3164,13 +3265,14 @@ type RoundView struct {
 	Metrics       []*MemberMetrics       `protobuf:"bytes,13,rep,name=metrics,proto3" json:"metrics,omitempty"` // of the model that the round made
 	Resent        int64                  `protobuf:"varint,14,opt,name=resent,proto3" json:"resent,omitempty"`  // bytes of updates that were sent more than once, since links broke
 	Early         string                 `protobuf:"bytes,15,opt,name=early,proto3" json:"early,omitempty"`     // "report_goal" or "absent" where it was closed before all selected had sent and before its deadline
+	Clip          float64                `protobuf:"fixed64,16,opt,name=clip,proto3" json:"clip,omitempty"`     // norm to which updates are clipped, 0 where the plan asks for no noise
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RoundView) Reset() {
 	*x = RoundView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3284,7 @@ func (x *RoundView) String() string {
 func (*RoundView) ProtoMessage() {}
 
 func (x *RoundView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3297,7 @@ func (x *RoundView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoundView.ProtoReflect.Descriptor instead.
 func (*RoundView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RoundView) GetRound() int32 {
@@ -3303,6 +3405,13 @@ func (x *RoundView) GetEarly() string {
 	return ""
 }
 
+func (x *RoundView) GetClip() float64 {
+	if x != nil {
+		return x.Clip
+	}
+	return 0
+}
+
 type MemberMetrics struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -3313,7 +3422,7 @@ type MemberMetrics struct {
 
 func (x *MemberMetrics) Reset() {
 	*x = MemberMetrics{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3325,7 +3434,7 @@ func (x *MemberMetrics) String() string {
 func (*MemberMetrics) ProtoMessage() {}
 
 func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3338,7 +3447,7 @@ func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberMetrics.ProtoReflect.Descriptor instead.
 func (*MemberMetrics) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MemberMetrics) GetMember() string {
@@ -3363,7 +3472,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3375,7 +3484,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3388,7 +3497,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
 }
 
 type ListModelsReply struct {
@@ -3400,7 +3509,7 @@ type ListModelsReply struct {
 
 func (x *ListModelsReply) Reset() {
 	*x = ListModelsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3521,7 @@ func (x *ListModelsReply) String() string {
 func (*ListModelsReply) ProtoMessage() {}
 
 func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3534,7 @@ func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsReply.ProtoReflect.Descriptor instead.
 func (*ListModelsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListModelsReply) GetModels() []*ModelView {
@@ -3444,7 +3553,7 @@ type ShowModelRequest struct {
 
 func (x *ShowModelRequest) Reset() {
 	*x = ShowModelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3456,7 +3565,7 @@ func (x *ShowModelRequest) String() string {
 func (*ShowModelRequest) ProtoMessage() {}
 
 func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3469,7 +3578,7 @@ func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelRequest.ProtoReflect.Descriptor instead.
 func (*ShowModelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ShowModelRequest) GetModel() string {
@@ -3488,7 +3597,7 @@ type ShowModelReply struct {
 
 func (x *ShowModelReply) Reset() {
 	*x = ShowModelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +3609,7 @@ func (x *ShowModelReply) String() string {
 func (*ShowModelReply) ProtoMessage() {}
 
 func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +3622,7 @@ func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelReply.ProtoReflect.Descriptor instead.
 func (*ShowModelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ShowModelReply) GetModel() *ModelView {
@@ -3544,13 +3653,14 @@ type ModelView struct {
 	Measurements  []string               `protobuf:"bytes,17,rep,name=measurements,proto3" json:"measurements,omitempty"` // of the coordinator's enclave, as the manifest's reference sets name it
 	Metrics       []*MemberMetrics       `protobuf:"bytes,18,rep,name=metrics,proto3" json:"metrics,omitempty"`
 	DroppedUs     int64                  `protobuf:"varint,19,opt,name=dropped_us,json=droppedUs,proto3" json:"dropped_us,omitempty"` // since when it is kept no more, though all of the above is; 0 while it can be fetched
+	Unit          string                 `protobuf:"bytes,20,opt,name=unit,proto3" json:"unit,omitempty"`                             // whom epsilon protects, as in Privacy; epsilon is of all that the federation had released by then
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ModelView) Reset() {
 	*x = ModelView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3562,7 +3672,7 @@ func (x *ModelView) String() string {
 func (*ModelView) ProtoMessage() {}
 
 func (x *ModelView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3575,7 +3685,7 @@ func (x *ModelView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelView.ProtoReflect.Descriptor instead.
 func (*ModelView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ModelView) GetModel() []byte {
@@ -3711,6 +3821,13 @@ func (x *ModelView) GetDroppedUs() int64 {
 	return 0
 }
 
+func (x *ModelView) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
 type CheckpointRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3719,7 +3836,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3848,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3861,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
 }
 
 type CheckpointReply struct {
@@ -3758,7 +3875,7 @@ type CheckpointReply struct {
 
 func (x *CheckpointReply) Reset() {
 	*x = CheckpointReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3770,7 +3887,7 @@ func (x *CheckpointReply) String() string {
 func (*CheckpointReply) ProtoMessage() {}
 
 func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3783,7 +3900,7 @@ func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointReply.ProtoReflect.Descriptor instead.
 func (*CheckpointReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CheckpointReply) GetCheckpoint() []byte {
@@ -3816,7 +3933,7 @@ type TileRequest struct {
 
 func (x *TileRequest) Reset() {
 	*x = TileRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3828,7 +3945,7 @@ func (x *TileRequest) String() string {
 func (*TileRequest) ProtoMessage() {}
 
 func (x *TileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3841,7 +3958,7 @@ func (x *TileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TileRequest.ProtoReflect.Descriptor instead.
 func (*TileRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *TileRequest) GetPath() string {
@@ -3861,7 +3978,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3873,7 +3990,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3886,7 +4003,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{54}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ProveRequest) GetLine() int64 {
@@ -3912,7 +4029,7 @@ type ProveReply struct {
 
 func (x *ProveReply) Reset() {
 	*x = ProveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3924,7 +4041,7 @@ func (x *ProveReply) String() string {
 func (*ProveReply) ProtoMessage() {}
 
 func (x *ProveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3937,7 +4054,7 @@ func (x *ProveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveReply.ProtoReflect.Descriptor instead.
 func (*ProveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{55}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ProveReply) GetHashes() [][]byte {
@@ -3957,7 +4074,7 @@ type ExtendsRequest struct {
 
 func (x *ExtendsRequest) Reset() {
 	*x = ExtendsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3969,7 +4086,7 @@ func (x *ExtendsRequest) String() string {
 func (*ExtendsRequest) ProtoMessage() {}
 
 func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3982,7 +4099,7 @@ func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsRequest.ProtoReflect.Descriptor instead.
 func (*ExtendsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{56}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ExtendsRequest) GetOld() int64 {
@@ -4008,7 +4125,7 @@ type ExtendsReply struct {
 
 func (x *ExtendsReply) Reset() {
 	*x = ExtendsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4020,7 +4137,7 @@ func (x *ExtendsReply) String() string {
 func (*ExtendsReply) ProtoMessage() {}
 
 func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4033,7 +4150,7 @@ func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsReply.ProtoReflect.Descriptor instead.
 func (*ExtendsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{57}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ExtendsReply) GetHashes() [][]byte {
@@ -4053,7 +4170,7 @@ type EntriesRequest struct {
 
 func (x *EntriesRequest) Reset() {
 	*x = EntriesRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4065,7 +4182,7 @@ func (x *EntriesRequest) String() string {
 func (*EntriesRequest) ProtoMessage() {}
 
 func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4078,7 +4195,7 @@ func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
 func (*EntriesRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{58}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *EntriesRequest) GetFrom() int64 {
@@ -4104,7 +4221,7 @@ type EntriesReply struct {
 
 func (x *EntriesReply) Reset() {
 	*x = EntriesReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4116,7 +4233,7 @@ func (x *EntriesReply) String() string {
 func (*EntriesReply) ProtoMessage() {}
 
 func (x *EntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4129,7 +4246,7 @@ func (x *EntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesReply.ProtoReflect.Descriptor instead.
 func (*EntriesReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{59}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *EntriesReply) GetLines() [][]byte {
@@ -4148,7 +4265,7 @@ type KeptRequest struct {
 
 func (x *KeptRequest) Reset() {
 	*x = KeptRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4160,7 +4277,7 @@ func (x *KeptRequest) String() string {
 func (*KeptRequest) ProtoMessage() {}
 
 func (x *KeptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4173,7 +4290,7 @@ func (x *KeptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptRequest.ProtoReflect.Descriptor instead.
 func (*KeptRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{60}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *KeptRequest) GetLine() int64 {
@@ -4402,7 +4519,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"created_us\x18\a \x01(\x03R\tcreatedUs\x12\x19\n" +
 	"\bsince_us\x18\b \x01(\x03R\asinceUs\"\x1f\n" +
 	"\vShowRequest\x12\x10\n" +
-	"\x03run\x18\x01 \x01(\tR\x03run\"\xef\x02\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\"\xa0\x03\n" +
 	"\tShowReply\x122\n" +
 	"\asummary\x18\x01 \x01(\v2\x18.consilium.v1.RunSummaryR\asummary\x12\x12\n" +
 	"\x04plan\x18\x02 \x01(\fR\x04plan\x122\n" +
@@ -4415,7 +4532,18 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x06now_us\x18\t \x01(\x03R\x05nowUs\x12\x18\n" +
 	"\aomitted\x18\n" +
 	" \x01(\x05R\aomitted\x12\x18\n" +
-	"\aunwraps\x18\v \x01(\tR\aunwraps\"\x9c\x02\n" +
+	"\aunwraps\x18\v \x01(\tR\aunwraps\x12/\n" +
+	"\aprivacy\x18\f \x01(\v2\x15.consilium.v1.PrivacyR\aprivacy\"\xb8\x01\n" +
+	"\aPrivacy\x12\x12\n" +
+	"\x04unit\x18\x01 \x01(\tR\x04unit\x12\x18\n" +
+	"\aepsilon\x18\x02 \x01(\x01R\aepsilon\x12\x14\n" +
+	"\x05delta\x18\x03 \x01(\x01R\x05delta\x12\x14\n" +
+	"\x05spent\x18\x04 \x01(\x01R\x05spent\x12\x16\n" +
+	"\x06budget\x18\x05 \x01(\x01R\x06budget\x12\x1b\n" +
+	"\tfor_delta\x18\x06 \x01(\x01R\bforDelta\x12\x1e\n" +
+	"\n" +
+	"accountant\x18\a \x01(\tR\n" +
+	"accountant\"\x9c\x02\n" +
 	"\n" +
 	"MemberView\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12\x14\n" +
@@ -4437,7 +4565,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05steps\x18\x05 \x01(\x03R\x05steps\x12\x0e\n" +
 	"\x02of\x18\x06 \x01(\x03R\x02of\x12\x1f\n" +
 	"\vprogress_us\x18\a \x01(\x03R\n" +
-	"progressUs\"\x9d\x03\n" +
+	"progressUs\"\xb1\x03\n" +
 	"\tRoundView\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x05R\x05round\x12\x10\n" +
 	"\x03try\x18\x02 \x01(\x05R\x03try\x12\x12\n" +
@@ -4455,7 +4583,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05bound\x18\f \x01(\x01R\x05bound\x125\n" +
 	"\ametrics\x18\r \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\x12\x16\n" +
 	"\x06resent\x18\x0e \x01(\x03R\x06resent\x12\x14\n" +
-	"\x05early\x18\x0f \x01(\tR\x05early\"W\n" +
+	"\x05early\x18\x0f \x01(\tR\x05early\x12\x12\n" +
+	"\x04clip\x18\x10 \x01(\x01R\x04clip\"W\n" +
 	"\rMemberMetrics\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12.\n" +
 	"\ametrics\x18\x02 \x03(\v2\x14.consilium.v1.MetricR\ametrics\"\x13\n" +
@@ -4465,7 +4594,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x10ShowModelRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\"?\n" +
 	"\x0eShowModelReply\x12-\n" +
-	"\x05model\x18\x01 \x01(\v2\x17.consilium.v1.ModelViewR\x05model\"\x91\x04\n" +
+	"\x05model\x18\x01 \x01(\v2\x17.consilium.v1.ModelViewR\x05model\"\xa5\x04\n" +
 	"\tModelView\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\tR\x03run\x12\x19\n" +
@@ -4488,7 +4617,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\fmeasurements\x18\x11 \x03(\tR\fmeasurements\x125\n" +
 	"\ametrics\x18\x12 \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\x12\x1d\n" +
 	"\n" +
-	"dropped_us\x18\x13 \x01(\x03R\tdroppedUs\"\x13\n" +
+	"dropped_us\x18\x13 \x01(\x03R\tdroppedUs\x12\x12\n" +
+	"\x04unit\x18\x14 \x01(\tR\x04unit\"\x13\n" +
 	"\x11CheckpointRequest\"\x8c\x01\n" +
 	"\x0fCheckpointReply\x12\x1e\n" +
 	"\n" +
@@ -4565,7 +4695,7 @@ func file_consilium_v1_consilium_proto_rawDescGZIP() []byte {
 }
 
 var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_consilium_v1_consilium_proto_goTypes = []any{
 	(CosignAnswer_State)(0),   // 0: consilium.v1.CosignAnswer.State
 	(QueryReply_State)(0),     // 1: consilium.v1.QueryReply.State
@@ -4612,25 +4742,26 @@ var file_consilium_v1_consilium_proto_goTypes = []any{
 	(*RunSummary)(nil),        // 42: consilium.v1.RunSummary
 	(*ShowRequest)(nil),       // 43: consilium.v1.ShowRequest
 	(*ShowReply)(nil),         // 44: consilium.v1.ShowReply
-	(*MemberView)(nil),        // 45: consilium.v1.MemberView
-	(*Activity)(nil),          // 46: consilium.v1.Activity
-	(*RoundView)(nil),         // 47: consilium.v1.RoundView
-	(*MemberMetrics)(nil),     // 48: consilium.v1.MemberMetrics
-	(*ListModelsRequest)(nil), // 49: consilium.v1.ListModelsRequest
-	(*ListModelsReply)(nil),   // 50: consilium.v1.ListModelsReply
-	(*ShowModelRequest)(nil),  // 51: consilium.v1.ShowModelRequest
-	(*ShowModelReply)(nil),    // 52: consilium.v1.ShowModelReply
-	(*ModelView)(nil),         // 53: consilium.v1.ModelView
-	(*CheckpointRequest)(nil), // 54: consilium.v1.CheckpointRequest
-	(*CheckpointReply)(nil),   // 55: consilium.v1.CheckpointReply
-	(*TileRequest)(nil),       // 56: consilium.v1.TileRequest
-	(*ProveRequest)(nil),      // 57: consilium.v1.ProveRequest
-	(*ProveReply)(nil),        // 58: consilium.v1.ProveReply
-	(*ExtendsRequest)(nil),    // 59: consilium.v1.ExtendsRequest
-	(*ExtendsReply)(nil),      // 60: consilium.v1.ExtendsReply
-	(*EntriesRequest)(nil),    // 61: consilium.v1.EntriesRequest
-	(*EntriesReply)(nil),      // 62: consilium.v1.EntriesReply
-	(*KeptRequest)(nil),       // 63: consilium.v1.KeptRequest
+	(*Privacy)(nil),           // 45: consilium.v1.Privacy
+	(*MemberView)(nil),        // 46: consilium.v1.MemberView
+	(*Activity)(nil),          // 47: consilium.v1.Activity
+	(*RoundView)(nil),         // 48: consilium.v1.RoundView
+	(*MemberMetrics)(nil),     // 49: consilium.v1.MemberMetrics
+	(*ListModelsRequest)(nil), // 50: consilium.v1.ListModelsRequest
+	(*ListModelsReply)(nil),   // 51: consilium.v1.ListModelsReply
+	(*ShowModelRequest)(nil),  // 52: consilium.v1.ShowModelRequest
+	(*ShowModelReply)(nil),    // 53: consilium.v1.ShowModelReply
+	(*ModelView)(nil),         // 54: consilium.v1.ModelView
+	(*CheckpointRequest)(nil), // 55: consilium.v1.CheckpointRequest
+	(*CheckpointReply)(nil),   // 56: consilium.v1.CheckpointReply
+	(*TileRequest)(nil),       // 57: consilium.v1.TileRequest
+	(*ProveRequest)(nil),      // 58: consilium.v1.ProveRequest
+	(*ProveReply)(nil),        // 59: consilium.v1.ProveReply
+	(*ExtendsRequest)(nil),    // 60: consilium.v1.ExtendsRequest
+	(*ExtendsReply)(nil),      // 61: consilium.v1.ExtendsReply
+	(*EntriesRequest)(nil),    // 62: consilium.v1.EntriesRequest
+	(*EntriesReply)(nil),      // 63: consilium.v1.EntriesReply
+	(*KeptRequest)(nil),       // 64: consilium.v1.KeptRequest
 }
 var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	10, // 0: consilium.v1.CosignSaid.kept:type_name -> consilium.v1.CosignKept
@@ -4647,70 +4778,71 @@ var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	33, // 11: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
 	42, // 12: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
 	42, // 13: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
-	45, // 14: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
-	47, // 15: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
-	46, // 16: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
-	48, // 17: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
-	33, // 18: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
-	53, // 19: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
-	53, // 20: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
-	48, // 21: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
-	13, // 22: consilium.v1.CheckpointReply.cosignatures:type_name -> consilium.v1.Cosignature
-	14, // 23: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
-	20, // 24: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
-	22, // 25: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
-	24, // 26: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
-	28, // 27: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
-	30, // 28: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
-	32, // 29: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
-	9,  // 30: consilium.v1.Witnesses.Cosign:input_type -> consilium.v1.CosignSaid
-	35, // 31: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
-	36, // 32: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
-	40, // 33: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
-	43, // 34: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
-	38, // 35: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
-	43, // 36: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
-	49, // 37: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
-	51, // 38: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
-	54, // 39: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
-	56, // 40: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
-	57, // 41: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
-	59, // 42: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
-	61, // 43: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
-	63, // 44: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
-	5,  // 45: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
-	7,  // 46: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
-	3,  // 47: consilium.v1.Federation.Status:input_type -> consilium.v1.StatusRequest
-	15, // 48: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
-	21, // 49: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
-	23, // 50: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
-	27, // 51: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
-	29, // 52: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
-	31, // 53: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
-	34, // 54: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
-	11, // 55: consilium.v1.Witnesses.Cosign:output_type -> consilium.v1.CosignAsked
-	26, // 56: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
-	37, // 57: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
-	41, // 58: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
-	44, // 59: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
-	39, // 60: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
-	44, // 61: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
-	50, // 62: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
-	52, // 63: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
-	55, // 64: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
-	26, // 65: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
-	58, // 66: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
-	60, // 67: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
-	62, // 68: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
-	26, // 69: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
-	6,  // 70: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
-	8,  // 71: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
-	4,  // 72: consilium.v1.Federation.Status:output_type -> consilium.v1.StatusReply
-	48, // [48:73] is the sub-list for method output_type
-	23, // [23:48] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	46, // 14: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
+	48, // 15: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
+	45, // 16: consilium.v1.ShowReply.privacy:type_name -> consilium.v1.Privacy
+	47, // 17: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
+	49, // 18: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
+	33, // 19: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
+	54, // 20: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
+	54, // 21: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
+	49, // 22: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
+	13, // 23: consilium.v1.CheckpointReply.cosignatures:type_name -> consilium.v1.Cosignature
+	14, // 24: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
+	20, // 25: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
+	22, // 26: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
+	24, // 27: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
+	28, // 28: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
+	30, // 29: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
+	32, // 30: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
+	9,  // 31: consilium.v1.Witnesses.Cosign:input_type -> consilium.v1.CosignSaid
+	35, // 32: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
+	36, // 33: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
+	40, // 34: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
+	43, // 35: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
+	38, // 36: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
+	43, // 37: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
+	50, // 38: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
+	52, // 39: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
+	55, // 40: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
+	57, // 41: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
+	58, // 42: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
+	60, // 43: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
+	62, // 44: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
+	64, // 45: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
+	5,  // 46: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
+	7,  // 47: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
+	3,  // 48: consilium.v1.Federation.Status:input_type -> consilium.v1.StatusRequest
+	15, // 49: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
+	21, // 50: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
+	23, // 51: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
+	27, // 52: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
+	29, // 53: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
+	31, // 54: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
+	34, // 55: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
+	11, // 56: consilium.v1.Witnesses.Cosign:output_type -> consilium.v1.CosignAsked
+	26, // 57: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
+	37, // 58: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
+	41, // 59: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
+	44, // 60: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
+	39, // 61: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
+	44, // 62: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
+	51, // 63: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
+	53, // 64: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
+	56, // 65: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
+	26, // 66: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
+	59, // 67: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
+	61, // 68: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
+	63, // 69: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
+	26, // 70: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
+	6,  // 71: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
+	8,  // 72: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
+	4,  // 73: consilium.v1.Federation.Status:output_type -> consilium.v1.StatusReply
+	49, // [49:74] is the sub-list for method output_type
+	24, // [24:49] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_consilium_v1_consilium_proto_init() }
@@ -4732,7 +4864,7 @@ func file_consilium_v1_consilium_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_consilium_v1_consilium_proto_rawDesc), len(file_consilium_v1_consilium_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   61,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -1,0 +1,116 @@
+package coordinator_test
+
+import (
+	"encoding/json"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/privacy"
+	"consilium.dev/internal/trainer"
+	pb "consilium.dev/proto/consilium/v1"
+)
+
+// withBudget edits a federation's manifest.
+var withBudget = []string{"rounds_max: 200", "rounds_max: 200\n  privacy: {unit: participant, epsilon: 8, delta: 1.0e-5}"}
+
+func private(p *entry.Plan) {
+	p.Standardize, p.Rounds, p.Quorum = nil, 3, 4
+	p.Privacy = &entry.Privacy{
+		Unit: entry.Participant, ClipNorm: 0.5, NoiseMultiplier: 1.5, Delta: 1e-5,
+		Adaptive: &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 1.5},
+	}
+}
+
+// TestPrivacy follows a run with noise: each model is the base, the mean of the clipped updates and noise of the right size; its cost is in
+// the one commit; no member says how many records it has, nor any figure; and what is left of the budget is too little for another run, also
+// for a coordinator that has started anew.
+func TestPrivacy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, withBudget...)
+		council := w.serve()
+		w.joinAll()
+		p := plan(t, private)
+		v := w.completed(w.start(p))
+		for _, m := range v.Members {
+			if m.Records != 1 {
+				t.Errorf("%s shows %d records, want that it counts as one", m.Member, m.Records)
+			}
+		}
+		facts := w.facts()
+		if n := len(only[entry.Evaluated](facts)); n != 0 {
+			t.Errorf("%d facts with figures of the members' records, which have no noise", n)
+		}
+		opened, closed := only[entry.RoundOpened](facts), only[entry.RoundClosed](facts)
+		if len(opened) != 3 || len(closed) != 3 {
+			t.Fatalf("%d rounds were opened and %d closed, want 3", len(opened), len(closed))
+		}
+		var spent []privacy.Mechanism
+		excess, values := 0.0, 0.0
+		for i, c := range closed {
+			spent = append(spent, privacy.Mechanism{Rate: 1, Noise: p.Privacy.NoiseMultiplier, Rounds: 1})
+			want, _, err := privacy.RenyiEpsilon(spent, 1e-5, nil)
+			if err != nil || c.Spent != (entry.Spent{Epsilon: want, Delta: 1e-5, Unit: entry.Participant}) {
+				t.Errorf("round %d: the commit says that %+v was spent, want %v, %v", c.Round, c.Spent, want, err)
+			}
+			if i > 0 && opened[i].Clip != closed[i-1].Clip || i == 0 && opened[i].Clip != 0.5 ||
+				math.Abs(math.Log(c.Clip/opened[i].Clip)) > 0.1+1e-12 {
+				t.Errorf("round %d clips to %v, and the one before said %v; the next is to clip to %v", c.Round, opened[i].Clip, closed[max(i-1, 0)].Clip, c.Clip)
+			}
+			base, next := w.model(opened[i].Model), w.model(c.Model)
+			mean := make([]float64, len(base.Params))
+			for _, name := range hospitals {
+				u, err := trainer.Train(t.Context(), p, base, trainingSet(t, p.Schema, name), c.Round, name, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				factor := privacy.Clip(aggregate.Norm(u), opened[i].Clip)
+				for j := range u {
+					mean[j] += factor * float64(u[j]) / 4
+				}
+			}
+			onSum, err := privacy.SplitNoise(1.5, 1.5)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sigma := onSum * opened[i].Clip / 4
+			for j := range mean {
+				off := float64(next.Params[j]-base.Params[j]) - mean[j]
+				excess, values = excess+off*off/sigma/sigma, values+1
+			}
+		}
+		// Chi-square with as many degrees of freedom as values; six standard deviations and more either way.
+		if spread := 7 * math.Sqrt(2*values); excess < values/4 || excess > values+2*spread {
+			t.Errorf("%v values have noise of %v times the variance that was asked for", values, excess/values)
+		}
+		if v.Privacy.GetEpsilon() != closed[2].Spent.Epsilon || v.Privacy.GetUnit() != entry.Participant || v.Privacy.GetBudget() != 8 {
+			t.Errorf("the run is shown with %+v, want epsilon %v of 8", v.Privacy, closed[2].Spent.Epsilon)
+		}
+
+		council.stop()
+		w.serve()
+		lead := w.person("ada")
+		begin := func(p entry.Plan, request string) (*pb.StartReply, error) {
+			text, err := json.Marshal(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return lead.Start(t.Context(), &pb.StartRequest{Request: request, Plan: text})
+		}
+		if _, err := begin(p, "again"); status.Code(err) != codes.FailedPrecondition && status.Code(err) != codes.InvalidArgument ||
+			!strings.Contains(status.Convert(err).Message(), "the federation's budget is 8") {
+			t.Errorf("a second run of the same cost: %v, want that it would pass the budget", err)
+		}
+		p.Privacy = nil
+		if _, err := begin(p, "without"); !strings.Contains(status.Convert(err).Message(), "a run without noise would pass any") {
+			t.Errorf("a run without noise: %v, want a refusal", err)
+		}
+	})
+}

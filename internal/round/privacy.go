@@ -1,0 +1,169 @@
+package round
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/privacy"
+)
+
+// LeastPrivate is the fewest updates that close a round with noise. With two, each of the two knows the other's update but for the noise.
+const LeastPrivate = 3
+
+// Recipe returns how a plan's rounds are made private, false where the plan asks for no noise.
+func Recipe(p entry.Plan) (privacy.Recipe, bool) {
+	if p.Privacy == nil {
+		return privacy.Recipe{}, false
+	}
+	r := privacy.Recipe{Clip: p.Privacy.ClipNorm, Noise: p.Privacy.NoiseMultiplier}
+	if a := p.Privacy.Adaptive; a != nil {
+		r.Adaptive = &privacy.Adaptive{Quantile: a.Quantile, Rate: a.LearningRate, CountStddev: a.CountStddev}
+	}
+	return r, true
+}
+
+// allowPrivacy compares what a plan asks for with the members' budget. A run without noise would pass any budget.
+func (l Limits) allowPrivacy(p *entry.Privacy) error {
+	switch {
+	case p == nil && l.Budget == entry.Budget{}:
+		return nil
+	case p == nil:
+		return errors.New("no privacy block; the manifest has a budget of privacy, and a run without noise would pass any")
+	case l.Budget == entry.Budget{}:
+		return errors.New("a privacy block; the manifest has no budget of privacy that it could be held to (runs.privacy)")
+	case p.Unit != l.Budget.Unit:
+		return fmt.Errorf("privacy of unit %s; the manifest's budget is for unit %s", p.Unit, l.Budget.Unit)
+	}
+	return nil
+}
+
+// CheckPrivacy reports why no rounds with noise can be made of a plan.
+func CheckPrivacy(p entry.Plan) error {
+	recipe, private := Recipe(p)
+	if !private {
+		return nil
+	}
+	if err := recipe.Validate(); err != nil {
+		return fmt.Errorf("privacy: %w", err)
+	}
+	if err := privacy.CheckDelta(p.Privacy.Delta); err != nil {
+		return fmt.Errorf("privacy: %w", err)
+	}
+	switch {
+	case p.Privacy.Unit != entry.Participant:
+		return fmt.Errorf("privacy of unit %.32q, want %s", p.Privacy.Unit, entry.Participant)
+	case p.Quorum < LeastPrivate:
+		return fmt.Errorf("quorum %d of a run with privacy, want %d at least", p.Quorum, LeastPrivate)
+	case p.Standardize != nil:
+		return errors.New("a round of statistics, which has no noise, in a run with privacy")
+	}
+	return nil
+}
+
+// Cost returns what a number of a plan's rounds cost, nothing where it asks for no noise. Everybody who consented takes part in each,
+// and the log says who did: so the rate is 1.
+func Cost(p entry.Plan, rounds int) privacy.Mechanism {
+	if p.Privacy == nil {
+		return privacy.Mechanism{}
+	}
+	return privacy.Mechanism{Rate: 1, Noise: p.Privacy.NoiseMultiplier, Rounds: rounds}
+}
+
+// spend counts a round of a plan.
+func (s *State) spend(p entry.Plan) {
+	m := Cost(p, 1)
+	i := slices.IndexFunc(s.ledger, func(x privacy.Mechanism) bool { return x.Noise == m.Noise })
+	if i < 0 {
+		s.ledger = append(s.ledger, m)
+		return
+	}
+	s.ledger[i].Rounds++
+}
+
+// Spend returns what all closed rounds cost together with more, for a budget's delta: by the bound of Rényi divergences, which for discrete
+// noise is exact in the same sense as for continuous. Epsilon is +Inf where the bound is of no use.
+func (s *State) Spend(b entry.Budget, more ...privacy.Mechanism) entry.Spent {
+	out := entry.Spent{Epsilon: math.Inf(1), Delta: b.Delta, Unit: b.Unit}
+	if e, _, err := privacy.RenyiEpsilon(slices.Concat(s.ledger, more), b.Delta, nil); err == nil {
+		out.Epsilon = e + s.carried.Epsilon
+	}
+	return out
+}
+
+// promised returns what the rounds of open runs will cost that are not closed.
+func (s *State) promised() []privacy.Mechanism {
+	var out []privacy.Mechanism
+	for _, r := range s.live {
+		if p := r.fact.Plan; p.Privacy != nil {
+			out = append(out, Cost(p, p.Rounds-max(r.closed, 0)))
+		}
+	}
+	return out
+}
+
+// affordable reports why a run of the plan would pass the budget, with all that was spent and all that open runs will spend.
+func (s *State) affordable(p entry.Plan, b entry.Budget) error {
+	if p.Privacy == nil {
+		return nil
+	}
+	before := s.promised()
+	with := func(z float64) float64 {
+		m := Cost(p, p.Rounds)
+		m.Noise = z
+		return s.Spend(b, append(slices.Clone(before), m)...).Epsilon
+	}
+	if e := with(p.Privacy.NoiseMultiplier); !(e <= b.Epsilon) {
+		advice := "no noise would do"
+		if left := s.Spend(b, before...).Epsilon; left < b.Epsilon {
+			z := privacy.Least(p.Privacy.NoiseMultiplier, 1e6, func(z float64) bool { return with(z) <= b.Epsilon })
+			if z <= 1e6 {
+				advice = fmt.Sprintf("a noise_multiplier of %.4g or fewer rounds would do", math.Ceil(z*1e4)/1e4)
+			}
+		}
+		return fmt.Errorf("privacy: with its %d rounds epsilon could reach %.4g at delta %g for a %s, and the federation's budget is %g "+
+			"(spent until now: %.4g); %s", p.Rounds, e, b.Delta, b.Unit, b.Epsilon, s.Spend(b).Epsilon, advice)
+	}
+	return nil
+}
+
+// overspends says why the next round of a run may not be opened: with it, and the rounds that are open, the budget would be passed. It
+// is "" where it may. That happens only where the budget has become smaller since the run began.
+func (s *State) overspends(r *run) string {
+	if r.fact.Plan.Privacy == nil {
+		return ""
+	}
+	more := []privacy.Mechanism{Cost(r.fact.Plan, 1)}
+	for _, o := range s.live {
+		if o != r && o.open() != nil && o.fact.Plan.Privacy != nil {
+			more = append(more, Cost(o.fact.Plan, 1))
+		}
+	}
+	b := s.manifest.Budget
+	if e := s.Spend(b, more...).Epsilon; !(e <= b.Epsilon) {
+		return fmt.Sprintf("one more round would bring epsilon to %.4g at delta %g for a %s, and the federation's budget is %g", e, b.Delta, b.Unit, b.Epsilon)
+	}
+	return ""
+}
+
+// epsilon returns what the closed rounds of a run cost by themselves, at its plan's delta.
+func (r *run) epsilon() float64 {
+	if r.fact.Plan.Privacy == nil {
+		return 0
+	}
+	e, _, err := privacy.RenyiEpsilon([]privacy.Mechanism{Cost(r.fact.Plan, max(r.closed, 0))}, r.fact.Plan.Privacy.Delta, nil)
+	if err != nil {
+		return math.Inf(1)
+	}
+	return e
+}
+
+// adapts reports whether a closing may set that clip norm for the next round: one where the plan's adapts, and else none.
+func (r *run) adapts(clip float64) bool {
+	if p := r.fact.Plan.Privacy; p == nil || p.Adaptive == nil {
+		return clip == 0
+	}
+	return clip >= privacy.LeastClip && clip <= privacy.MostClip
+}

@@ -1,0 +1,130 @@
+package round_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"consilium.dev/internal/entry"
+	"consilium.dev/internal/round"
+)
+
+var budget = entry.Budget{Unit: entry.Participant, Epsilon: 8, Delta: 1e-5}
+
+// privately is the fact of a run with noise.
+func privately(change func(*entry.Plan)) entry.RunCreated {
+	return with(created(), func(f *entry.RunCreated) {
+		f.Plan.Standardize, f.Plan.Quorum, f.Plan.Rounds, f.Plan.Resolution = nil, 3, 4, 0
+		f.Initial, f.Model = &zeros, zeros.Plain
+		f.Plan.Privacy = &entry.Privacy{Unit: entry.Participant, ClipNorm: 0.5, NoiseMultiplier: 1.5, Delta: 1e-5}
+		if change != nil {
+			change(&f.Plan)
+		}
+	}).(entry.RunCreated)
+}
+
+func budgeted(b entry.Budget) (round.Limits, entry.ManifestAdopted) {
+	f := privately(nil)
+	return round.Limits{
+		Members: f.Members, Strategies: []string{f.Plan.Strategy.Name}, Trainers: []string{f.Plan.Trainer}, LeastParticipants: 1, MaxAbs: 1 << 20,
+		RoundsMax: 1000, OpenRuns: 4, Budget: b,
+	}, entry.ManifestAdopted{Federation: "f", Epoch: 1, Manifest: entry.Digest{1}, Budget: b}
+}
+
+// TestPrivacyAtStart: what no run with noise can be made of, what the budget does not allow, and that a run without noise passes any.
+func TestPrivacyAtStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		budget entry.Budget
+		change func(*entry.Plan)
+		want   string // "" for a run
+	}{
+		"within":       {budget, nil, ""},
+		"no budget":    {entry.Budget{}, nil, "no budget of privacy"},
+		"no noise":     {budget, func(p *entry.Plan) { p.Privacy = nil }, "would pass any"},
+		"neither":      {entry.Budget{}, func(p *entry.Plan) { p.Privacy = nil }, ""},
+		"other unit":   {budget, func(p *entry.Plan) { p.Privacy.Unit = "patient" }, "unit patient"},
+		"two of three": {budget, func(p *entry.Plan) { p.Quorum = 2 }, "want 3 at least"},
+		"statistics":   {budget, func(p *entry.Plan) { p.Standardize = &entry.Standardize{MaxAbs: 16} }, "has no noise"},
+		"too little":   {budget, func(p *entry.Plan) { p.Privacy.NoiseMultiplier = 1 }, "a noise_multiplier of 1."},
+		"too many":     {budget, func(p *entry.Plan) { p.Rounds = 40 }, "or fewer rounds would do"},
+		"no clip norm": {budget, func(p *entry.Plan) { p.Privacy.ClipNorm = 0 }, "clip norm 0"},
+		"no delta":     {budget, func(p *entry.Plan) { p.Privacy.Delta = 0 }, "delta 0"},
+		"adaptive": {budget, func(p *entry.Plan) {
+			p.Privacy.Adaptive = &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 2}
+		}, ""},
+		"count too fine": {budget, func(p *entry.Plan) {
+			p.Privacy.Adaptive = &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 0.5}
+		}, "count_stddev"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			limits, manifest := budgeted(c.budget)
+			_, err := folded(t, []entry.Fact{manifest, entry.Booted{}}).Decide(start, round.Create{Fact: privately(c.change), Limits: limits})
+			if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, round.ErrPlan) || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("Create = %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// TestPrivacyAcrossRuns: what was spent, and what open runs will spend, counts; a smaller budget of a later epoch ends a run before its
+// next round.
+func TestPrivacyAcrossRuns(t *testing.T) {
+	limits, manifest := budgeted(budget)
+	log := []entry.Fact{manifest, entry.Booted{}, privately(nil)}
+	second := with(privately(nil), func(f *entry.RunCreated) { f.Run, f.Request = "second", "second" }).(entry.RunCreated)
+	if _, err := folded(t, log).Decide(start, round.Create{Fact: second, Limits: limits}); !errors.Is(err, round.ErrPlan) {
+		t.Errorf("a second run beside one that will spend nearly all: %v, want a refusal", err)
+	}
+
+	for _, m := range privately(nil).Members {
+		log = append(log, entry.Consented{Run: "run", Member: m, Records: 1})
+	}
+	tick := func(log []entry.Fact) []entry.Fact {
+		facts, err := folded(t, log).Decide(start, round.Tick{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return facts
+	}
+	opened := tick(log)
+	log = append(log, opened...)
+	o, ok := opened[0].(entry.RoundOpened)
+	if !ok || o.Clip != 0.5 {
+		t.Fatalf("the first round is %+v, want one that clips to 0.5", opened[0])
+	}
+	for _, s := range o.Selected {
+		log = append(log, entry.UpdateAccepted{Run: "run", Round: 1, Try: 1, Member: s.Member, Update: digest("u"), Weight: 1})
+	}
+	s := folded(t, log)
+	todo := s.Todo(round.View{Now: start, Held: func(string, int, int, entry.Member) (entry.Digest, bool) { return digest("u"), true }})
+	combine := todo[0].(round.Combine)
+	closing, err := s.Decide(start, round.Combined{
+		Run: "run", Round: 1, Try: 1, Members: combine.Members, Model: digest("first"), Blob: entry.Blob{Plain: digest("first")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := folded(t, log).Spend(budget, round.Cost(privately(nil).Plan, 1))
+	if f := closing[0].(entry.RoundClosed); f.Spent != want || want.Epsilon < 2 || want.Epsilon > 3.5 {
+		t.Errorf("the round's commit says that %+v was spent, want %+v, some 3", f.Spent, want)
+	}
+	log = append(log, closing...)
+	if next := tick(log); len(next) != 1 || cmp.Diff(next[0].(entry.RoundOpened).Round, 2) != "" {
+		t.Errorf("after the first round: %+v, want the second one", next)
+	}
+	if _, err := folded(t, log).Decide(start, round.Evaluation{Run: "run", Round: 1, Member: "a", Model: digest("first")}); !errors.Is(err, round.ErrFigures) {
+		t.Errorf("figures of a run with privacy: %v, want a refusal", err)
+	}
+
+	small := budget
+	small.Epsilon = 3
+	less := entry.ManifestAdopted{
+		Federation: "f", Epoch: 2, Manifest: entry.Digest{2}, Previous: entry.Digest{1}, Members: privately(nil).Members, Spent: want, Budget: small,
+	}
+	next := tick(append(log, less))
+	if e, ok := next[0].(entry.RunEnded); !ok || e.Outcome != "failed" || !strings.Contains(e.Reason, "the federation's budget is 3") {
+		t.Errorf("under a smaller budget: %+v, want the end of the run", next)
+	}
+}
