@@ -374,24 +374,7 @@ func isNumber(n *big.Int) bool { return n.Sign() >= 0 && n.BitLen() <= 8*maxSeri
 // maxSerial is the most octets of a list's number (RFC 5280, section 5.2.3), with some to spare.
 const maxSerial = 32
 
-// Held returns what is kept of the names and holds at an instant, with its issuers.
-func (c *Cache) Held(names []string, at time.Time) attest.Collateral {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return items(c.current(names, at))
-}
-
-// current returns the pieces of the names that hold at an instant.
-func (c *Cache) current(names []string, at time.Time) []attest.Piece {
-	var all []attest.Piece
-	for _, name := range names {
-		if p, ok := c.pieces[name]; ok && holds(p, at) {
-			all = append(all, p)
-		}
-	}
-	return all
-}
-
+// holds reports whether a piece holds at an instant, by its own word.
 func holds(p attest.Piece, at time.Time) bool { return !at.Before(p.From) && !at.After(p.Until) }
 
 // items returns pieces as collateral, each issuer once.
