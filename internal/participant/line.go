@@ -139,10 +139,9 @@ func (l *line) begin() (grpc.ClientConnInterface, func()) {
 	s.calls++
 	return s.conn, sync.OnceFunc(func() {
 		l.mu.Lock()
+		defer l.mu.Unlock() // until it is counted: else close finds neither it nor what closes it
 		s.calls--
-		idle := l.leave(s)
-		l.mu.Unlock()
-		if idle {
+		if l.leave(s) {
 			l.closing.Go(s.close) // not here: gRPC waits there for its own goroutines, of which this is one
 		}
 	})
