@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -149,7 +150,7 @@ func (c *Cache) Fetch(ctx context.Context, names []string) ([]string, error) {
 		g.Go(func() error {
 			// One that waits for another's question may get the error of a caller that has gone away: then it asks itself.
 			for {
-				v, err, shared := c.asking.Do(name, func() (any, error) { return c.ask(ctx, readers, name) })
+				v, err, shared := c.asking.Do(name, func() (any, error) { return c.ask(ctx, readers, name, nil) })
 				if shared && errors.Is(err, context.Canceled) && ctx.Err() == nil {
 					continue
 				}
@@ -160,13 +161,22 @@ func (c *Cache) Fetch(ctx context.Context, names []string) ([]string, error) {
 		})
 	}
 	_ = g.Wait() // no question fails the others
+	c.recovered(ctx, readers, names, got)
 	fresh, err := c.fetchedAll(readers, names, got, faults)
 	return fresh, errors.Join(append(faults, err)...)
 }
 
-func (c *Cache) ask(ctx context.Context, readers map[attest.Type]attest.Reader, name string) (attest.Collateral, error) {
+// ask asks for a piece: the newest, or the one of a recovery where its number is not nil (the parameter of Intel's service, version 4).
+func (c *Cache) ask(ctx context.Context, readers map[attest.Type]attest.Reader, name string, recovery *big.Int) (attest.Collateral, error) {
 	for _, r := range readers {
 		if at, path, known := r.Source(name); known {
+			if recovery != nil {
+				mark := "?"
+				if strings.Contains(path, mark) {
+					mark = "&"
+				}
+				path += mark + "tcbEvaluationDataNumber=" + recovery.String()
+			}
 			all, err := c.o.Service.get(ctx, at, path, name)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
@@ -177,24 +187,59 @@ func (c *Cache) ask(ctx context.Context, readers map[attest.Type]attest.Reader, 
 	return nil, &UnknownError{name}
 }
 
-// fetchedAll judges what was fetched, all together, since TCB info counts only with its QE identity, and keeps it. It notes in faults what was
-// not given.
-func (c *Cache) fetchedAll(readers map[attest.Type]attest.Reader, names []string, got []attest.Collateral, faults []error) ([]string, error) {
-	now := c.o.Now()
+// recovered asks once more, by its number, for each of Intel's documents of which a higher one was seen than was given now. For about a
+// year after a recovery Intel gives those of the one before to whoever names no number (update=standard), and the newest to others: a single
+// peer that shows the newest would else leave us, when that has run out, with nothing that we may take.
+func (c *Cache) recovered(ctx context.Context, readers map[attest.Type]attest.Reader, names []string, got []attest.Collateral) {
+	found := examined(readers, slices.Concat(got...))
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i, name := range names {
+		c.mu.Lock()
+		seen := c.numbers[name]
+		c.mu.Unlock()
+		p, ok := found[name]
+		if !ok || !isDocument(kindOf(name)) || seen == nil || p.Number.Cmp(seen) >= 0 {
+			continue
+		}
+		g.Go(func() error {
+			if all, err := c.ask(ctx, readers, name, seen); err == nil {
+				got[i] = all
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // without an answer the lower one is refused
+}
+
+// examined returns the newest of the pieces among what came, by name.
+func examined(readers map[attest.Type]attest.Reader, all attest.Collateral) map[string]attest.Piece {
 	found := map[string]attest.Piece{}
-	all := slices.Concat(got...)
 	for _, r := range readers {
 		for _, p := range r.Examine(attest.Evidence{Type: r.Type(), Collateral: all}) {
 			found[p.Name] = newest(found[p.Name], p)
 		}
 	}
+	return found
+}
+
+// fetchedAll judges what was fetched, all together, since TCB info counts only with its QE identity, and keeps it. It notes in faults what was
+// not given.
+func (c *Cache) fetchedAll(readers map[attest.Type]attest.Reader, names []string, got []attest.Collateral, faults []error) ([]string, error) {
+	now := c.o.Now()
+	found := examined(readers, slices.Concat(got...))
 	var pieces []attest.Piece
 	for i, name := range names {
 		if faults[i] != nil {
 			continue
 		}
 		p, ok := found[name]
+		c.mu.Lock()
+		low := c.lower(p)
+		c.mu.Unlock()
 		switch {
+		case low != nil:
+			faults[i] = fmt.Errorf("the service: %w", low)
 		case !ok:
 			faults[i] = fmt.Errorf("%s: the service gives something else, or signed by somebody else, or TCB info and QE identity of two recoveries", name)
 		case !holds(p, now):

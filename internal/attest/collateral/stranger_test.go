@@ -126,3 +126,30 @@ func TestWildNumber(t *testing.T) {
 	claims, err := next.judge(t, scene, scene.Collateral())
 	wantChecked(t, claims, err, "18")
 }
+
+// TestRecoveries: where a peer has shown TCB info of a newer recovery than Intel's service gives to whoever names none, that one is asked for
+// from then on; and where it is not to be had, what is given is told to be too old, and not taken.
+func TestRecoveries(t *testing.T) {
+	m := newMaker(t)
+	m.serve(numbered(18))
+	s := newSite(t, t.TempDir(), m.service(t))
+	early := numbered(19)
+	if _, err := s.judge(t, early, early.Collateral()); err != nil {
+		t.Fatal(err)
+	}
+	documents := names()[2:]
+	if _, err := s.Fetch(t.Context(), documents); err == nil || len(s.Show().Missing) != 2 {
+		t.Errorf("%v, missing %v; want both documents of the recovery before told to be too old", err, s.Show().Missing)
+	}
+
+	next := numbered(19) // as of a day later
+	next.Info["issueDate"], next.Identity["issueDate"] = dcaptest.Now.Format(time.RFC3339), dcaptest.Now.Format(time.RFC3339)
+	signer := dcaptest.PEM(next.Signer.Raw, next.Root.Raw)
+	m.put("/tdx/certification/v4/tcb?fmspc="+hex.EncodeToString(dcaptest.FMSPC)+"&tcbEvaluationDataNumber=19", answer{next.InfoItem().Bytes, "TCB-Info-Issuer-Chain", signer})
+	m.put("/tdx/certification/v4/qe/identity?tcbEvaluationDataNumber=19", answer{next.IdentityItem().Bytes, "SGX-Enclave-Identity-Issuer-Chain", signer})
+	s.at = s.at.Add(time.Hour)
+	fresh, err := s.Fetch(t.Context(), documents)
+	if slices.Sort(fresh); err != nil || !slices.Equal(fresh, documents) || len(s.Show().Missing) != 0 {
+		t.Errorf("%v, fresh %q, missing %v; want both documents of the recovery that was seen", err, fresh, s.Show().Missing)
+	}
+}
