@@ -75,14 +75,14 @@ func newWorld(t testing.TB, seed uint64) *world {
 		busy: map[string]bool{}, kept: map[string]entry.Digest{}, seen: map[entry.Member]round.Sighting{},
 		audit: audit{
 			models: map[string]entry.Digest{}, quorum: map[string]int{}, last: map[string]int{}, over: map[string]bool{},
-			accepted: map[string]entry.Digest{}, goal: map[string]int{}, gone: map[string]bool{}, plans: map[string]entry.Plan{},
+			accepted: map[string]entry.Digest{}, goal: map[string]int{}, reference: map[string]entry.Member{}, gone: map[string]bool{}, plans: map[string]entry.Plan{},
 		},
 	}
 	for i := range 2 + w.chance.IntN(5) {
 		w.members = append(w.members, entry.Member(fmt.Sprintf("hospital-%d", i)))
 	}
 	w.limits = round.Limits{
-		Members: w.members, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 1,
+		Members: w.members, Strategies: []string{"fedavg", "fltrust"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 1,
 		MaxAbs: 1 << 20, RoundsMax: 10, OpenRuns: 4,
 	}
 	if len(w.members) >= round.LeastPrivate && seed%3 == 0 {
@@ -116,6 +116,10 @@ func (w *world) create(i int) {
 	}
 	if w.chance.IntN(2) == 0 {
 		p.ReportGoal = p.Quorum + w.chance.IntN(len(w.members)-p.Quorum+1)
+	}
+	if w.chance.IntN(4) == 0 && p.Quorum > 1 {
+		who := w.members[w.chance.IntN(len(w.members))]
+		p.Strategy = entry.Strategy{Name: "fltrust", Params: map[string]any{"reference": string(who)}}
 	}
 	if w.chance.IntN(4) == 0 {
 		p.MaxTime = entry.Duration(10 * time.Minute)
@@ -426,16 +430,17 @@ func (w *world) trace() string {
 
 // audit holds the promises of the log, written down a second time without the machine.
 type audit struct {
-	models   map[string]entry.Digest // newest of each run
-	quorum   map[string]int
-	last     map[string]int // newest closed round
-	over     map[string]bool
-	accepted map[string]entry.Digest // by try and member
-	goal     map[string]int
-	gone     map[string]bool // who has left a run
-	budget   entry.Budget
-	plans    map[string]entry.Plan
-	spent    []privacy.Mechanism // rounds with noise
+	models    map[string]entry.Digest // newest of each run
+	quorum    map[string]int
+	last      map[string]int // newest closed round
+	over      map[string]bool
+	accepted  map[string]entry.Digest // by try and member
+	goal      map[string]int
+	gone      map[string]bool // who has left a run
+	budget    entry.Budget
+	plans     map[string]entry.Plan
+	spent     []privacy.Mechanism     // rounds with noise
+	reference map[string]entry.Member // without whose update no training round is closed
 }
 
 func (a *audit) read(f entry.Fact) error {
@@ -443,6 +448,9 @@ func (a *audit) read(f entry.Fact) error {
 	case entry.RunCreated:
 		a.plans[f.Run] = f.Plan
 		a.models[f.Run], a.quorum[f.Run], a.last[f.Run], a.goal[f.Run] = f.Model, f.Plan.Quorum, -1, f.Plan.ReportGoal
+		if m, ok := f.Plan.Strategy.Params["reference"].(string); ok {
+			a.reference[f.Run] = entry.Member(m)
+		}
 		if f.Plan.Standardize == nil {
 			a.last[f.Run] = 0
 		}
@@ -508,6 +516,9 @@ func (a *audit) close(f entry.RoundClosed) error {
 			return fmt.Errorf("%s counts twice, or with what was not accepted", c.Member)
 		}
 		seen[c.Member] = true
+	}
+	if m := a.reference[f.Run]; m != "" && f.Kind == entry.Training && !seen[m] {
+		return fmt.Errorf("closed without %s, by whom the others are measured", m)
 	}
 	var base *entry.Blob
 	if !f.Base.IsZero() {
