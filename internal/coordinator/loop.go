@@ -178,6 +178,7 @@ func (l *loop) replay(ctx context.Context) error {
 		position++
 	}
 	l.log.Info("log replayed", zap.Int64("entries", position))
+	l.promised()
 	return nil
 }
 

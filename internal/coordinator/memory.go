@@ -46,6 +46,21 @@ func (s study) spool(members int) int64 {
 	return 4 * int64(aggregate.Spec{Ranges: s.shape.Training}.Len()) * int64(members)
 }
 
+// promised warns where less memory is left for updates than open runs were promised when they started: their rounds may fail at their deadlines,
+// for want of room for the last update. Called when the log is replayed.
+func (l *loop) promised() {
+	var kept int64
+	for id, s := range l.studies {
+		if run, known := l.state.Run(id); known {
+			kept = sum64(kept, s.spool(len(run.Fact.Members)))
+		}
+	}
+	if kept > l.hold.limit {
+		l.log.Warn("limits.uploads is less than open runs keep of updates: raise it to what it was when they started, or cancel them",
+			zap.Int64("spool", kept), zap.Int64("memory", l.hold.limit))
+	}
+}
+
 // crowded reports whether updates that are kept until their round ends would fill the uploads' budget so far that another run's longest
 // update never found room: two rounds could then wait for each other until their deadlines.
 func (d demand) crowded() bool {

@@ -206,6 +206,29 @@ func TestRobustMemory(t *testing.T) {
 	})
 }
 
+// TestRobustPromise: a coordinator that comes back with less memory than an open run was promised says so, and goes on with a run when it has it.
+func TestRobustPromise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &court{world: newWorld(t)}
+		room := func(updates int64) *program {
+			council := c.serve(func(o *coordinator.Options) { o.Limits.Uploads = updates * bareSize })
+			c.budapest, c.cleveland = c.connect(attest.Participant, "budapest"), c.connect(attest.Participant, "cleveland")
+			return council
+		}
+		council := room(2)
+		run := c.open(func(p *entry.Plan) { p.Strategy.Name = "median" })
+		council.stop()
+		council = room(1)
+		c.books["council"].await(t, "limits.uploads is less than open runs keep of updates: raise it to what it was when they started, or cancel them",
+			"spool", fmt.Sprint(2*bareSize), "memory", fmt.Sprint(bareSize))
+		council.stop()
+		room(2)
+		c.accepted(c.budapest, sound(run))
+		c.accepted(c.cleveland, sound(run))
+		c.books["council"].await(t, "round closed", "run", run)
+	})
+}
+
 // TestRobustRefused: parameters outside a rule's domain, and rounds that would never be closed, are refused when the run starts.
 func TestRobustRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
