@@ -385,3 +385,18 @@ func TestGoldenDigestGather(t *testing.T) {
 		t.Errorf("digest of all rules = %s, want %s", got, gatherDigest)
 	}
 }
+
+// BenchmarkGather goes over 16 updates of a million values by one worker.
+func BenchmarkGather(b *testing.B) {
+	all := updates(rand.New(rand.NewPCG(5, 6)), 16, 1<<20)
+	for _, name := range slices.Sorted(maps.Keys(robust)) {
+		b.Run(name, func(b *testing.B) {
+			s := strategy(b, robust[name].name, robust[name].params)
+			state := make([]float64, s.Optimizer(1).StateLen(1<<20))
+			b.SetBytes(16 * 4 << 20)
+			for b.Loop() {
+				gather(b, s, all, state, 1)
+			}
+		})
+	}
+}
