@@ -30,7 +30,7 @@ const module = "consilium.dev/"
 var floors = [][]string{
 	1: {
 		"internal/entry", "internal/attest", "internal/store", "internal/strictyaml", "internal/keyfile", "internal/durable", "proto/consilium/v1",
-		"internal/model", "internal/dataset", "internal/codec", "internal/aggregate", "internal/privacy",
+		"internal/model", "internal/dataset", "internal/codec", "internal/aggregate", "internal/pages", "internal/privacy",
 	},
 	2: {
 		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro", "internal/attest/dcap", "internal/attest/dcap/dcaptest", "internal/attest/measure", "internal/attest/ear",

@@ -50,7 +50,18 @@ func NewSum(spec Spec) (*Sum, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Sum{sum: make([]float64, spec.Len()), declared: spec.total()}
+	return NewSumIn(make([]float64, spec.Len()), spec)
+}
+
+// NewSumIn is NewSum in memory that the caller has, all zeros; nobody else uses it while the sum is used.
+func NewSumIn(memory []float64, spec Spec) (*Sum, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	if len(memory) != spec.Len() {
+		return nil, fmt.Errorf("memory for %d values, the sum has %d", len(memory), spec.Len())
+	}
+	s := &Sum{sum: memory, declared: spec.total()}
 	lo := 0
 	for _, r := range spec.Ranges {
 		g := grid{lo: lo, hi: lo + r.Len}

@@ -95,13 +95,20 @@ func fileOf(t testing.TB, m *model.Model) []byte {
 }
 
 func (w *workbench) combine(ctx context.Context, r int, base, state *entry.Blob, sum *aggregate.Sum) (round.Combined, error) {
-	p := plan(w.t, bare)
-	p.Strategy = entry.Strategy{Name: w.rule}
-	a := round.Combine{Kind: entry.Training, Round: r, Base: base, State: state, Plan: p}
-	for i, weight := range w.spec.Weights {
+	a := training(w.t, w.rule, base, state, w.spec.Weights)
+	a.Round = r
+	return coordinator.Combine(ctx, w.blobs, a, w.spec, sum)
+}
+
+// training asks for a model of the members that have these weights.
+func training(t testing.TB, rule string, base, state *entry.Blob, weights []int64) round.Combine {
+	p := plan(t, bare)
+	p.Strategy = entry.Strategy{Name: rule}
+	a := round.Combine{Kind: entry.Training, Round: 1, Base: base, State: state, Plan: p}
+	for i, weight := range weights {
 		a.Members = append(a.Members, entry.Contribution{Member: entry.Member(fmt.Sprintf("m%d", i)), Weight: weight})
 	}
-	return coordinator.Combine(ctx, w.blobs, a, w.spec, sum)
+	return a
 }
 
 // TestCombineBlocks holds three rounds that are combined block by block to the bytes of one step over the whole model, for models

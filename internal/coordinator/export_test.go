@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -121,6 +122,52 @@ func (h Hold) Sum(spec aggregate.Spec, updates [][]float32) ([]float64, error) {
 	return mean, nil
 }
 
+// Receive reserves memory for an update of a try, takes it in chunk by chunk, judges it and has it added, as an upload's handler and the loop do.
+func (h Hold) Receive(ctx context.Context, s *Round, m entry.Member, weight int64, chunk func(at int64) []byte) error {
+	o := offer{in: round.Offer{Member: m}, size: 4 * int64(s.spec.Len())}
+	release, err := h.h.reserve(ctx, m, o.size)
+	if err != nil {
+		return err
+	}
+	p, err := newPrefix(o, release)
+	if err != nil {
+		return err
+	}
+	for p.at < o.size {
+		c := chunk(p.at)
+		p.add(c, int64(len(c)))
+	}
+	if err := s.spec.Check(p.values); err != nil {
+		return err
+	}
+	s.mu.Lock() // the loop is one
+	defer s.mu.Unlock()
+	s.received++
+	return h.h.add(s.try, m, &update{digest: entry.Digest{byte(s.received), byte(s.received >> 8)}, weight: weight, values: p.values, release: p.release})
+}
+
+// Round is a try that is open.
+type Round struct {
+	spec     aggregate.Spec
+	try      attempt
+	mu       sync.Mutex
+	received int
+}
+
+// Open opens a try.
+func (h Hold) Open(spec aggregate.Spec) *Round {
+	r := &Round{spec: spec, try: attempt{"run", 1, 1}}
+	h.h.open(r.try, &sum{held: map[entry.Member]entry.Digest{}, spec: spec})
+	return r
+}
+
+// Combine makes a model of a try, and ends it.
+func (h Hold) Combine(ctx context.Context, s *Round, blobs *blob.Blobs, a round.Combine) (round.Combined, error) {
+	defer h.h.drop(s.try)
+	h.h.sums[s.try].pending.Wait()
+	return (&combiner{blobs: blobs}).combine(ctx, a, h.h.sums[s.try])
+}
+
 // AddAll adds updates of one weight by all cores.
 func AddAll(acc *aggregate.Sum, weight int64, updates ...[]float32) {
 	var batch []*update
@@ -131,7 +178,7 @@ func AddAll(acc *aggregate.Sum, weight int64, updates ...[]float32) {
 }
 
 // Close ends everything.
-func (h Hold) Close() { h.h.shelf.close() }
+func (h Hold) Close() { h.h.close() }
 
 // Free returns how many bytes can be had without throwing anything away.
 func (h Hold) Free() int64 {

@@ -13,6 +13,7 @@ import (
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/pages"
 )
 
 // blockLen is how many values a worker adds before it looks for more.
@@ -58,6 +59,7 @@ type sum struct {
 
 	pending sync.WaitGroup        // updates that are not yet added
 	acc     *aggregate.Sum        // made with the first update: a try that gets none costs nothing
+	free    func()                // gives acc's memory back, when nobody uses it any more
 	clipped map[entry.Member]bool // whose updates were shortened; changed as acc is
 
 	mu      sync.Mutex // guards what follows
@@ -72,7 +74,8 @@ func newHold(limit int64, lease time.Duration, members func() int) *hold {
 	}
 }
 
-// update is one update in memory, whole and checked. release gives its reservation back, once.
+// update is one update in memory, whole and checked. release gives its memory and its reservation back, once; nobody touches the values
+// afterwards.
 type update struct {
 	member  entry.Member
 	digest  entry.Digest
@@ -190,22 +193,43 @@ func (h *hold) keep(key upload, r *running, p *prefix) bool {
 	return true
 }
 
+// close forgets all tries and what is shelved, when what is under way with them has ended. Uploads that go on give back what they have
+// themselves.
+func (h *hold) close() {
+	for a, s := range h.sums {
+		h.abandon(s)
+		delete(h.sums, a)
+	}
+	h.workers.Wait()
+	h.shelf.close()
+}
+
 // open begins to hold a try that has just been opened or that replay found open. Called by the loop.
 func (h *hold) open(a attempt, s *sum) { h.sums[a] = s }
 
 // drop forgets the sum of a try that has ended, and what came of updates for it; uploads for it that go on are cut. Called by the loop.
 func (h *hold) drop(a attempt) {
-	if s := h.sums[a]; s != nil && len(s.spool) > 0 {
-		h.workers.Go(func() {
-			s.reading.Wait()
-			for m, u := range s.spool {
-				h.unspool(m, u)
-			}
-		})
-	}
+	h.abandon(h.sums[a])
 	delete(h.sums, a)
 	h.uploads.over(a) // before the shelf is cleared: none that ends from here on is put there
 	h.shelf.drop(func(s *shelved) bool { return s.key.attempt == a })
+}
+
+// abandon gives the memory of a try's sum and of the updates that were kept for it back when nobody uses it any more.
+func (h *hold) abandon(s *sum) {
+	if s == nil || s.acc == nil && len(s.spool) == 0 {
+		return
+	}
+	h.workers.Go(func() {
+		s.pending.Wait()
+		s.reading.Wait()
+		for m, u := range s.spool {
+			h.unspool(m, u)
+		}
+		if s.acc != nil {
+			s.free()
+		}
+	})
 }
 
 // digest returns which update of the member is held in a try.
@@ -234,11 +258,9 @@ func (h *hold) add(a attempt, m entry.Member, u *update) error {
 		return nil
 	}
 	if s.acc == nil {
-		acc, err := aggregate.NewSum(s.spec)
-		if err != nil {
+		if err := s.begin(); err != nil {
 			return fmt.Errorf("making the sum of round %d of run %s: %w", a.round, a.run, err)
 		}
-		s.acc = acc
 	}
 	s.held[m] = u.digest
 	s.pending.Add(1)
@@ -249,6 +271,20 @@ func (h *hold) add(a attempt, m entry.Member, u *update) error {
 		s.adding = true
 		h.workers.Go(s.drain)
 	}
+	return nil
+}
+
+// begin takes the memory of a try's sum.
+func (s *sum) begin() error {
+	values, free, err := pages.Make[float64](s.spec.Len())
+	if err != nil {
+		return err
+	}
+	if s.acc, err = aggregate.NewSumIn(values, s.spec); err != nil {
+		free()
+		return err
+	}
+	s.free = free
 	return nil
 }
 

@@ -186,9 +186,8 @@ func (l *loop) replay(ctx context.Context) error {
 func (l *loop) run(ctx context.Context) error {
 	defer close(l.done)
 	defer l.wake.Stop()
-	defer l.hold.shelf.close()
 	ctx, cancel := context.WithCancel(ctx)
-	defer l.hold.workers.Wait()
+	defer l.hold.close()
 	defer l.workers.Wait()
 	defer cancel()
 	l.stale = true

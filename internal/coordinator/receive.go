@@ -147,7 +147,9 @@ func (r *rounds) prefix(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.Offe
 		if err != nil {
 			return nil, err
 		}
-		p = &prefix{update: o.in.Update, salt: o.salt, values: make([]float32, o.size/4), release: release}
+		if p, err = newPrefix(o, release); err != nil {
+			return nil, err
+		}
 	}
 	p.sent = max(p.sent, o.sent)
 	if p.sent > 0 {

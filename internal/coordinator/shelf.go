@@ -1,11 +1,13 @@
 package coordinator
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/pages"
 )
 
 // prefix is what has come of an update, in memory that is reserved for all of it. It is never written to a disk: after a boot an
@@ -14,10 +16,20 @@ type prefix struct {
 	update  entry.Digest
 	salt    [32]byte
 	values  []float32
-	at      int64 // bytes that are here
-	wire    int64 // the same, as they came: encoded
-	sent    int64 // bytes that were put on the line for it, as far as is known; at least at
-	release func()
+	at      int64  // bytes that are here
+	wire    int64  // the same, as they came: encoded
+	sent    int64  // bytes that were put on the line for it, as far as is known; at least at
+	release func() // gives the memory and its reservation back, once; nobody touches the values afterwards
+}
+
+// newPrefix takes the memory of an update that is offered; release gives back that it is reserved.
+func newPrefix(o offer, release func()) (*prefix, error) {
+	values, free, err := pages.Make[float32](int(o.size / 4))
+	if err != nil {
+		release()
+		return nil, fmt.Errorf("an update of %s: %w", o.in.Member, err)
+	}
+	return &prefix{update: o.in.Update, salt: o.salt, values: values, release: sync.OnceFunc(func() { free(); release() })}, nil
 }
 
 // shelf keeps the prefixes of uploads that a link has broken off, until their sender goes on, their time ends, their try does,

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package pages
+
+func mapped[T float32 | float64](n int) ([]T, func(), error) { return make([]T, n), func() {}, nil }
