@@ -13,7 +13,7 @@ import (
 
 // digests are the tests that pin every bit of what an aggregator computes, by package.
 var digests = map[string][]string{
-	"aggregate": {"TestGoldenDigest", "TestGoldenDigestGather"},
+	"aggregate": {"TestGoldenDigest", "TestGoldenDigestGather", "TestGoldenDigestServer"},
 	"trainer":   {"TestInitialDigest", "TestScaleDigest"},
 }
 

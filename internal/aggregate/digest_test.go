@@ -87,3 +87,38 @@ func goldenMean(t *testing.T, chance *lcg, n, k int) []float64 {
 	sum.Mean(0, mean)
 	return mean
 }
+
+// serverDigest is what every processor must reach, as goldenDigest.
+const serverDigest = "05e48bd9680fbbbfe8063d058c824461c9eb29097bdcdb5918a63b857ecc3819"
+
+// TestGoldenDigestServer pins every bit of three rounds of the server optimisers that TestGoldenDigest has not.
+func TestGoldenDigestServer(t *testing.T) {
+	const n, k = 3000, 5
+	var chance lcg = 44
+	h := sha256.New()
+	for _, c := range []struct {
+		name   string
+		params map[string]any
+	}{
+		{"fedavgm", nil},
+		{"fedavgm", map[string]any{"nesterov": true, "momentum": 0.7}},
+		{"fedyogi", map[string]any{"bias_correction": "adam"}},
+		{"fedadagrad", map[string]any{"beta1": 0.3}},
+		{"fedadam", map[string]any{"bias_correction": "flower", "initial_v": 0.0}},
+	} {
+		s := strategy(t, c.name, c.params)
+		x, state := make([]float32, n), make([]float64, s.Optimizer(1).StateLen(n))
+		for round := range 3 {
+			s.Optimizer(round+1).Step(x, x, goldenMean(t, &chance, n, k), state)
+		}
+		for _, v := range state {
+			binary.Write(h, binary.LittleEndian, math.Float64bits(v))
+		}
+		for _, v := range x {
+			binary.Write(h, binary.LittleEndian, math.Float32bits(v))
+		}
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != serverDigest {
+		t.Errorf("digest of the server optimisers = %s, want %s", got, serverDigest)
+	}
+}

@@ -124,13 +124,12 @@ func TestGatherSameBits(t *testing.T) {
 
 // TestRobustIsAll: no strategy that gathers is forgotten above.
 func TestRobustIsAll(t *testing.T) {
-	given := map[string]map[string]any{"fltrust": {"reference": "m3"}, "centered-clipping": {"radius": 1.0}, "norm-clipping": {"max_norm": 1.0}}
 	for _, name := range aggregate.Strategies() {
 		tested := false
 		for _, r := range robust {
 			tested = tested || r.name == name
 		}
-		if s := strategy(t, name, given[name]); s.Gathers() != tested {
+		if s := strategy(t, name, needed[name]); s.Gathers() != tested {
 			t.Errorf("%s gathers: %t, tested: %t", name, s.Gathers(), tested)
 		}
 	}

@@ -1,12 +1,15 @@
 package aggregate_test
 
 import (
+	"encoding/binary"
 	"math"
 	"math/big"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"consilium.dev/internal/aggregate"
 )
@@ -142,29 +145,62 @@ func TestFedAdamFollowsPaper(t *testing.T) {
 	}
 }
 
-// TestStepInBlocks goes through a model in parts, with the parts of the state that belong to them.
-func TestStepInBlocks(t *testing.T) {
-	const n = 101
-	chance := rand.New(rand.NewPCG(7, 8))
-	base, mean := make([]float32, n), make([]float64, n)
-	for i := range base {
-		base[i], mean[i] = chance.Float32(), chance.Float64()-0.5
-	}
-	for _, name := range []string{"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"} {
-		o := optimizer(t, name, nil)
-		whole, parts := slices.Clone(base), slices.Clone(base)
-		state, stateParts := make([]float64, o.StateLen(n)), make([]float64, o.StateLen(n))
-		for i := range 3 {
-			o := strategy(t, name, nil).Optimizer(i + 1)
-			o.Step(whole, whole, mean, state)
-			for lo := 0; lo < n; lo += 17 {
-				hi := min(lo+17, n)
-				o.Step(parts[lo:hi], parts[lo:hi], mean[lo:hi], stateParts[o.StateLen(lo):o.StateLen(hi)])
-			}
-		}
-		if !slices.Equal(whole, parts) || !slices.Equal(state, stateParts) {
-			t.Errorf("%s: another result in blocks than in one piece", name)
-		}
+// needed are the parameters that strategies have no default for.
+var needed = map[string]map[string]any{
+	"fltrust": {"reference": "m3"}, "centered-clipping": {"radius": 1.0}, "norm-clipping": {"max_norm": 1.0},
+}
+
+// TestStepSameBits goes through three rounds of each strategy in one piece, and in parts of any length in any order, with the state written down and
+// read back between two rounds, as where the coordinator was killed there: the bits are the same.
+func TestStepSameBits(t *testing.T) {
+	for _, name := range aggregate.Strategies() {
+		t.Run(name, func(t *testing.T) {
+			s := strategy(t, name, needed[name])
+			rapid.Check(t, func(t *rapid.T) {
+				n := rapid.IntRange(1, 200).Draw(t, "values")
+				chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 8))
+				length := func(n int) int { return s.Optimizer(1).StateLen(n) }
+				whole, state := make([]float32, n), make([]float64, length(n))
+				for i := range whole {
+					whole[i] = chance.Float32()
+				}
+				parts, kept := slices.Clone(whole), make([]byte, 8*length(n))
+				for round := 1; round <= 3; round++ {
+					mean := make([]float64, n)
+					for i := range mean {
+						mean[i] = math.Ldexp(chance.NormFloat64(), -chance.IntN(30))
+					}
+					s.Optimizer(round).Step(whole, whole, mean, state)
+
+					again := make([]float64, length(n))
+					for i := range again {
+						again[i] = math.Float64frombits(binary.LittleEndian.Uint64(kept[8*i:]))
+					}
+					var cuts [][2]int
+					for lo := 0; lo < n; {
+						hi := min(n, lo+1+chance.IntN(50))
+						cuts = append(cuts, [2]int{lo, hi})
+						lo = hi
+					}
+					chance.Shuffle(len(cuts), func(i, j int) { cuts[i], cuts[j] = cuts[j], cuts[i] })
+					for _, c := range cuts {
+						lo, hi := c[0], c[1]
+						s.Optimizer(round).Step(parts[lo:hi], parts[lo:hi], mean[lo:hi], again[length(lo):length(hi)])
+					}
+					for i, v := range again {
+						binary.LittleEndian.PutUint64(kept[8*i:], math.Float64bits(v))
+						if math.Float64bits(v) != math.Float64bits(state[i]) {
+							t.Fatalf("round %d: state %d = %x, want %x", round, i, v, state[i])
+						}
+					}
+					for i, v := range parts {
+						if math.Float32bits(v) != math.Float32bits(whole[i]) {
+							t.Fatalf("round %d: value %d = %x, want %x", round, i, v, whole[i])
+						}
+					}
+				}
+			})
+		})
 	}
 }
 
