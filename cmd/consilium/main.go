@@ -61,7 +61,7 @@ func rootCommand(a *app) *cobra.Command {
 	root.PersistentFlags().StringVar(&a.config, "config", "", "your consilium.yaml (see consilium help config)")
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(initCommand(a), manifestCommand(a), runCommand(a), modelCommand(a), statusCommand(a), auditCommand(a), attestCommand(a), collateralCommand(a), backupCommand(a), restoreCommand(a), vsockProxyCommand(),
+	root.AddCommand(initCommand(a), manifestCommand(a), runCommand(a), modelCommand(a), statusCommand(a), privacyCommand(a), auditCommand(a), attestCommand(a), collateralCommand(a), backupCommand(a), restoreCommand(a), vsockProxyCommand(),
 		versionCommand(a))
 	root.AddCommand(exitCodesTopic(), configTopic())
 	root.SetHelpCommand(helpCommand(root))

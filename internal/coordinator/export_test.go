@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -209,7 +210,12 @@ func Guarded(s grpc.ServerStream, m *manifest.Manifest, now func() time.Time, ex
 
 // Combine has what was stored in blobs combined with a sum.
 func Combine(ctx context.Context, blobs *blob.Blobs, a round.Combine, spec aggregate.Spec, acc *aggregate.Sum) (round.Combined, error) {
-	return (&combiner{blobs, rand.Reader}).combine(ctx, a, &sum{spec: spec, acc: acc})
+	return CombineBy(ctx, blobs, rand.Reader, a, spec, acc)
+}
+
+// CombineBy is Combine with noise of that source of chance.
+func CombineBy(ctx context.Context, blobs *blob.Blobs, chance io.Reader, a round.Combine, spec aggregate.Spec, acc *aggregate.Sum) (round.Combined, error) {
+	return (&combiner{blobs, chance}).combine(ctx, a, &sum{spec: spec, acc: acc})
 }
 
 // Encodings keeps pieces as they were encoded.

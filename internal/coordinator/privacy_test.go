@@ -2,7 +2,11 @@ package coordinator_test
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -11,8 +15,11 @@ import (
 	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/privacy"
+	"consilium.dev/internal/round"
+	"consilium.dev/internal/store/storetest"
 	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
 )
@@ -108,9 +115,51 @@ func TestPrivacy(t *testing.T) {
 			!strings.Contains(status.Convert(err).Message(), "the federation's budget is 8") {
 			t.Errorf("a second run of the same cost: %v, want that it would pass the budget", err)
 		}
+		r := w.verify(w.export())
+		if len(r.Findings) != 0 || r.Epsilon != closed[2].Spent.Epsilon {
+			t.Errorf("an audit finds %v, and epsilon %v spent, want nothing and %v", r.Findings, r.Epsilon, closed[2].Spent.Epsilon)
+		}
 		p.Privacy = nil
 		if _, err := begin(p, "without"); !strings.Contains(status.Convert(err).Message(), "a run without noise would pass any") {
 			t.Errorf("a run without noise: %v, want a refusal", err)
 		}
 	})
+}
+
+// TestNoise: a mean is the same with the same chance, another with other chance, though its sum and everything else are the same, and none comes
+// of a source that ends; a second try at the same sum finds it as it was.
+func TestNoise(t *testing.T) {
+	const n = 1<<15 + 7
+	w := newWorkbench(t, storetest.New(), "fedavg", n)
+	w.spec.Weights = []int64{1, 1, 1}
+	base := w.put(fileOf(t, w.base))
+	p := plan(t, private)
+	recipe, _ := round.Recipe(p)
+	w.spec = w.spec.Coarsened(recipe.Step(0.5))
+	sum := w.sum(1)
+	combine := func(chance io.Reader) (round.Combined, error) {
+		a := round.Combine{Kind: entry.Training, Round: 1, Base: base, Plan: p, Selected: 4, Clip: 0.5}
+		for i := range 3 {
+			a.Members = append(a.Members, entry.Contribution{Member: entry.Member(fmt.Sprintf("m%d", i)), Weight: 1})
+		}
+		return coordinator.CombineBy(t.Context(), w.blobs, chance, a, w.spec, sum)
+	}
+	one, err := combine(rand.NewChaCha8([32]byte{1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := combine(rand.NewChaCha8([32]byte{2}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := combine(strings.NewReader("a little")); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("with a source of 8 bytes: %v, want that it ended", err)
+	}
+	again, err := combine(rand.NewChaCha8([32]byte{1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Model != one.Model || again.Clip != one.Clip || other.Model == one.Model {
+		t.Errorf("models %s, other chance %s, the first again %s: want another one, and the first", one.Model.Short(), other.Model.Short(), again.Model.Short())
+	}
 }

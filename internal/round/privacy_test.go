@@ -114,6 +114,11 @@ func TestPrivacyAcrossRuns(t *testing.T) {
 	if next := tick(log); len(next) != 1 || cmp.Diff(next[0].(entry.RoundOpened).Round, 2) != "" {
 		t.Errorf("after the first round: %+v, want the second one", next)
 	}
+	for _, a := range folded(t, log).Todo(round.View{Now: start}) {
+		if e, ok := a.(round.Evaluate); ok {
+			t.Errorf("%+v is asked for, and figures have no noise", e)
+		}
+	}
 	if _, err := folded(t, log).Decide(start, round.Evaluation{Run: "run", Round: 1, Member: "a", Model: digest("first")}); !errors.Is(err, round.ErrFigures) {
 		t.Errorf("figures of a run with privacy: %v, want a refusal", err)
 	}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"consilium.dev/internal/client"
+	"consilium.dev/internal/entry"
+)
+
+// TestPrivacyShown: a figure never stands without whom it protects, its delta and who reckoned it.
+func TestPrivacyShown(t *testing.T) {
+	r := client.Run{
+		Plan: entry.Plan{Privacy: &entry.Privacy{
+			Unit: "participant", ClipNorm: 0.5, NoiseMultiplier: 4, Delta: 1e-5, Adaptive: &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 3},
+		}},
+		History: []client.Round{{Round: 1, Clip: 0.5}, {Round: 2, Clip: 0.625}},
+		Privacy: &client.Privacy{Unit: "participant", Epsilon: 1.25, Delta: 1e-5, Spent: 3.5, Budget: 8, ForDelta: 1e-6, Accountant: "renyi"},
+	}
+	var got page
+	showRun(&got, r, false)
+	for _, want := range []string{
+		"privacy   epsilon 1.25 at delta 1e-05 until now, for a whole participant (noise multiplier 4, clip norm 0.625 now, 0.5 at first; accountant renyi)\n",
+		"          all runs of the federation: epsilon 3.5 of 8 at delta 1e-06\n",
+	} {
+		if !strings.Contains(got.String(), want) {
+			t.Errorf("run show prints:\n%swant in it:\n%s", got.String(), want)
+		}
+	}
+	r.Plan.Privacy, r.Privacy = nil, nil
+	var without page
+	showRun(&without, r, false)
+	if strings.Contains(without.String(), "privacy") {
+		t.Errorf("run show of a run without noise prints:\n%s", without.String())
+	}
+	var shown page
+	showModel(&shown, client.Model{Epsilon: 3.5, Delta: 1e-6, Unit: "participant"})
+	if want := "privacy   epsilon 3.5 at delta 1e-06 for a whole participant, all that the federation had released by then (renyi)\n"; !strings.Contains(shown.String(), want) {
+		t.Errorf("model show prints:\n%swant in it:\n%s", shown.String(), want)
+	}
+}
