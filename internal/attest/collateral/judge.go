@@ -104,9 +104,11 @@ func (c *Cache) demand(ctx context.Context, names []string, at time.Time) {
 	if c.o.Service == nil || len(names) == 0 || !c.onDemand.AllowN(c.o.Now(), len(names)) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, inHandshake)
+	// A caller who goes, or who came when its time was nearly over, is no failure of the service, for which others would have to wait.
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), inHandshake)
 	defer cancel()
-	_, _ = c.Fetch(ctx, names) // told to the log
+	defer context.AfterFunc(ctx, cancel)()
+	_, _ = c.Fetch(asking, names) // told to the log
 }
 
 // chosen returns what of the collateral that was sent evidence is judged by, and what of that which is kept.

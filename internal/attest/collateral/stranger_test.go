@@ -2,6 +2,7 @@ package collateral_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -152,4 +153,28 @@ func TestRecoveries(t *testing.T) {
 	if slices.Sort(fresh); err != nil || !slices.Equal(fresh, documents) || len(s.Show().Missing) != 0 {
 		t.Errorf("%v, fresh %q, missing %v; want both documents of the recovery that was seen", err, fresh, s.Show().Missing)
 	}
+}
+
+// TestLateCaller: who comes with evidence when its handshake's time is over already does not keep the next one from being judged.
+func TestLateCaller(t *testing.T) {
+	m := newMaker(t)
+	scene := numbered(18)
+	m.serve(scene)
+	wait := make(chan struct{})
+	m.mu.Lock()
+	m.wait = wait
+	m.mu.Unlock()
+	s := newSite(t, t.TempDir(), m.service(t))
+	late, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	claims, err := s.tdx.Verify(late, attest.Evidence{Type: attest.TDX, Body: scene.Quote()}, scene.Binding, s.at, nil)
+	close(wait)
+	if err != nil || claims.RevocationChecked {
+		t.Errorf("%v, revocation checked %t; want it judged by what there is", err, claims.RevocationChecked)
+	}
+	if missing := s.Show().Missing; len(missing) != 0 {
+		t.Errorf("%v, want nothing noted", missing)
+	}
+	claims, err = s.judge(t, scene, nil)
+	wantChecked(t, claims, err, "18")
 }
