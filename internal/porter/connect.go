@@ -127,8 +127,9 @@ func name(text string) bool {
 // errNear is what a guard says.
 var errNear = errors.New("the name leads to this machine or to its cloud's metadata service: list the address itself, if that is meant")
 
-// metadata6 is where AWS answers its instances over IPv6.
-var metadata6 = netip.MustParseAddr("fd00:ec2::254")
+// metadata6 is where AWS answers its instances over IPv6, and none but them: fd00:ec2::254 is the metadata service, fd00:ec2::23 gives
+// credentials to what runs in EKS.
+var metadata6 = netip.MustParsePrefix("fd00:ec2::/32")
 
 // guard returns what looks at each address before it is dialled. A name must not lead where only this machine gets: to itself, or to
 // a link-local address, which is where clouds give a machine its credentials. Whoever writes the name's DNS records is not whoever has
@@ -143,7 +144,7 @@ func guard(host string) func(network, address string, _ syscall.RawConn) error {
 			return err
 		}
 		a := to.Addr().Unmap().WithZone("")
-		if a.IsLoopback() || a.IsUnspecified() || a.IsLinkLocalUnicast() || a.IsMulticast() || a == metadata6 {
+		if a.IsLoopback() || a.IsUnspecified() || a.IsLinkLocalUnicast() || a.IsMulticast() || metadata6.Contains(a) {
 			return errNear
 		}
 		return nil

@@ -245,7 +245,7 @@ func FuzzQuestion(f *testing.F) {
 // TestGuard: a name leads to no address that only this machine reaches; one that is listed as an address is meant.
 func TestGuard(t *testing.T) {
 	for _, address := range []string{
-		"169.254.169.254:80", "[fd00:ec2::254]:80", "127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:169.254.169.254]:80", "[fe80::1%eth0]:80",
+		"169.254.169.254:80", "[fd00:ec2::254]:80", "[fd00:ec2::23]:80", "127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:169.254.169.254]:80", "[fe80::1%eth0]:80",
 		"0.0.0.0:80", "[::]:80", "224.0.0.1:80",
 	} {
 		if err := porter.Guard("kms.example.org", address); err == nil {
