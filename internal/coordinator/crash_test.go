@@ -66,6 +66,31 @@ func TestCrashControlled(t *testing.T) {
 	t.Logf("crash points %d survived %d", points, survived)
 }
 
+// TestCrashPrivate is TestCrash for the coordinator of a run with noise. What it drew is lost with it, and what comes instead is another model;
+// but each round has one closing, and what the log says was spent is what so many closings cost.
+func TestCrashPrivate(t *testing.T) {
+	ways := []cut{torn, after}
+	if *crashAll {
+		ways = []cut{before, torn, after, power}
+	}
+	points, survived := 0, 0
+	for _, how := range ways {
+		t.Run(string(how), func(t *testing.T) {
+			three := func(p *entry.Plan) {
+				p.Rounds, p.Quorum, p.Members = 1, 3, []entry.Member{"budapest", "cleveland", "longbeach"}
+				if *crashAll {
+					p.Rounds = 2
+				}
+			}
+			c := &crashes{plan: plan(t, private, three), victim: "council", how: how, brief: !*crashAll, tally: map[string]int{}}
+			c.undisturbed(t)
+			c.everywhere(t)
+			points, survived = points+c.points, survived+c.survived
+		})
+	}
+	t.Logf("crash points %d survived %d", points, survived)
+}
+
 // controlled makes a plan of two rounds under SCAFFOLD, without their statistics.
 func controlled(p *entry.Plan) {
 	p.Strategy, p.Standardize, p.MaxAbs, p.Local.LearningRate = entry.Strategy{Name: "scaffold"}, nil, 4096, 1e-6
@@ -102,10 +127,14 @@ type crashes struct {
 // first head when the coordinator is killed may be fewer than a quorum; then the others, who keep nothing, do not count, and the log
 // does not open again.
 func (c *crashes) manifest() []string {
-	if c.brief {
-		return nil
+	var edits []string
+	if c.plan.Privacy != nil {
+		edits = withBudget
 	}
-	return []string{`{none: true, reason: "a test"}`, "{quorum: 1, members: [budapest]}"}
+	if c.brief {
+		return edits
+	}
+	return append(slices.Clone(edits), `{none: true, reason: "a test"}`, "{quorum: 1, members: [budapest]}")
 }
 
 // members returns whose participants run.
@@ -210,7 +239,7 @@ func (c *crashes) at(t *testing.T, at string, last bool) (done bool) {
 		return true
 	case !fell:
 		t.Errorf("%s was never killed at %q", c.victim, at)
-	case got != c.want:
+	case got != c.want && c.plan.Privacy == nil:
 		t.Errorf("%s killed %s %q: model %s, undisturbed %s", c.victim, c.how, at, got.Short(), c.want.Short())
 	}
 	c.tally[kind(at)]++
@@ -303,6 +332,11 @@ func (c *crashes) judge(t *testing.T, w *world, d *mortalStore) {
 		return
 	}
 	c.compare(t, w, d.m, h)
+	if c.plan.Privacy != nil {
+		if err := spentBy(c.plan, h); err != nil {
+			t.Errorf("%s killed %s %q: %v", c.victim, c.how, d.m.at, err)
+		}
+	}
 	if err := h.missing(on); err != nil {
 		t.Errorf("%s killed %s %q: %v", c.victim, c.how, d.m.at, err)
 	}

@@ -163,3 +163,18 @@ func TestNoise(t *testing.T) {
 		t.Errorf("models %s, other chance %s, the first again %s: want another one, and the first", one.Model.Short(), other.Model.Short(), again.Model.Short())
 	}
 }
+
+// spentBy holds a history against what each closing of a plan's rounds has to cost.
+func spentBy(p entry.Plan, h history) error {
+	closed := only[entry.RoundClosed](h.facts)
+	if len(closed) != p.Rounds {
+		return fmt.Errorf("%d rounds were closed, want %d", len(closed), p.Rounds)
+	}
+	for i, c := range closed {
+		want, _, err := privacy.RenyiEpsilon([]privacy.Mechanism{{Rate: 1, Noise: p.Privacy.NoiseMultiplier, Rounds: i + 1}}, 1e-5, nil)
+		if err != nil || math.Abs(c.Spent.Epsilon-want) > 1e-9*want {
+			return fmt.Errorf("round %d closed with epsilon %v spent, want %v, %v", c.Round, c.Spent.Epsilon, want, err)
+		}
+	}
+	return nil
+}
