@@ -242,16 +242,17 @@ func (c *Cache) raise(p attest.Piece) bool {
 	return true
 }
 
-// keep takes pieces in: each that is newer than what is there. It returns the names of those. The first refusal, of a number that is lower
-// than one seen, or of the disk, is the error; what comes after it is taken in all the same.
-func (c *Cache) keep(pieces []attest.Piece) (fresh []string, first error) {
+// keep takes pieces in: each that is newer than what is there. It returns the names of those. The error is the first refusal, of a number
+// that is lower than one seen; without one it is the first fault of the disk. What comes after either is taken in all the same.
+func (c *Cache) keep(pieces []attest.Piece) (fresh []string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	first = c.follow() // what another process has put there is not written over by something older
+	var refusal error
+	first := c.follow() // what another process has put there is not written over by something older
 	raised := false
 	for _, p := range pieces {
 		if low := c.lower(p); low != nil {
-			first = cmp.Or(first, error(low))
+			refusal = cmp.Or(refusal, error(low))
 			continue
 		}
 		old, there := c.pieces[p.Name]
@@ -280,7 +281,7 @@ func (c *Cache) keep(pieces []attest.Piece) (fresh []string, first error) {
 	if len(fresh) > 0 {
 		c.changed = c.stamp()
 	}
-	return fresh, first
+	return fresh, cmp.Or(refusal, first) // a host that fills the disk does not have what was rolled back pass
 }
 
 // write puts a piece into the folder, its issuers first. The piece is a record of its number, so that is never ahead of it.

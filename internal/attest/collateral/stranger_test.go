@@ -178,3 +178,28 @@ func TestLateCaller(t *testing.T) {
 	claims, err = s.judge(t, scene, nil)
 	wantChecked(t, claims, err, "18")
 }
+
+// TestRolledBackOnFullDisk: what was rolled back is refused also where something newer came with it that the disk does not take.
+func TestRolledBackOnFullDisk(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "collateral")
+	newer := numbered(18)
+	if _, err := newSite(t, folder, nil).judge(t, newer, newer.Collateral()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names() {
+		if err := os.Remove(filepath.Join(folder, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := newSite(t, folder, nil)
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(folder, nil, 0o600); err != nil { // nothing can be written below it
+		t.Fatal(err)
+	}
+	old := numbered(19)
+	old.Info, old.Identity = numbered(17).Info, numbered(17).Identity
+	_, err := s.judge(t, newer, old.Collateral())
+	wantClass(t, err, attest.ClassTime)
+}
