@@ -82,9 +82,9 @@ func (a *app) startPlan(ctx context.Context, plan entry.Plan, o startOptions) er
 		rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
 		o.request = hex.EncodeToString(id[:])
 	}
-	var id string
+	var started client.Started
 	err := a.ask(ctx, func(ctx context.Context, c *connection) (err error) {
-		id, err = c.Start(ctx, o.request, plan)
+		started, err = c.Start(ctx, o.request, plan)
 		if errors.Is(err, client.ErrUnreachable) {
 			return newFault(kindUnreachable, c.reachHint()+"\nthen repeat the command with --request "+o.request+
 				": it cannot start twice", "%w", err)
@@ -93,6 +93,10 @@ func (a *app) startPlan(ctx context.Context, plan entry.Plan, o startOptions) er
 	})
 	if err != nil {
 		return err
+	}
+	id := started.Run
+	if started.Memory > 0 {
+		a.say("the coordinator needs %d MiB of memory with it", (started.Memory+1<<20-1)>>20)
 	}
 	if o.watch {
 		a.say("run %s, asked for as request %s", name(id), o.request)

@@ -259,9 +259,9 @@ func (f *federation) start(p entry.Plan) string {
 	f.t.Helper()
 	c := f.lead()
 	defer c.Close()
-	run, err := c.Start(f.t.Context(), "request of "+p.Name, p)
+	started, err := c.Start(f.t.Context(), "request of "+p.Name, p)
 	f.must(err)
-	return run
+	return started.Run
 }
 
 // completed waits for a run's end, downloads its last model and returns the model's digest, as its file has it.

@@ -207,8 +207,9 @@ func (b *bath) run(what string) {
 	p := plan(b.t, func(p *entry.Plan) {
 		p.Name, p.Rounds, p.Quorum, p.Tries = fmt.Sprint("soak ", b.runs), 3, 4, 20
 	})
-	run, err := b.boss.Start(b.t.Context(), "request of "+p.Name, p)
+	started, err := b.boss.Start(b.t.Context(), "request of "+p.Name, p)
 	b.must(err)
+	run := started.Run
 	b.council.log.line(b.t, "round opened", "run", run)
 	name := hospitals[b.chance.IntN(len(hospitals))]
 	switch what {

@@ -175,18 +175,23 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	}, nil
 }
 
-// Start creates a run and returns its id. The same request again returns the same run, so a call whose answer was lost may
-// be repeated.
-func (c *Client) Start(ctx context.Context, request string, plan entry.Plan) (string, error) {
+// Started is a run that was created.
+type Started struct {
+	Run    string // its id
+	Memory int64  // bytes that the coordinator needs with it in all; 0 where it does not say, or was asked before
+}
+
+// Start creates a run. The same request again returns the same run, so a call whose answer was lost may be repeated.
+func (c *Client) Start(ctx context.Context, request string, plan entry.Plan) (Started, error) {
 	text, err := json.Marshal(plan)
 	if err != nil {
-		return "", fmt.Errorf("encoding the plan: %w", err)
+		return Started{}, fmt.Errorf("encoding the plan: %w", err)
 	}
 	r, err := c.runs.Start(ctx, &pb.StartRequest{Request: request, Plan: text})
 	if err != nil {
-		return "", c.fault("starting the run", err)
+		return Started{}, c.fault("starting the run", err)
 	}
-	return r.Run, nil
+	return Started{r.Run, r.Memory}, nil
 }
 
 // Runs returns all runs, newest first.

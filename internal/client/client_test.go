@@ -44,7 +44,7 @@ type council struct {
 
 func (c *council) Start(_ context.Context, q *pb.StartRequest) (*pb.StartReply, error) {
 	c.start = q
-	return &pb.StartReply{Run: "aa"}, c.err
+	return &pb.StartReply{Run: "aa", Memory: 130 << 20}, c.err
 }
 
 func (c *council) List(context.Context, *pb.ListRequest) (*pb.ListReply, error) {
@@ -155,9 +155,9 @@ func shown(state string) client.Run {
 func TestRuns(t *testing.T) {
 	c := &council{views: []*pb.ShowReply{view("training"), view("completed")}}
 	who := dial(t, c)
-	id, err := who.Start(t.Context(), "request", entry.Plan{Name: "hearts", Rounds: 2})
-	if err != nil || id != "aa" {
-		t.Errorf("Start = %q, %v, want aa", id, err)
+	run, err := who.Start(t.Context(), "request", entry.Plan{Name: "hearts", Rounds: 2})
+	if want := (client.Started{Run: "aa", Memory: 130 << 20}); err != nil || run != want {
+		t.Errorf("Start = %v, %v, want %v", run, err, want)
 	}
 	var sent entry.Plan
 	if err := json.Unmarshal(c.start.Plan, &sent); err != nil || sent.Name != "hearts" || c.start.Request != "request" {

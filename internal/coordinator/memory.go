@@ -134,15 +134,15 @@ func (l *loop) afford(f entry.RunCreated) error {
 	return nil
 }
 
-// foretell says what a run that is affordable will need.
-func (l *loop) foretell(f entry.RunCreated) error {
+// foretell says what a run that is affordable will need, and returns what is needed with it in all, in bytes.
+func (l *loop) foretell(f entry.RunCreated) (int64, error) {
 	d, err := l.demandOf(f)
 	if err == nil {
 		l.log.Info("memory suffices for a run", zap.String("lead", f.Lead), zap.String("name", f.Plan.Name), zap.Int64("sums", d.sums),
 			zap.Int64("spool", d.spool),
 			zap.Int64("needed", d.all()), zap.Int64("memory", l.memory))
 	}
-	return err
+	return d.all(), err
 }
 
 // sum64 returns the sum of sizes, the largest int64 where it is more.

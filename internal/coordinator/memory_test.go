@@ -23,9 +23,11 @@ func TestMemoryOfRuns(t *testing.T) {
 			o.Limits.Uploads, o.Limits.Memory = 1*mib, 129*mib+2*one-1
 		})
 		lead := c.person("ada")
+		var said int64
 		start := func(name string, change ...func(*entry.Plan)) (string, error) {
 			p := plan(t, append([]func(*entry.Plan){bare, func(p *entry.Plan) { p.Name = name }}, change...)...)
 			r, err := lead.Start(t.Context(), &pb.StartRequest{Request: name, Plan: asJSON(t, p)})
+			said = r.GetMemory()
 			return r.GetRun(), err
 		}
 		first, err := start("first")
@@ -35,6 +37,9 @@ func TestMemoryOfRuns(t *testing.T) {
 		line := c.books["council"].await(t, "memory suffices for a run", "name", "first")
 		if line["sums"] != float64(one) || line["needed"] != float64(129*mib+one) || line["memory"] != float64(129*mib+2*one-1) {
 			t.Errorf("what the first run will need: %v", line)
+		}
+		if said != 129*mib+one {
+			t.Errorf("its lead is told %d bytes, want %d", said, 129*mib+one)
 		}
 		before := c.blobs()
 		if _, err := start("second"); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "memory: the run needs 192 bytes for its sums, beside 192 for those of open runs, 1048576 for uploads and 134217728 for all else; the coordinator has 135266687") {

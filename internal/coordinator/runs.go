@@ -53,11 +53,12 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 	f := entry.RunCreated{
 		Run: newRun(), Request: q.Request, Lead: lead, Manifest: r.manifest().Digest(), Members: r.invited(plan), Plan: plan,
 	}
+	var memory int64
 	// The same request again may come while the first is under way: the loop decides which of both is the run.
 	if known, err := r.known(ctx, lead, q.Request); err != nil {
 		return nil, answer(r.log, err)
 	} else if known == "" {
-		if err := r.allowed(ctx, f); err != nil {
+		if memory, err = r.allowed(ctx, f); err != nil {
 			return nil, answer(r.log, err)
 		}
 		if err := r.first(ctx, &f); err != nil {
@@ -72,7 +73,7 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 	if err != nil {
 		return nil, answer(r.log, err)
 	}
-	return &pb.StartReply{Run: run}, nil
+	return &pb.StartReply{Run: run, Memory: memory}, nil
 }
 
 // parsePlan reads a plan as it came over the wire and judges what needs no federation to judge. Its errors name the plan.
@@ -94,12 +95,12 @@ func (r *runs) invited(p entry.Plan) []entry.Member {
 	return slices.Compact(members)
 }
 
-// allowed asks the rules before anything is stored for a run that they refuse.
-func (r *runs) allowed(ctx context.Context, f entry.RunCreated) error {
+// allowed asks the rules before anything is stored for a run that they refuse, and returns how many bytes are needed with it.
+func (r *runs) allowed(ctx context.Context, f entry.RunCreated) (memory int64, err error) {
 	if f.Plan.Standardize == nil { // these stand for the model that will be made
 		f.Initial, f.Model = &entry.Blob{}, entry.Digest{1}
 	}
-	return r.loop.send(ctx, message{first: func() error {
+	err = r.loop.send(ctx, message{first: func() (err error) {
 		now := r.loop.now()
 		if err := r.loop.clocks.judge(now); err != nil {
 			return err
@@ -110,8 +111,10 @@ func (r *runs) allowed(ctx context.Context, f entry.RunCreated) error {
 		if err := r.loop.afford(f); err != nil {
 			return err
 		}
-		return r.loop.foretell(f)
+		memory, err = r.loop.foretell(f)
+		return err
 	}})
+	return memory, err
 }
 
 // first stores the initial model of a run that begins without a statistics round.

@@ -2445,6 +2445,7 @@ func (x *StartRequest) GetPlan() []byte {
 type StartReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Memory        int64                  `protobuf:"varint,2,opt,name=memory,proto3" json:"memory,omitempty"` // bytes that the coordinator needs, with this run and those that are open; 0: not known, or asked for again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2484,6 +2485,13 @@ func (x *StartReply) GetRun() string {
 		return x.Run
 	}
 	return ""
+}
+
+func (x *StartReply) GetMemory() int64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
 }
 
 type CancelRequest struct {
@@ -4494,10 +4502,11 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x04base\x18\x04 \x01(\fR\x04base\"<\n" +
 	"\fStartRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\tR\arequest\x12\x12\n" +
-	"\x04plan\x18\x02 \x01(\fR\x04plan\"\x1e\n" +
+	"\x04plan\x18\x02 \x01(\fR\x04plan\"6\n" +
 	"\n" +
 	"StartReply\x12\x10\n" +
-	"\x03run\x18\x01 \x01(\tR\x03run\"9\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\x12\x16\n" +
+	"\x06memory\x18\x02 \x01(\x03R\x06memory\"9\n" +
 	"\rCancelRequest\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x1f\n" +
