@@ -203,3 +203,23 @@ func TestRolledBackOnFullDisk(t *testing.T) {
 	_, err := s.judge(t, newer, old.Collateral())
 	wantClass(t, err, attest.ClassTime)
 }
+
+// TestAsksNoNeedless: a machine whose evidence needs no collateral is not asked for any to find that out.
+func TestAsksNoNeedless(t *testing.T) {
+	s := newSite(t, t.TempDir(), nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.Run(ctx, nitroMachine{t: t})
+}
+
+type nitroMachine struct {
+	attest.Attester
+	t *testing.T
+}
+
+func (nitroMachine) Types() []attest.Type { return []attest.Type{attest.Nitro} }
+
+func (m nitroMachine) Attest(context.Context, attest.Binding) (attest.Evidence, error) {
+	m.t.Error("the machine was asked for evidence")
+	return attest.Evidence{}, context.Canceled
+}
