@@ -53,12 +53,12 @@ func readEvidence(path, typeName string) (attest.Evidence, error) {
 	e := attest.Evidence{Body: body}
 	if typeName == "" {
 		if e.Type = recognized(body); e.Type == 0 {
-			return e, usageError("name its platform with --platform", "%s has the form of no evidence that can be recognized", path)
+			return e, usageError("is it evidence? name its platform with --platform, and what is wrong with it is said", "%s has the form of no evidence that can be recognized", path)
 		}
 	} else {
 		var known bool
 		if e.Type, known = attest.ParseType(typeName); !known {
-			return e, usageError("--platform takes a type as manifests spell it, such as sev-snp or nitro", "there is no platform %q", typeName)
+			return e, usageError("--platform takes a type as manifests spell it: sev-snp, nitro, tdx or sgx", "there is no platform %q", typeName)
 		}
 	}
 	if len(table) > 0 {
@@ -105,6 +105,9 @@ func readLimited(path string, limit int64, hint string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	if is, err := f.Stat(); err == nil && is.IsDir() {
+		return nil, refusedError("name a file in it", "%s is a folder", path)
+	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)

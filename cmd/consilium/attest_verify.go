@@ -49,6 +49,7 @@ type verdict struct {
 	Hint       string         `json:"hint,omitempty"`
 	Bound      bool           `json:"bound"` // the report data was compared
 	Collateral []string       `json:"collateral"`
+	Cautions   []string       `json:"cautions,omitempty"`   // what genuine evidence does not say, or says against itself, where no policy judges it
 	Sets       []string       `json:"sets,omitempty"`       // of the policy, that it matches
 	NotJudged  []string       `json:"not_judged,omitempty"` // by them, each with its reason
 	Claims     map[string]any `json:"claims,omitempty"`     // of evidence that is genuine
@@ -138,20 +139,68 @@ func (o *verifyOptions) judge(cmd *cobra.Command) (*verdict, error) {
 		out.claims, out.Claims = &claims, jsonClaims(&claims)
 		if policy != nil {
 			err = out.match(policy)
+		} else {
+			out.Cautions = cautions(&claims)
 		}
 	}
 	if err != nil {
 		if err := out.refused(err); err != nil {
 			return nil, err
 		}
-		if out.refusal.Class == attest.ClassChain && o.collateral == "" {
-			out.Hint = "certificates that did not come with the evidence are read from the folder that --collateral names; consilium collateral fetch fills one"
-		}
+		out.Hint = o.hint(out, len(e.Collateral) > 0)
 	}
 	if o.ear == "" {
 		return out, nil
 	}
 	return out, out.export(o, e, policy)
+}
+
+// hint says what may be done about a refusal that may be the command line's. brought is whether collateral came with the evidence.
+func (o *verifyOptions) hint(v *verdict, brought bool) string {
+	switch {
+	case v.refusal.Class == attest.ClassTime && o.at == "":
+		return "it was judged as of now: --at judges as of the instant when the evidence was made; newer collateral comes by consilium collateral fetch"
+	case v.refusal.Class != attest.ClassChain:
+		return ""
+	case o.collateral == "" && !brought:
+		return "certificates that did not come with the evidence are read from the folder that --collateral names; consilium collateral fetch fills one"
+	case o.collateral != "" && len(v.Collateral) == 0:
+		return "nothing in " + name(o.collateral) + " belongs to this evidence: is it the folder? consilium collateral show says what it has, collateral fetch fills it"
+	case o.policy == "":
+		return "if it is of a simulated machine: name the manifest that has its root with --policy"
+	}
+	return ""
+}
+
+// cautions are what whoever reads "genuine" alone would take for granted.
+func cautions(c *attest.Claims) []string {
+	var all []string
+	var debug bool
+	var tcb *attest.IntelTCB
+	switch {
+	case c.SNP != nil:
+		debug = c.SNP.Debug
+	case c.Nitro != nil:
+		debug = c.Nitro.Debug
+	case c.TDX != nil:
+		debug, tcb = c.TDX.Debug, &c.TDX.Platform.TCB
+	case c.SGX != nil:
+		debug, tcb = c.SGX.Debug, &c.SGX.Platform.TCB
+	}
+	if debug {
+		all = append(all, "DEBUG: its host can look into it; no manifest admits it")
+	}
+	switch {
+	case tcb == nil:
+	case !tcb.Checked:
+		all = append(all, "its TCB was not checked: no TCB info of its kind of platform was at hand")
+	case tcb.Status != "UpToDate":
+		all = append(all, "its TCB is "+name(tcb.Status)+" by Intel's TCB info")
+	}
+	if !c.RevocationChecked {
+		all = append(all, "revocation was not checked")
+	}
+	return all
 }
 
 // match holds claims against the policy's sets.
@@ -238,6 +287,12 @@ func (v *verdict) show(w *page) {
 	}
 	if len(v.Collateral) > 0 {
 		w.printf("collateral  %s\n", names(v.Collateral))
+	}
+	if v.claims != nil && v.claims.Simulated != "" {
+		w.printf("enclave     SIMULATED, under the root %s\n", name(v.claims.Simulated))
+	}
+	for _, caution := range v.Cautions {
+		w.printf("caution     %s\n", caution)
 	}
 	if len(v.Sets) > 0 {
 		w.printf("matches     %s\n", names(v.Sets))

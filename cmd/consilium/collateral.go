@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -63,8 +64,11 @@ func (o *collateralOptions) open(service *collateral.Service, made bool) (*colla
 		return nil, err
 	}
 	c, err := collateral.Open(collateral.Options{Folder: o.folder, Service: service, Now: now, Existing: !made}, verifiers)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, notFoundError("check the path; collateral fetch and import make a folder", "there is no folder %s", o.folder)
+	case errors.Is(err, syscall.ENOTDIR):
+		return nil, refusedError("name the folder with --folder", "%s is no folder", o.folder)
 	}
 	return c, err
 }
@@ -193,6 +197,10 @@ func showCollateral(w *page, s collateral.State) {
 	for _, r := range s.Refused {
 		w.printf("not used  %s: %s\n", name(r.Name), name(r.Why))
 	}
+	if len(s.Pieces) == 0 {
+		w.printf("kept      nothing\n")
+		return
+	}
 	t := newTable("PIECE", "NUMBER", "FROM", "UNTIL", "STATE")
 	for _, p := range s.Pieces {
 		number := p.Number
@@ -224,6 +232,9 @@ func collateralExport(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(c.Show().Pieces) == 0 {
+				return refusedError("collateral show says what it has, and why a piece is not used", "%s has nothing to carry", o.folder)
+			}
 			names, err := c.Export(args[0])
 			if errors.Is(err, fs.ErrExist) {
 				return refusedError("name a new folder", "%w", err)
@@ -242,25 +253,42 @@ func collateralExport(a *app) *cobra.Command {
 	return cmd
 }
 
+// imported is what collateral import says.
+type imported struct {
+	collateral.Imported
+	Over []collateral.Kept `json:"over,omitempty"` // of what came, what has run out
+}
+
 func collateralImport(a *app) *cobra.Command {
 	var o collateralOptions
 	cmd := &cobra.Command{
 		Use: "import FROM --folder DIR", Short: "Take in what another site has exported, or a folder of certificates and lists",
 		Long: "Import takes in what of the folder FROM is collateral: what collateral export wrote, or files of a collection (DER or PEM, Intel's\n" +
 			"tcb_info.json and qe_identity.json with their chains). Each piece is verified by its signature. One with a lower number than\n" +
-			"was seen before is refused. The exit code is 3 if anything was refused; what is good is taken in all the same.",
+			"was seen before is refused. The exit code is 3 if anything was refused, or if there is nothing; what is good is taken in all the\n" +
+			"same. What has run out is taken in too, and named.",
 		Args: oneArgument("folder"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, err := o.open(nil, true)
 			if err != nil {
 				return err
 			}
-			done, err := c.Import(args[0])
-			if errors.Is(err, fs.ErrNotExist) {
+			var done imported
+			done.Imported, err = c.Import(args[0])
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
 				return notFoundError("check the path", "there is no folder %s", args[0])
-			}
-			if err != nil {
+			case errors.Is(err, syscall.ENOTDIR):
+				return refusedError("name the folder that it lies in", "%s is no folder", args[0])
+			case err != nil:
 				return err
+			case len(done.Fresh)+len(done.Same)+len(done.Refused) == 0:
+				return refusedError("name the folder that collateral export made: is the stick there?", "there is no collateral in %s", args[0])
+			}
+			for _, p := range c.Show().Pieces {
+				if p.State == "over" && (slices.Contains(done.Fresh, p.Name) || slices.Contains(done.Same, p.Name)) {
+					done.Over = append(done.Over, p)
+				}
 			}
 			if err := a.emit("collateral.import", done, func(w *page) {
 				w.printf("imported  %d pieces; %d were there already\n", len(done.Fresh), len(done.Same))
@@ -269,6 +297,9 @@ func collateralImport(a *app) *cobra.Command {
 				}
 				for _, r := range done.Refused {
 					w.printf("refused   %s: %s\n", name(r.Name), name(r.Why))
+				}
+				for _, over := range done.Over {
+					w.printf("over      %s: since %s, so it is of no use now: fetch a newer one where there is a network\n", over.Name, over.Until.Format(time.RFC3339))
 				}
 			}); err != nil {
 				return err
