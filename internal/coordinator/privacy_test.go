@@ -28,7 +28,7 @@ import (
 var withBudget = []string{"rounds_max: 200", "rounds_max: 200\n  privacy: {unit: participant, epsilon: 8, delta: 1.0e-5}"}
 
 func private(p *entry.Plan) {
-	p.Standardize, p.Rounds, p.Quorum = nil, 3, 4
+	p.Standardize, p.Resolution, p.Rounds, p.Quorum = nil, 0, 3, 4
 	p.Privacy = &entry.Privacy{
 		Unit: entry.Participant, ClipNorm: 0.5, NoiseMultiplier: 1.5, Delta: 1e-5,
 		Adaptive: &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 1.5},

@@ -22,7 +22,7 @@ func (s *State) reopen(now time.Time, r *run, early entry.Early) []entry.Fact {
 	}
 	f := r.opening(now)
 	f.Early = early
-	if _, resolution := r.grid(f.Round); !(f.Bound <= resolution) {
+	if _, resolution := r.grid(f.Round); r.fact.Plan.Privacy == nil && !(f.Bound <= resolution) {
 		return facts(r.end(failed, fmt.Sprintf("round %d was not opened: with the smallest records of %d members its mean could be "+
 			"off by %.3g, the plan's resolution is %.3g; a larger quorum, a smaller max_abs or a coarser resolution would do",
 			f.Round, r.fact.Plan.Quorum, f.Bound, resolution)))
@@ -47,6 +47,9 @@ func (r *run) opening(now time.Time) entry.RoundOpened {
 	}
 	maxAbs, _ := r.grid(number)
 	f.Bound = aggregate.Bound(maxAbs, r.weights(), r.fact.Plan.Quorum)
+	if recipe, private := Recipe(r.fact.Plan); private { // the grid is that of the noise, which comes on top
+		f.Bound = max(f.Bound, recipe.Step(r.clip)/2)
+	}
 	return f
 }
 
@@ -78,6 +81,9 @@ func (r *run) weights() []int64 {
 // coarsens reports whether one more member with so many records would end the run: with them a round to come, be it the
 // statistics or training, is not opened.
 func (r *run) coarsens(records int64) bool {
+	if r.fact.Plan.Privacy != nil { // all are equal
+		return false
+	}
 	weights := append(r.weights(), records)
 	next, _ := r.next()
 	for _, number := range []int{next, r.fact.Plan.Rounds} {

@@ -57,6 +57,8 @@ func CheckPrivacy(p entry.Plan) error {
 		return fmt.Errorf("privacy of unit %.32q, want %s", p.Privacy.Unit, entry.Participant)
 	case p.Quorum < LeastPrivate:
 		return fmt.Errorf("quorum %d of a run with privacy, want %d at least", p.Quorum, LeastPrivate)
+	case p.Resolution != 0:
+		return errors.New("a resolution in a run with privacy, whose noise is far coarser")
 	case p.Standardize != nil:
 		return errors.New("a round of statistics, which has no noise, in a run with privacy")
 	}

@@ -50,6 +50,7 @@ func TestPrivacyAtStart(t *testing.T) {
 		"too little":   {budget, func(p *entry.Plan) { p.Privacy.NoiseMultiplier = 1 }, "a noise_multiplier of 1."},
 		"too many":     {budget, func(p *entry.Plan) { p.Rounds = 40 }, "or fewer rounds would do"},
 		"no clip norm": {budget, func(p *entry.Plan) { p.Privacy.ClipNorm = 0 }, "clip norm 0"},
+		"resolution":   {budget, func(p *entry.Plan) { p.Resolution = 1e-9 }, "a resolution in a run with privacy"},
 		"no delta":     {budget, func(p *entry.Plan) { p.Privacy.Delta = 0 }, "delta 0"},
 		"adaptive": {budget, func(p *entry.Plan) {
 			p.Privacy.Adaptive = &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 2}
@@ -91,8 +92,9 @@ func TestPrivacyAcrossRuns(t *testing.T) {
 	opened := tick(log)
 	log = append(log, opened...)
 	o, ok := opened[0].(entry.RoundOpened)
-	if !ok || o.Clip != 0.5 {
-		t.Fatalf("the first round is %+v, want one that clips to 0.5", opened[0])
+	// The noise of 1.5 * 0.5 has 2^26 steps at least, and half of one is what rounding may take from a value.
+	if !ok || o.Clip != 0.5 || o.Bound != 0x1p-28 {
+		t.Fatalf("the first round is %+v, want one that clips to 0.5 on a grid of 2^-27", opened[0])
 	}
 	for _, s := range o.Selected {
 		log = append(log, entry.UpdateAccepted{Run: "run", Round: 1, Try: 1, Member: s.Member, Update: digest("u"), Weight: 1})

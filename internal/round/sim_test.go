@@ -108,7 +108,7 @@ func (w *world) create(i int) {
 	}
 	private := w.limits.Budget != entry.Budget{}
 	if private {
-		p.Quorum = max(p.Quorum, round.LeastPrivate)
+		p.Quorum, p.Resolution = max(p.Quorum, round.LeastPrivate), 0
 		p.Privacy = &entry.Privacy{Unit: entry.Participant, ClipNorm: 0.5, NoiseMultiplier: 0.5 + 4*w.chance.Float64(), Delta: 1e-5}
 		if w.chance.IntN(2) == 0 {
 			p.Privacy.Adaptive = &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 3}

@@ -322,3 +322,40 @@ func FuzzParsePlan(f *testing.F) {
 		}
 	})
 }
+
+// TestParsePrivacy reads the block that docs/operating.md shows, and refuses what does not go with noise.
+func TestParsePrivacy(t *testing.T) {
+	const block = `privacy:
+  unit: participant
+  clip_norm: 0.5
+  noise_multiplier: 4
+  delta: 1.0e-5
+  adaptive: {quantile: 0.5, learning_rate: 0.2, count_stddev: 3}
+`
+	text := strings.Replace(least, "quorum: 2\n", "quorum: 3\n", 1) + block
+	p, err := trainer.ParsePlan([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &entry.Privacy{
+		Unit: "participant", ClipNorm: 0.5, NoiseMultiplier: 4, Delta: 1e-5,
+		Adaptive: &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 3},
+	}
+	if diff := cmp.Diff(p.Privacy, want); diff != "" {
+		t.Errorf("privacy (-got +want):\n%s", diff)
+	}
+	for _, c := range []struct{ old, new, want string }{
+		{"quorum: 3", "quorum: 2", "quorum 2 of a run with privacy"},
+		{"name: least", "name: least\nstrategy: {name: median}", "strategy median in a run with privacy"},
+		{"name: least", "name: least\nstrategy: {name: fednova}", "strategy fednova in a run with privacy"},
+		{"name: least", "name: least\nmax_abs: 0.25", "clip_norm is 0.5, want at most max_abs"},
+		{"unit: participant", "unit: patient", `unit "patient", want participant`},
+		{"noise_multiplier: 4", "noise_multiplier: 0", "noise multiplier 0"},
+		{"count_stddev: 3", "count_stddev: 2", "take a count_stddev above 2"},
+		{"delta: 1.0e-5", "delta: 1", "delta 1, want"},
+	} {
+		if _, err := trainer.ParsePlan([]byte(strings.Replace(text, c.old, c.new, 1))); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.new, err, c.want)
+		}
+	}
+}
