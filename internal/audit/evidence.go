@@ -105,24 +105,34 @@ func (a *auditor) entered(ctx context.Context, n int64, at time.Time, f entry.Ad
 		a.find(n, "admission of %s %s: %v", f.Office, f.Name, err)
 		return
 	}
-	a.rising(n, f)
+	a.rising(n, issued(at, f), f)
 	w := who{office, f.Name}
 	a.admitted[w] = later(a.admitted[w], f.Expires) // of several connections any may be used
 }
 
-// rising finds numbers that are lower than an admission before says: the coordinator's memory of the highest was taken from it.
-func (a *auditor) rising(n int64, f entry.Admitted) {
+// rising finds numbers that are lower than one by which an admission was judged before: the coordinator's memory of the highest was taken
+// from it. Lines do not stand in the order in which peers were judged: who is silent over a new connection is written down when it
+// calls, after others who came later and showed more.
+func (a *auditor) rising(n int64, judged time.Time, f entry.Admitted) {
 	for _, of := range f.Numbers {
 		number, ok := new(big.Int).SetString(of.Number, 10)
 		if !ok {
 			continue // which is not what it was judged by
 		}
-		if before, seen := a.numbers[of.Name]; seen && number.Cmp(before.number) < 0 {
+		known := a.numbers[of.Name]
+		lower := slices.IndexFunc(known, func(b seen) bool {
+			return number.Cmp(b.number) < 0 && judged.After(b.judged.Add(slack)) // two at once do not see each other's
+		})
+		same := slices.IndexFunc(known, func(b seen) bool { return number.Cmp(b.number) == 0 })
+		switch {
+		case lower >= 0:
 			a.find(n, "admission of %s %s: it was judged by %s of the number %s, and line %d by one of the number %s: somebody rolled back what the coordinator keeps",
-				f.Office, f.Name, of.Name, of.Number, before.line, before.number)
-			continue
+				f.Office, f.Name, of.Name, of.Number, known[lower].line, known[lower].number)
+		case same < 0:
+			a.numbers[of.Name] = append(known, seen{number, n, judged})
+		case judged.Before(known[same].judged):
+			known[same].line, known[same].judged = n, judged
 		}
-		a.numbers[of.Name] = highest{number, n}
 	}
 }
 

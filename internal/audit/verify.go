@@ -116,7 +116,7 @@ func Verify(ctx context.Context, folder string, o Options) (*Report, error) {
 	a := &auditor{
 		folder: folder, state: round.New(), index: registry.New(), admitted: map[who]time.Time{}, open: map[string]bool{},
 		simulated: map[string]bool{}, named: map[string]bool{}, sessions: map[entry.Digest]int64{}, instances: map[string]int64{},
-		leaves: map[[32]byte]int64{}, numbers: map[string]highest{}, roots: map[int64][32]byte{}, fresh: map[part]entry.Digest{}, epochs: map[string]bool{}, judges: o.Verifiers,
+		leaves: map[[32]byte]int64{}, numbers: map[string][]seen{}, roots: map[int64][32]byte{}, fresh: map[part]entry.Digest{}, epochs: map[string]bool{}, judges: o.Verifiers,
 		report: &Report{Admissions: map[string]int{}, Epochs: []Epoch{}, Models: []Model{}, Findings: []Finding{}},
 	}
 	if err := a.begin(o); err != nil {
@@ -196,15 +196,16 @@ type auditor struct {
 	sessions  map[entry.Digest]int64 // line of each admission, by binding
 	instances map[string]int64       // line of each boot, by instance
 	leaves    map[[32]byte]int64     // boot in which the coordinator had that leaf key
-	numbers   map[string]highest     // signed numbers by what they are of
+	numbers   map[string][]seen      // signed numbers by what they are of
 	open      map[string]bool        // fields not judged
 	simulated map[string]bool
 }
 
-// highest is the highest number that an admission was judged by, and the admission's line.
-type highest struct {
+// seen is a number that an admission was judged by, with the line and the instant of the first that was.
+type seen struct {
 	number *big.Int
 	line   int64
+	judged time.Time
 }
 
 // begin loads what everything else is judged by.
