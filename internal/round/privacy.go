@@ -89,7 +89,8 @@ func (s *State) spend(p entry.Plan) {
 // noise is exact in the same sense as for continuous. Epsilon is +Inf where the bound is of no use.
 func (s *State) Spend(b entry.Budget, more ...privacy.Mechanism) entry.Spent {
 	out := entry.Spent{Epsilon: math.Inf(1), Delta: b.Delta, Unit: b.Unit}
-	if e, _, err := privacy.RenyiEpsilon(slices.Concat(s.ledger, more), b.Delta, nil); err == nil {
+	// What was spent before the log began is a sum, to which epsilon and delta of the rest are added.
+	if e, _, err := privacy.RenyiEpsilon(slices.Concat(s.ledger, more), b.Delta-s.carried.Delta, nil); err == nil {
 		out.Epsilon = e + s.carried.Epsilon
 	}
 	return out

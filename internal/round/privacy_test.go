@@ -135,3 +135,23 @@ func TestPrivacyAcrossRuns(t *testing.T) {
 		t.Errorf("under a smaller budget: %+v, want the end of the run", next)
 	}
 }
+
+// TestPrivacyCarried: what the first line of a log says was spent before it counts, epsilon and delta.
+func TestPrivacyCarried(t *testing.T) {
+	for _, c := range []struct {
+		before entry.Spent
+		ok     bool
+	}{
+		{entry.Spent{}, true},
+		{entry.Spent{Epsilon: 1, Delta: 1e-6, Unit: entry.Participant}, true},
+		{entry.Spent{Epsilon: 2, Delta: 1e-6, Unit: entry.Participant}, false},
+		{entry.Spent{Epsilon: 0.1, Delta: 1e-5, Unit: entry.Participant}, false},
+	} {
+		limits, manifest := budgeted(budget)
+		manifest.Spent = c.before
+		_, err := folded(t, []entry.Fact{manifest, entry.Booted{}}).Decide(start, round.Create{Fact: privately(nil), Limits: limits})
+		if (err == nil) != c.ok {
+			t.Errorf("after %+v: %v, want a run: %v", c.before, err, c.ok)
+		}
+	}
+}
