@@ -124,6 +124,8 @@ func explain(ctx context.Context, c *connection, err error) error {
 		return newFault(kindUntrusted, c.trustHint(), "%w", err)
 	case errors.As(err, &way):
 		return newFault(kindUnreachable, c.proxyHint(), "%w", err)
+	case errors.Is(err, client.ErrUnready):
+		return newFault(kindUnreachable, "it runs, at the address that you have: ask again when what it names is there; its log says more", "%w", err)
 	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrStale), errors.Is(err, client.ErrNewer):
 		return newFault(kindUnreachable, c.reachHint(), "%w", err)
 	case errors.Is(err, client.ErrDenied):

@@ -13,6 +13,7 @@ import (
 	"io"
 	"iter"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/attest"
@@ -43,9 +45,17 @@ var (
 	ErrInvalid     = errors.New("not accepted")
 	ErrVersion     = errors.New("the programs' versions are too far apart")
 	ErrStale       = errors.New("the connection's appraisal has ended") // dial again
+	// ErrUnready is of a coordinator that was reached, and cannot answer yet: it says why, its witnesses are not all there, for example.
+	// It is an ErrUnreachable: asking again later may do.
+	ErrUnready error = unready{}
 	// One of both was at an older epoch, and may have adopted the other's manifest: dial again, under what Config.Newer has got.
 	ErrNewer = errors.New("the coordinator is at another epoch of the manifest")
 )
+
+type unready struct{} // an ErrUnreachable with words of its own
+
+func (unready) Error() string { return "the coordinator cannot answer yet" }
+func (unready) Unwrap() error { return ErrUnreachable }
 
 // Config says who calls whom. All fields but Dial, Speech, Now, Newer, Chain and Past are required.
 type Config struct {
@@ -98,7 +108,7 @@ func Dial(c Config) (*Client, error) {
 	// The dialler gets the address as it is configured: a name is looked up again for each connection. Whoever made the
 	// configuration has looked at the environment.
 	options := append(c.Speech.Caller(), grpc.WithContextDialer(out.reach(c.Dial)), grpc.WithNoProxy(),
-		grpc.WithTransportCredentials(creds),
+		grpc.WithTransportCredentials(creds), grpc.WithChainUnaryInterceptor(answered),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	)
@@ -350,10 +360,28 @@ func (c *Client) fault(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, context.DeadlineExceeded)
 	case kind == ErrNotFound:
 		return fmt.Errorf("%s: %w", doing, kind)
+	case kind == ErrUnreachable && errors.As(err, &answer{}):
+		return fmt.Errorf("%s: %w: %s", doing, ErrUnready, plain(s.Message()))
 	case kind != nil:
 		return fmt.Errorf("%s: %w: %s", doing, kind, plain(s.Message()))
 	}
 	return fmt.Errorf("%s: %s", doing, plain(s.Message()))
+}
+
+// answer is an error that the coordinator itself sent, and not what gRPC makes of a connection that is not there.
+type answer struct{ error }
+
+func (a answer) Unwrap() error              { return a.error }
+func (a answer) GRPCStatus() *status.Status { return status.Convert(a.error) }
+
+// answered makes an answer of the error of a call of one message each way, if anything came back: metadata does with every answer.
+func answered(ctx context.Context, method string, q, r any, conn *grpc.ClientConn, call grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	var header, trailer metadata.MD
+	err := call(ctx, method, q, r, conn, append(slices.Clip(options), grpc.Header(&header), grpc.Trailer(&trailer))...)
+	if err != nil && len(header)+len(trailer) > 0 {
+		return answer{err}
+	}
+	return err
 }
 
 // plain undoes the wrapping that gRPC gives to an error of the dialler.

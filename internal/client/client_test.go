@@ -101,7 +101,8 @@ func dial(t *testing.T, c *council) *client.Client {
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(lis) })
 	conn, err := grpc.NewClient("passthrough:///council", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }),
+		grpc.WithChainUnaryInterceptor(client.Answered))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,6 +236,9 @@ func testFaults(t *testing.T) {
 			err := call()
 			if err == nil {
 				t.Errorf("%s, %v: no error", name, code)
+			}
+			if got := errors.Is(err, client.ErrUnready); got != (code == codes.Unavailable && name != "Export") {
+				t.Errorf("%s, %v: %q is the coordinator's own word: %v", name, code, err, got)
 			}
 			for _, kind := range kinds {
 				if got := errors.Is(err, kind); got != (kind == want) {

@@ -160,6 +160,7 @@ func Open(o Options) (*Attester, []Look, error) {
 		for _, l := range looks {
 			fmt.Fprintf(&text, "\n  %s", l)
 		}
+		text.WriteString("\n  Platforms in docs/operating.md says what to do; simulated:PATH is for trying things out without")
 		return nil, looks, fmt.Errorf("no platform was found that this machine could attest by:%s", text.String())
 	}
 	if a.look.Type == attest.TDX {
@@ -279,7 +280,7 @@ var hints = []struct {
 	{unix.EACCES, "this user may not use it: give the daemon's user the right to"},
 	{unix.EPERM, "this user may not use it: give the daemon's user the right to"},
 	{unix.ENXIO, "no driver stands behind it: load the kernel's module sev-guest or tdx-guest"},
-	{unix.ENOTTY, "the kernel does not know the request; a SEV-SNP guest whose key to the security processor was given up, after an error, must be started again"},
+	{unix.ENOTTY, "this is not the device, or the kernel does not know the request; a SEV-SNP guest whose key to the security processor was given up, after an error, must be started again"},
 	{unix.ETIMEDOUT, "the host did not answer: ask its operator whether its quoting service runs"},
 	{unix.EIO, "the host or the firmware refused: see the kernel's log, and ask the host's operator"},
 }

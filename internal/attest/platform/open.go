@@ -30,7 +30,7 @@ type Machine struct {
 }
 
 // wants are the values that a configuration's platform may have.
-const wants = "want auto, sev-snp, tdx, sgx or nitro, the latter perhaps with :DEVICE, or simulated:PATH"
+const wants = "want auto, sev-snp, tdx, sgx or nitro, each of these four perhaps with :DEVICE, or simulated:PATH"
 
 // trialTime is how long a device may take for its first evidence: Linux gives a TDX quote 30 seconds.
 const trialTime = time.Minute
