@@ -35,11 +35,23 @@ func (c *Cache) Run(ctx context.Context, own attest.Attester) {
 			c.mu.Lock()
 			c.look()
 			c.mu.Unlock()
+			c.supply(ctx)
 		}
 	}
 }
 
-// looking is how often Run looks for what others have put into the folder, and whether it is time to fetch.
+// supply fetches what genuine evidence lacked: questions that evidence raises are few, and somebody may have used them up with evidence
+// that is none.
+func (c *Cache) supply(ctx context.Context) {
+	c.mu.Lock()
+	wanted := slices.Sorted(maps.Keys(c.wanted))
+	c.mu.Unlock()
+	if names := c.missing(wanted, c.o.Now()); c.o.Service != nil && len(names) > 0 {
+		_, _ = c.Fetch(ctx, names) // told to the log
+	}
+}
+
+// looking is how often Run looks for what others have put into the folder, for what evidence lacked, and whether it is time to fetch.
 const looking = time.Minute
 
 // Start has Run go on in the background. The function that it returns ends that, and waits until it has ended.

@@ -223,3 +223,26 @@ func (m nitroMachine) Attest(context.Context, attest.Binding) (attest.Evidence, 
 	m.t.Error("the machine was asked for evidence")
 	return attest.Evidence{}, context.Canceled
 }
+
+// TestUsedUp: somebody who uses up all questions that evidence may raise delays what others need by a minute.
+func TestUsedUp(t *testing.T) {
+	m := newMaker(t)
+	scene := numbered(18)
+	m.serve(scene)
+	s := newSite(t, t.TempDir(), m.service(t))
+	for n := range byte(20) {
+		f := numbered(18)
+		f.With(dcaptest.ElementOf([]byte{0xee, 0, 0, 0, 0, n}, 4))
+		f.Written = func(quote []byte) []byte { quote[100] ^= 1; return quote }
+		if _, err := s.judge(t, f, nil); err == nil {
+			t.Fatal("a quote with an altered body is taken")
+		}
+	}
+	claims, err := s.judge(t, scene, nil)
+	if err != nil || claims.TDX.Platform.TCB.Checked {
+		t.Fatalf("%v, TCB checked %t: the questions are not used up, and the test shows nothing", err, claims.TDX.Platform.TCB.Checked)
+	}
+	s.Supply(t.Context())
+	claims, err = s.judge(t, scene, nil)
+	wantChecked(t, claims, err, "18")
+}
