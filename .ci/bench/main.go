@@ -208,7 +208,7 @@ func readKept() (map[string]string, error) {
 
 // writeKept writes the rows' values, in the table's order.
 func writeKept(all map[string]string) error {
-	text := []byte("# What was reached, by bench -keep on a quiet machine: a value, two spaces, a row.\n")
+	text := []byte("# What was reached, by bench -keep: a value, two spaces, a row.\n")
 	for _, r := range rows {
 		if v := all[r.what]; v != "" {
 			text = fmt.Appendf(text, "%s  %s\n", v, r.what)
