@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"time"
@@ -18,11 +17,13 @@ import (
 	"consilium.dev/internal/client"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/identity"
+	"consilium.dev/internal/socket"
 )
 
-const peerLong = `Peer attests the coordinator at ADDR (host:port; without it, the one in your consilium.yaml) as every other command does, says
-nothing more to it, and leaves no line in its log. What it shows is held against your own manifest: the file and the anchor that
-your consilium.yaml names, and those later epochs of it that the members signed. What the coordinator says of itself counts for nothing.
+const peerLong = `Peer attests the coordinator at ADDR (host:port, or vsock:CID:PORT on the host of its enclave; without it, the one in your
+consilium.yaml) as every other command does, says nothing more to it, and leaves no line in its log. What it shows is held
+against your own manifest: the file and the anchor that your consilium.yaml names, and those later epochs of it that the members
+signed. What the coordinator says of itself counts for nothing.
 
   admitted    its key is that of the coordinator of that name, and its evidence is genuine, of this session, and matches a set
   refused     with the class of the first check that failed, and the reason; the exit code is 7
@@ -131,10 +132,10 @@ func (o *peerOptions) look(ctx context.Context, a *app, args []string) (*peerVer
 		return nil, err
 	}
 	if len(args) == 1 {
-		c.config.Address = args[0]
+		c.config.Address, c.argued = args[0], true
 	}
-	if _, port, err := net.SplitHostPort(c.config.Address); err != nil || port == "" {
-		return nil, usageError("write it as host:port", "address %q of the coordinator", c.config.Address)
+	if err := socket.Check(c.config.Address); err != nil {
+		return nil, usageError("write it as host:port, or as vsock:CID:PORT on the host of its enclave", "address of the coordinator: %w", err)
 	}
 	if o.name != "" {
 		c.config.Coordinator = o.name

@@ -237,7 +237,7 @@ func collateralExport(a *app) *cobra.Command {
 			}
 			names, err := c.Export(args[0])
 			if errors.Is(err, fs.ErrExist) {
-				return refusedError("name a new folder", "%w", err)
+				return refusedError("an export is a folder of its own, which is made", "%w", err)
 			}
 			if err != nil {
 				return err

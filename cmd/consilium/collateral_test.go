@@ -12,7 +12,7 @@ import (
 )
 
 // scriptMakers starts a server that speaks the paths of AMD's and Intel's services for the real evidence at $ATTEST, and sets MAKERS to its
-// address and DEAD to one at which nobody listens.
+// URL, MAKERSADDRESS to its host:port, and DEAD to a URL at which nobody listens.
 func scriptMakers(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: makers")
@@ -44,6 +44,7 @@ func scriptMakers(ts *testscript.TestScript, neg bool, args []string) {
 	server, gone := httptest.NewServer(mux), httptest.NewServer(mux)
 	gone.Close()
 	ts.Value(testKey{}).(testing.TB).Cleanup(server.Close)
+	ts.Setenv("MAKERSADDRESS", server.Listener.Addr().String())
 	ts.Setenv("MAKERS", server.URL)
 	ts.Setenv("DEAD", gone.URL)
 }

@@ -155,6 +155,7 @@ type connection struct {
 	configFile   string
 	manifestFile string
 	epochs       *epochs
+	argued       bool // the address stands on the command line, and not in configFile
 }
 
 // connect opens what the person's configuration names. It does not dial: an absent coordinator is the first call's error.
@@ -246,6 +247,9 @@ func (c *connection) proxyHint() string {
 }
 
 func (c *connection) reachHint() string {
+	if c.argued {
+		return fmt.Sprintf("is the coordinator running, and is %s its address?", c.config.Address)
+	}
 	return fmt.Sprintf("is the coordinator running, and is %s its address? (coordinator: in %s)", c.config.Address, c.configFile)
 }
 

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 
@@ -59,6 +60,8 @@ func Look(ctx context.Context, c Config) (Sight, error) {
 	switch {
 	case adopted:
 		return s, ErrNewer
+	case errors.As(err, new(tls.RecordHeaderError)):
+		return s, fmt.Errorf("%w: what answers at that address is no coordinator", ErrUnreachable)
 	case s.Refusal == nil || s.Leaf == nil && !s.Refusal.ByPeer: // there was no coordinator that could be looked at
 		return s, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}

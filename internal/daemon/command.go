@@ -60,7 +60,7 @@ func (c Command) call(name string) string {
 func perform(name string, c Command, args []string, stdout, stderr io.Writer, config any) int {
 	flags := flag.NewFlagSet(name+" "+c.Name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	path := flags.String("config", name+".yaml", "configuration `file` of the daemon that is running")
+	path := flags.String("config", name+".yaml", "configuration `file` of the daemon")
 	if c.Flags != nil {
 		c.Flags(flags)
 	}

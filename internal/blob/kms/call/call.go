@@ -157,6 +157,9 @@ func checkURL(u *url.URL) error {
 	if u.Scheme == "https" && host != "" || u.Scheme == "http" && near {
 		return nil
 	}
+	if u.Scheme == "" {
+		return errors.New("want https://HOST, perhaps with :PORT")
+	}
 	return fmt.Errorf("%s://%s: want https", u.Scheme, u.Host)
 }
 
