@@ -49,6 +49,9 @@ func openEnvelope(b []byte) (*envelope, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the envelope: %w", err)
 	}
+	if document.field("federation") != nil && document.field("payload") == nil {
+		return nil, errors.New("the envelope: this is a manifest that nobody has signed: name the file that consilium manifest sign wrote, manifest.dsse.json")
+	}
 	all := newFaults()
 	f := cursor{&document, "", all}.fields("payload", "payloadType", "signatures")
 	f["payloadType"].choice(payloadType)
