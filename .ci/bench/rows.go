@@ -14,6 +14,7 @@ var rows = []row{
 	{what: "peak memory / (8P + uploads + 128 MiB), 32 participants", pkg: "./internal/coordinator", bench: "Peak/participants=32", metric: "of-bound", most: 1, absent: "measured on Linux"},
 	{what: "peak memory / 8P, 32 participants", pkg: "./internal/coordinator", bench: "Peak/participants=32", metric: "of-8P", absent: "measured on Linux"},
 	{what: "peak memory / 4 GiB, model of 1 GiB, 32 participants", pkg: "./internal/coordinator", bench: "PeakLarge", metric: "of-4GiB", most: 1, absent: "measured on Linux"},
+	{what: "one stream over the channel / TLS 1.3 alone", pkg: "./internal/transport", bench: "Stream", metric: "of-tls", least: 0.7},
 	{what: "SEV-SNP evidence, ours / go-sev-guest", pkg: "./internal/attest/platform", bench: "Verify/sev-snp/ours", metric: "verifications/s", over: "Verify/sev-snp/go-sev-guest"},
 	{what: "Nitro evidence, ours / nitrite", pkg: "./internal/attest/platform", bench: "Verify/nitro/ours", metric: "verifications/s", over: "Verify/nitro/nitrite"},
 	{what: "TDX evidence, ours / go-tdx-guest", pkg: "./internal/attest/platform", bench: "Verify/tdx/ours", metric: "verifications/s", over: "Verify/tdx/go-tdx-guest"},
