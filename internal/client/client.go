@@ -110,7 +110,7 @@ func Dial(c Config) (*Client, error) {
 	options := append(c.Speech.Caller(), grpc.WithContextDialer(out.reach(c.Dial)), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(creds), grpc.WithChainUnaryInterceptor(answered),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(pb.Codec()), grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	)
 	options = append(options, transport.DialOptions()...)
 	if c.Dial != nil {

@@ -442,6 +442,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	server := grpc.NewServer(append(transport.ServerOptions(),
 		grpc.Creds(c.epochs.creds),
 		grpc.StatsHandler(connections{}),
+		grpc.ForceServerCodecV2(pb.Codec()),
 		grpc.ChainUnaryInterceptor(gate.unary(doorman.entered), words.unary),
 		grpc.ChainStreamInterceptor(gate.stream(doorman.entered), words.stream),
 		grpc.MaxConcurrentStreams(c.o.Limits.Streams),

@@ -187,8 +187,9 @@ func (r *rounds) receive(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.Off
 	defer still.Stop()
 	buf := make([]byte, 0, min(codec.MaxChunk, o.size-p.at)) // beside the budget, and so not more than what is within it
 	mark := p.at
+	q := &pb.OfferRequest{} // of all chunks, one after the other
 	for p.at < o.size {
-		q, err := stream.Recv()
+		err := stream.RecvMsg(q)
 		if errors.Is(err, io.EOF) {
 			return &fault{reasonShort, fmt.Errorf("upload ended at %d of %d bytes", p.at, o.size)}
 		}

@@ -341,7 +341,7 @@ func (p *Participant) dialer() (*dialer, error) {
 	options := append(p.o.Speech.Caller(), grpc.WithContextDialer(p.reach), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(pb.Codec()), grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	)
 	options = append(options, transport.DialOptions()...)
 	if p.o.Dial != nil {

@@ -102,6 +102,7 @@ type chunkReader struct {
 	stream grpc.ServerStreamingClient[pb.Chunk]
 	parts  *parts
 	base   *version // that is here; or nil
+	chunk  pb.Chunk // the one that came last
 	next   func()   // called after each chunk
 	buf    []byte
 	rest   bytes.Reader
@@ -164,7 +165,7 @@ func (r *chunkReader) recv(at int64) (*pb.Chunk, error) {
 			return nil, err
 		}
 	}
-	return r.stream.Recv()
+	return &r.chunk, r.stream.RecvMsg(&r.chunk)
 }
 
 // offer asks whether the update is there already and sends it if it is not. The reason says why it was not taken.

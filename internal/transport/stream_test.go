@@ -18,10 +18,11 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
 )
 
 // chunkLen is how much of a model or an update goes into one message, as codec.Piece.
-const chunkLen = 250 << 10
+const chunkLen = 128 << 10
 
 // batch is how many messages go one way before an answer comes back.
 const batch = 512
@@ -84,8 +85,9 @@ func overChannel(b *testing.B) func() {
 	e := newEnds(attest.Participant, "north")
 	sink := &grpc.ServiceDesc{ServiceName: "bench.Sink", HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{{
 		StreamName: "Take", ClientStreams: true, ServerStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
+			var in pb.Chunk
 			for n := 1; ; n++ {
-				if err := s.RecvMsg(new(wrapperspb.BytesValue)); err != nil {
+				if err := s.RecvMsg(&in); err != nil {
 					return err
 				}
 				if n%batch > 0 {
@@ -97,14 +99,15 @@ func overChannel(b *testing.B) func() {
 			}
 		},
 	}}}
-	server := grpc.NewServer(append(transport.ServerOptions(), grpc.Creds(makeServer(b, e.server)))...)
+	server := grpc.NewServer(append(transport.ServerOptions(), grpc.Creds(makeServer(b, e.server)), grpc.ForceServerCodecV2(pb.Codec()))...)
 	server.RegisterService(sink, struct{}{})
 	lis := listen(b)
 	served := make(chan error)
 	go func() { served <- server.Serve(lis) }()
 	b.Cleanup(func() { server.Stop(); <-served })
 	conn, err := grpc.NewClient("passthrough:///"+lis.Addr().String(),
-		append(transport.DialOptions(), grpc.WithTransportCredentials(makeClient(b, e.client)), grpc.WithNoProxy())...)
+		append(transport.DialOptions(), grpc.WithTransportCredentials(makeClient(b, e.client)), grpc.WithNoProxy(),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(pb.Codec())))...)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -116,7 +119,7 @@ func overChannel(b *testing.B) func() {
 	text := make([]byte, chunkLen)
 	return func() {
 		for range batch {
-			if err := stream.SendMsg(wrapperspb.Bytes(text)); err != nil {
+			if err := stream.SendMsg(&pb.Chunk{Offset: 1, Size: chunkLen, Data: text}); err != nil {
 				b.Fatal(err)
 			}
 		}
