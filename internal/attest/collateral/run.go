@@ -35,6 +35,7 @@ func (c *Cache) Run(ctx context.Context, own attest.Attester) {
 			c.mu.Lock()
 			c.look()
 			c.mu.Unlock()
+			c.warn() // of what somebody has brought on a stick, too
 			c.supply(ctx)
 		}
 	}

@@ -25,6 +25,8 @@ func TestImportWhileRunning(t *testing.T) {
 	if _, err := donor.Export(stick); err != nil {
 		t.Fatal(err)
 	}
+	at := site.at
+	site.at = at.AddDate(1, 0, 0) // what is brought has run out
 	synctest.Test(t, func(t *testing.T) {
 		stop := site.Start(t.Context(), nil)
 		time.Sleep(time.Second)
@@ -40,12 +42,16 @@ func TestImportWhileRunning(t *testing.T) {
 		if got := site.Show(); len(got.Pieces) != 4 {
 			t.Errorf("after a minute there are %+v", got.Pieces)
 		}
+		if n := site.log.FilterMessageSnippet("collateral has run out").Len(); n != 4 {
+			t.Errorf("told of %d pieces that they have run out, want all four", n)
+		}
 		// Another process sees more; this one writes its own without lowering that.
 		if _, err := other.judge(t, second, second.Collateral()); err != nil {
 			t.Fatal(err)
 		}
 		stop()
 	})
+	site.at = at
 	third := numbered(20)
 	third.Info, third.Identity = first.Info, first.Identity // its lists are newer, its documents are not
 	if _, err := site.judge(t, third, third.Collateral()); err != nil {
