@@ -256,6 +256,9 @@ func (s *session) due(ctx context.Context, end time.Time) error {
 	wait, cancel := context.WithTimeout(ctx, time.Duration(part*float64(left)))
 	defer cancel()
 	conn, ok := s.line.now().conn.(*grpc.ClientConn)
+	// gRPC gives a connection to calls a moment before it says that it is there.
+	for ok && conn.GetState() == connectivity.Connecting && conn.WaitForStateChange(wait, connectivity.Connecting) {
+	}
 	if !ok || !conn.WaitForStateChange(wait, connectivity.Ready) {
 		<-wait.Done()
 		return context.Cause(ctx)
