@@ -33,7 +33,7 @@ type guest struct {
 type conn struct {
 	*tls.Conn
 	line  *line
-	write sync.Mutex // held by one that writes more than a record
+	write sync.Mutex // held while somebody writes: a join is one writer's
 	raw   net.Conn
 	c     *Credentials
 	peer  Peer

@@ -50,8 +50,21 @@ func Source(name string) (attest.Service, string, bool) {
 	return attest.Root, "", name == rootListName
 }
 
-// Needs returns the names of all that q could be judged by: both revocation lists, TCB info, QE identity. It judges nothing.
-func (v *Verifier) Needs(q *Quote) ([]string, *attest.Error) {
+// Needs returns the names of all that e's quote of a TEE could be judged by: both revocation lists, TCB info, QE identity. It judges
+// nothing.
+func (v *Verifier) Needs(e attest.Evidence, tee TEE) ([]string, error) {
+	q, refusal := Parse(e.Body, tee)
+	if refusal != nil {
+		return nil, refusal
+	}
+	names, refusal := v.needs(q)
+	if refusal != nil {
+		return nil, refusal
+	}
+	return names, nil
+}
+
+func (v *Verifier) needs(q *Quote) ([]string, *attest.Error) {
 	ders, refusal := strictPEM(q.certificate)
 	if refusal != nil {
 		return nil, refusal
@@ -81,12 +94,12 @@ func (v *Verifier) Needs(q *Quote) ([]string, *attest.Error) {
 	}, nil
 }
 
-// Examine returns the revocation lists, TCB infos and QE identities among the items that a trusted root stands behind. Certificates among
-// the items, and those in q where it is not nil, are their issuers. TCB info counts with a QE identity of its number beside it, and a
-// QE identity with each such TCB info.
-func (v *Verifier) Examine(items attest.Collateral, q *Quote) []attest.Piece {
-	pool := &collateral{}
-	if q != nil {
+// Examine returns the revocation lists, TCB infos and QE identities among e's collateral that a trusted root stands behind, those of the
+// other TEE too. Certificates among it, and those in e's quote of a TEE where there is one, are their issuers. TCB info counts with a QE
+// identity of its number beside it, and a QE identity with each such TCB info.
+func (v *Verifier) Examine(e attest.Evidence, tee TEE) []attest.Piece {
+	items, pool := e.Collateral, &collateral{}
+	if q, refusal := Parse(e.Body, tee); refusal == nil {
 		if chain, refusal := read(attest.Collateral{{Kind: attest.KindIssuerChain, Bytes: q.certificate}}); refusal == nil {
 			pool = chain
 		}

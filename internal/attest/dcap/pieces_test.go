@@ -29,7 +29,7 @@ func TestExaminesOnce(t *testing.T) {
 			all = append(all, scene.InfoItem())
 		}
 		return testing.AllocsPerRun(1, func() {
-			if len(v.Examine(all, nil)) < 3 {
+			if len(v.Examine(attest.Evidence{Collateral: all}, dcap.TDX)) < 3 {
 				t.Fatal("the pieces that are signed are not found")
 			}
 		})

@@ -8,26 +8,10 @@ import (
 var _ attest.Reader = (*Verifier)(nil)
 
 // Needs returns the names of the pieces by which the quote e.Body could be judged.
-func (v *Verifier) Needs(e attest.Evidence) ([]string, error) {
-	q, refusal := dcap.Parse(e.Body, dcap.TDX)
-	if refusal != nil {
-		return nil, refusal
-	}
-	names, refusal := v.dcap.Needs(q)
-	if refusal != nil {
-		return nil, refusal
-	}
-	return names, nil
-}
+func (v *Verifier) Needs(e attest.Evidence) ([]string, error) { return v.dcap.Needs(e, dcap.TDX) }
 
 // Examine returns Intel's pieces among e's collateral, those of the other TEE too.
-func (v *Verifier) Examine(e attest.Evidence) []attest.Piece {
-	q, refusal := dcap.Parse(e.Body, dcap.TDX)
-	if refusal != nil {
-		q = nil
-	}
-	return v.dcap.Examine(e.Collateral, q)
-}
+func (v *Verifier) Examine(e attest.Evidence) []attest.Piece { return v.dcap.Examine(e, dcap.TDX) }
 
 // Source returns where Intel hands a piece out.
 func (v *Verifier) Source(name string) (attest.Service, string, bool) { return dcap.Source(name) }
