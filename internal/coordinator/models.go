@@ -129,7 +129,7 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 	var bytes io.Reader = r
 	if base := m.basis(ctx, q, v); base != nil {
 		defer base.Close()
-		bytes, p.base = &difference{r, base}, entry.Digest(q.Base)
+		bytes, p.base = &difference{is: r, was: base}, entry.Digest(q.Base)
 	}
 	going := m.begin(caller(ctx), d, q.Offset, v.Blob.Size)
 	encoder := codec.Encoder{Reads: p.reads}
@@ -179,15 +179,18 @@ func (m *models) basis(ctx context.Context, q *pb.FetchRequest, v registry.Versi
 }
 
 // difference reads what is xor what was.
-type difference struct{ is, was io.Reader }
+type difference struct {
+	is, was io.Reader
+	buf     []byte // of what was
+}
 
 func (d *difference) Read(p []byte) (int, error) {
 	n, err := d.is.Read(p)
-	was := make([]byte, n)
-	if _, e := io.ReadFull(d.was, was); e != nil {
+	d.buf = slices.Grow(d.buf[:0], n)[:n]
+	if _, e := io.ReadFull(d.was, d.buf); e != nil {
 		return 0, e
 	}
-	subtle.XORBytes(p[:n], p[:n], was)
+	subtle.XORBytes(p[:n], p[:n], d.buf)
 	return n, err
 }
 

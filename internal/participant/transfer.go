@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -105,6 +106,7 @@ type chunkReader struct {
 	chunk  pb.Chunk // the one that came last
 	next   func()   // called after each chunk
 	buf    []byte
+	was    []byte // of the base, where buf is a difference to it
 	rest   bytes.Reader
 	err    error // the first one but io.EOF
 }
@@ -143,14 +145,14 @@ func (r *chunkReader) onBase(c *pb.Chunk) error {
 	if !c.OnBase {
 		return nil
 	}
-	was := make([]byte, len(r.buf))
 	if r.base == nil || r.parts.size != r.base.model.Size() {
 		return fmt.Errorf("chunk at %d is a difference to a model that is not here", c.Offset)
 	}
-	if _, err := r.base.model.ReadAt(was, c.Offset); err != nil {
+	r.was = slices.Grow(r.was[:0], len(r.buf))[:len(r.buf)]
+	if _, err := r.base.model.ReadAt(r.was, c.Offset); err != nil {
 		return fmt.Errorf("chunk at %d: the base ends before it: %w", c.Offset, err)
 	}
-	subtle.XORBytes(r.buf, r.buf, was)
+	subtle.XORBytes(r.buf, r.buf, r.was)
 	return nil
 }
 
