@@ -27,13 +27,13 @@ var crashAll = flag.Bool("crash", false, "TestCrash kills programs at every step
 // nothing that was acknowledged is lost, and nothing counts twice. Without -crash it is a smaller run, and the steps are those that
 // store something for good.
 func TestCrash(t *testing.T) {
-	p, ways := plan(t, adam, pair, short), []cut{torn, after}
+	p := plan(t, adam, pair, short)
 	if *crashAll {
-		p, ways = plan(t, adam, pair), []cut{before, torn, after, power}
+		p = plan(t, adam, pair)
 	}
 	points, survived := 0, 0
 	for _, victim := range []string{"council", "budapest"} {
-		for _, how := range ways {
+		for _, how := range ways() {
 			t.Run(victim+" "+string(how), func(t *testing.T) {
 				c := &crashes{plan: p, victim: victim, how: how, brief: !*crashAll, tally: map[string]int{}}
 				c.undisturbed(t)
@@ -45,50 +45,49 @@ func TestCrash(t *testing.T) {
 	t.Logf("crash points %d survived %d", points, survived)
 }
 
-// TestCrashControlled is TestCrash for a participant of a run under SCAFFOLD, whose rounds build on what it keeps between them.
-func TestCrashControlled(t *testing.T) {
-	ways := []cut{torn, after}
+// ways returns how processes are cut off.
+func ways() []cut {
 	if *crashAll {
-		ways = []cut{before, torn, after, power}
+		return []cut{before, torn, after, power}
 	}
+	return []cut{torn, after}
+}
+
+// eachWay is TestCrash for one victim of a plan's run. check looks at what each way has come to.
+func eachWay(t *testing.T, p entry.Plan, victim string, check func(*testing.T, *crashes)) {
+	t.Helper()
 	points, survived := 0, 0
-	for _, how := range ways {
+	for _, how := range ways() {
 		t.Run(string(how), func(t *testing.T) {
-			c := &crashes{plan: plan(t, adam, pair, controlled), victim: "budapest", how: how, brief: !*crashAll, tally: map[string]int{}}
+			c := &crashes{plan: p, victim: victim, how: how, brief: !*crashAll, tally: map[string]int{}}
 			c.undisturbed(t)
 			c.everywhere(t)
-			if how != before && c.tally["put control"] != 2 {
-				t.Errorf("killed at %d control variates, want that of each round", c.tally["put control"])
-			}
+			check(t, c)
 			points, survived = points+c.points, survived+c.survived
 		})
 	}
 	t.Logf("crash points %d survived %d", points, survived)
 }
 
+// TestCrashControlled is TestCrash for a participant of a run under SCAFFOLD, whose rounds build on what it keeps between them.
+func TestCrashControlled(t *testing.T) {
+	eachWay(t, plan(t, adam, pair, controlled), "budapest", func(t *testing.T, c *crashes) {
+		if c.how != before && c.tally["put control"] != 2 {
+			t.Errorf("killed at %d control variates, want that of each round", c.tally["put control"])
+		}
+	})
+}
+
 // TestCrashPrivate is TestCrash for the coordinator of a run with noise. What it drew is lost with it, and what comes instead is another model;
 // but each round has one closing, and what the log says was spent is what so many closings cost.
 func TestCrashPrivate(t *testing.T) {
-	ways := []cut{torn, after}
-	if *crashAll {
-		ways = []cut{before, torn, after, power}
+	three := func(p *entry.Plan) {
+		p.Rounds, p.Quorum, p.Members = 1, 3, []entry.Member{"budapest", "cleveland", "longbeach"}
+		if *crashAll {
+			p.Rounds = 2
+		}
 	}
-	points, survived := 0, 0
-	for _, how := range ways {
-		t.Run(string(how), func(t *testing.T) {
-			three := func(p *entry.Plan) {
-				p.Rounds, p.Quorum, p.Members = 1, 3, []entry.Member{"budapest", "cleveland", "longbeach"}
-				if *crashAll {
-					p.Rounds = 2
-				}
-			}
-			c := &crashes{plan: plan(t, private, three), victim: "council", how: how, brief: !*crashAll, tally: map[string]int{}}
-			c.undisturbed(t)
-			c.everywhere(t)
-			points, survived = points+c.points, survived+c.survived
-		})
-	}
-	t.Logf("crash points %d survived %d", points, survived)
+	eachWay(t, plan(t, private, three), "council", func(*testing.T, *crashes) {})
 }
 
 // controlled makes a plan of two rounds under SCAFFOLD, without their statistics.
