@@ -257,7 +257,10 @@ func showReport(w *page, r *audit.Report, held *audit.Model) {
 	}
 	if held != nil {
 		w.printf("your model   %s, of round %d of run %s, by %s; line %d, %s\n", held.ID.Short(), held.Round, name(held.RunName),
-			names(held.Members), held.Line, clock(held.At))
+			contributors(held.Members, effectsOf(*held)), held.Line, clock(held.At))
+	}
+	if t := effectsTable(r.Models); t != nil {
+		w.printf("\n%s\n\n", t.Render())
 	}
 	if len(r.Findings) > 0 {
 		t := newTable("LINE", "FINDING")

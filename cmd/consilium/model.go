@@ -132,7 +132,7 @@ func showModel(w *page, m client.Model) {
 		{"base", base},
 		{"size", bytesText(m.Size)},
 		{"strategy", name(m.Strategy)},
-		{"members", names(m.Members)},
+		{"members", contributors(m.Members, m.Effects)},
 		{"privacy", privacy},
 		{"enclave", "judged by the reference sets " + names(m.Measurements)},
 		{"manifest", m.Manifest.String()},

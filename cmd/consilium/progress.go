@@ -100,6 +100,9 @@ func roundLine(r client.Run, x client.Round) string {
 	case entry.Absent:
 		b.WriteString(", the others absent")
 	}
+	if effects := effectsText(x.Effects); effects != "" {
+		b.WriteString(", " + effects)
+	}
 	b.WriteString(figures(x))
 	if !x.Closed.IsZero() {
 		fmt.Fprintf(&b, ", %s, %.2f s", bytesText(x.Received), x.Closed.Sub(x.Opened).Seconds())

@@ -30,9 +30,18 @@ func roundsTable(r client.Run, all bool) table.Writer {
 	for _, m := range members {
 		columns = append(columns, name(m))
 	}
-	t := newTable(append(columns, "ALL", "BYTES", "SECONDS")...)
+	columns = append(columns, "ALL", "BYTES", "SECONDS")
+	judged := slices.ContainsFunc(r.History, func(x client.Round) bool { return len(x.Effects) > 0 })
+	if judged {
+		columns = append(columns, "STRATEGY")
+	}
+	t := newTable(columns...)
 	for _, x := range shown {
-		t.AppendRow(roundRow(x, members))
+		row := roundRow(x, members)
+		if judged {
+			row = append(row, effectsText(x.Effects))
+		}
+		t.AppendRow(row)
 	}
 	if len(members) > 0 {
 		t.SetCaption("LOSS is over the training rows of those who reported; the columns after it are the accuracy on test rows.")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"consilium.dev/internal/audit"
 	"consilium.dev/internal/client"
 	"consilium.dev/internal/entry"
 )
@@ -142,4 +143,43 @@ func widths(text string) []int {
 		all = append(all, len([]rune(line)))
 	}
 	return all
+}
+
+// TestEffects: what a strategy did with updates is said of rounds, members and runs, and not at all where it did nothing.
+func TestEffects(t *testing.T) {
+	r := client.Run{History: history(4)}
+	if text := roundsTable(r, false).Render(); strings.Contains(text, "STRATEGY") {
+		t.Errorf("rounds of a mean are\n%s", text)
+	}
+	r.History[1].Effects = []client.Effect{{Member: "a", Effect: "clipped"}, {Member: "b", Effect: "left_out"}}
+	r.History[3].Effects = []client.Effect{{Member: "a", Effect: "reference"}, {Member: "b", Effect: "left_out"}}
+	if text := roundsTable(r, false).Render(); !strings.Contains(text, "│ clipped: a; left out: b ") {
+		t.Errorf("rounds of a strategy that judges are\n%s", text)
+	}
+	all := tallied(r.History)
+	for member, want := range map[string]string{"a": "clipped 1 of 3, the reference 1 of 3", "b": "left out 2 of 3", "c": ""} {
+		if got := all.of(member); got != want {
+			t.Errorf("of %s: %q, want %q", member, got, want)
+		}
+	}
+	if got, want := contributors([]string{"a", "b"}, r.History[1].Effects[1:]), "a, b (left out)"; got != want {
+		t.Errorf("contributors are %q, want %q", got, want)
+	}
+	many := make([]client.Effect, 9)
+	for i := range many {
+		many[i] = client.Effect{Member: fmt.Sprint("m", i), Effect: "left_out"}
+	}
+	if got, want := effectsText(many), "left out: 9"; got != want {
+		t.Errorf("of nine: %q, want %q", got, want)
+	}
+	var models []audit.Model
+	for i := range 25 {
+		models = append(models, audit.Model{Run: fmt.Sprint(i), Round: 1, RunName: "heart", Members: []string{"a"}, Effects: []audit.Effect{{Member: "a", Effect: "clipped"}}})
+	}
+	if text := effectsTable(models).Render(); strings.Count(text, "clipped 1 of 1") != 20 || !strings.Contains(text, "5 older runs") {
+		t.Errorf("25 runs are\n%s", text)
+	}
+	if effectsTable([]audit.Model{{Run: "1", Round: 1, Members: []string{"a"}}}) != nil {
+		t.Error("a run with a mean has a table of what became of its updates")
+	}
 }

@@ -220,7 +220,11 @@ func showRun(w *page, r client.Run, all bool) {
 	if r.Unwraps != "" {
 		w.printf("at rest   sealed under a key that opens for %s\n", name(r.Unwraps))
 	}
-	members := newTable("MEMBER", "ANSWER", "RECORDS", "SEEN", "DOES")
+	columns, updates := []any{"MEMBER", "ANSWER", "RECORDS", "SEEN", "DOES"}, tallied(r.History)
+	if len(updates.effects) > 0 {
+		columns = append(columns, "ITS UPDATES")
+	}
+	members := newTable(columns...)
 	for _, m := range r.Members {
 		answer := name(m.State)
 		if m.Rule != "" {
@@ -229,7 +233,11 @@ func showRun(w *page, r client.Run, all bool) {
 		if m.State == "invited" && !r.Ended() {
 			answer += " for " + age(m.Since, r.Now)
 		}
-		members.AppendRow(table.Row{name(m.Name), answer, count(m.Records), seen(m, r.Now), does(m, r)})
+		row := table.Row{name(m.Name), answer, count(m.Records), seen(m, r.Now), does(m, r)}
+		if len(updates.effects) > 0 {
+			row = append(row, updates.of(m.Name))
+		}
+		members.AppendRow(row)
 	}
 	w.tables(members)
 	if len(r.History) > 0 {

@@ -102,9 +102,17 @@ type Model struct {
 	RunName string       `json:"run_name"`
 	Round   int          `json:"round"`
 	Members []string     `json:"members"`
-	Line    int64        `json:"line"` // of its commit
+	Effects []Effect     `json:"effects,omitempty"` // of those among Members with whose updates the strategy did something else than to add them
+	Line    int64        `json:"line"`              // of its commit
 	At      time.Time    `json:"at"`
 	Deleted time.Time    `json:"deleted,omitzero"` // from the coordinator's store, since its retention had run out
+}
+
+// Effect is what a strategy did with a member's update, as the coordinator has written it down. Updates are forgotten, so no audit can reckon
+// it again.
+type Effect struct {
+	Member string       `json:"member"`
+	Effect entry.Effect `json:"effect"`
 }
 
 // Good reports whether everything is as agreed.
@@ -431,6 +439,9 @@ func (a *auditor) end() {
 		m := Model{ID: v.Model, Base: v.Base, Run: v.Run, RunName: v.RunName, Round: v.Round, Members: []string{}, Line: v.Position, At: v.Created, Deleted: v.Dropped}
 		for _, c := range v.Members {
 			m.Members = append(m.Members, string(c.Member))
+			if c.Effect != "" {
+				m.Effects = append(m.Effects, Effect{string(c.Member), c.Effect})
+			}
 		}
 		r.Models = append(r.Models, m)
 	}

@@ -128,6 +128,7 @@ func view(state string) *pb.ShowReply {
 			Round: 1, Try: 1, Kind: "training", State: "closed", Selected: []string{"north"}, Accepted: []string{"north"},
 			Model: bytes.Repeat([]byte{7}, 32), OpenedUs: 3_000_000, ClosedUs: 4_000_000, DeadlineUs: 5_000_000, Received: 56, Bound: 1e-12,
 			Metrics: []*pb.MemberMetrics{{Member: "north", Metrics: []*pb.Metric{{Set: "test", Name: "loss", Value: 0.5, Count: 4, Better: "min"}}}},
+			Effects: []*pb.MemberEffect{{Member: "north", Effect: "clipped"}},
 		}},
 		Waiting: "waiting for south", Simulated: "demo", Rollback: "no rollback protection", Unwraps: "whoever reads it", NowUs: 6_000_000, Omitted: 3,
 	}
@@ -148,6 +149,7 @@ func shown(state string) client.Run {
 			Round: 1, Try: 1, Kind: "training", State: "closed", Selected: []string{"north"}, Accepted: []string{"north"},
 			Model: entry.Digest(bytes.Repeat([]byte{7}, 32)), Opened: at(3), Closed: at(4), Deadline: at(5), Received: 56, Bound: 1e-12,
 			Figures: []client.Figures{{Member: "north", Metrics: []entry.Metric{{Set: "test", Name: "loss", Value: 0.5, Count: 4, Better: "min"}}}},
+			Effects: []client.Effect{{Member: "north", Effect: "clipped"}},
 		}},
 		Waiting: "waiting for south", Simulated: "demo", Rollback: "no rollback protection", Unwraps: "whoever reads it", Now: at(6), Omitted: 3,
 	}

@@ -102,6 +102,13 @@ type Round struct {
 	Figures  []Figures    `json:"figures,omitempty"`
 	Clip     float64      `json:"clip,omitempty"`  // norm to which updates are clipped, where the plan asks for noise
 	Early    string       `json:"early,omitempty"` // "report_goal" or "absent": closed before all selected had sent and before its deadline
+	Effects  []Effect     `json:"effects,omitempty"`
+}
+
+// Effect says that a strategy did something else with a member's update than to add it.
+type Effect struct {
+	Member string       `json:"member"`
+	Effect entry.Effect `json:"effect"` // "left_out": it has no part in the model; "clipped": it was shortened; "reference": the others were measured by it
 }
 
 // Figures are one member's figures of a model version.
@@ -155,7 +162,8 @@ type Model struct {
 	Tags         []string     `json:"tags,omitempty"`
 	Measurements []string     `json:"measurements"`
 	Figures      []Figures    `json:"figures,omitempty"`
-	Deleted      time.Time    `json:"deleted,omitzero"` // from the coordinator's store, since its retention had run out
+	Effects      []Effect     `json:"effects,omitempty"` // of those among Members
+	Deleted      time.Time    `json:"deleted,omitzero"`  // from the coordinator's store, since its retention had run out
 }
 
 func summary(s *pb.RunSummary) Summary {
@@ -189,6 +197,7 @@ func run(r *pb.ShowReply) (Run, error) {
 			Round: int(x.Round), Try: int(x.Try), Kind: x.Kind, State: x.State, Selected: x.Selected, Accepted: x.Accepted,
 			Model: digest(x.Model), Opened: instant(x.OpenedUs), Closed: instant(x.ClosedUs), Deadline: instant(x.DeadlineUs),
 			Received: x.Received, Resent: x.Resent, Bound: x.Bound, Figures: figures(x.Metrics), Early: x.Early, Clip: x.Clip,
+			Effects: effects(x.Effects),
 		})
 	}
 	return out, nil
@@ -209,8 +218,16 @@ func version(m *pb.ModelView) Model {
 		Size: m.GetSize(), Created: instant(m.GetCreatedUs()), Deleted: instant(m.GetDroppedUs()), Members: m.GetMembers(), Strategy: m.GetStrategy(),
 		Epsilon: m.GetEpsilon(), Delta: m.GetDelta(), Unit: m.GetUnit(), Position: m.GetPosition(), Manifest: digest(m.GetManifest()),
 		Simulated: m.GetSimulated(), Rollback: m.GetRollback(), Tags: m.GetTags(), Measurements: m.GetMeasurements(),
-		Figures: figures(m.GetMetrics()),
+		Figures: figures(m.GetMetrics()), Effects: effects(m.GetEffects()),
 	}
+}
+
+func effects(all []*pb.MemberEffect) []Effect {
+	var out []Effect
+	for _, e := range all {
+		out = append(out, Effect{e.Member, entry.Effect(e.Effect)})
+	}
+	return out
 }
 
 func figures(all []*pb.MemberMetrics) []Figures {

@@ -97,10 +97,12 @@ func robustRun(t *testing.T, strategy entry.Strategy, want []entry.Effect, distu
 	} else {
 		send(2, 1, 0, 2)
 	}
-	if got, want := final(c.completed(run)), robustModel(t, p); got != want {
+	view := c.completed(run)
+	if got, want := final(view), robustModel(t, p); got != want {
 		t.Errorf("the model is %s, want %s", got, want)
 	}
 	closed := only[entry.RoundClosed](c.facts())
+	effectsShown(c, run, closed)
 	for _, f := range closed {
 		var got []entry.Effect
 		for _, m := range f.Members {
@@ -112,6 +114,39 @@ func robustRun(t *testing.T, strategy entry.Strategy, want []entry.Effect, distu
 	}
 	if len(closed) != 2 {
 		t.Errorf("%d rounds were closed, want 2", len(closed))
+	}
+}
+
+// effectsShown finds views of a run and of its model that say something else of the updates than the log, and one that says it to somebody
+// who may read no figures.
+func effectsShown(c *court, run string, closed []entry.RoundClosed) {
+	c.t.Helper()
+	for name, may := range map[string]bool{"ada": true, "ben": false} {
+		p := c.person(name)
+		v, err := p.Show(c.t.Context(), &pb.ShowRequest{Run: run})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		last := closed[len(closed)-1]
+		m, err := p.ShowModel(c.t.Context(), &pb.ShowModelRequest{Model: last.Model.String()})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for i, shown := range [][]*pb.MemberEffect{v.Rounds[0].Effects, v.Rounds[1].Effects, m.Model.Effects} {
+			var want []string
+			for _, x := range closed[min(i, 1)].Members {
+				if x.Effect != "" && may {
+					want = append(want, fmt.Sprint(x.Member, " ", x.Effect))
+				}
+			}
+			var got []string
+			for _, e := range shown {
+				got = append(got, e.Member+" "+e.Effect)
+			}
+			if !slices.Equal(got, want) {
+				c.t.Errorf("%s is shown of the updates of round %d %q, want %q", name, min(i, 1)+1, got, want)
+			}
+		}
 	}
 }
 

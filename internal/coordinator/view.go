@@ -63,7 +63,7 @@ func (v *viewer) run(r round.Run, lacking *lack, figures bool) *pb.ShowReply {
 	}
 	for _, x := range r.Rounds {
 		if !figures {
-			x.Evaluated = nil
+			x.Evaluated, x.Members = nil, nil
 		}
 		out.Rounds = append(out.Rounds, roundView(x))
 	}
@@ -112,7 +112,18 @@ func roundView(r round.Round) *pb.RoundView {
 	if !r.Closed.IsZero() {
 		out.ClosedUs = r.Closed.UnixMicro()
 	}
-	out.Metrics = metrics(r.Evaluated)
+	out.Metrics, out.Effects = metrics(r.Evaluated), effects(r.Members)
+	return out
+}
+
+// effects words what became of those updates with which a strategy did something else than to add them.
+func effects(all []entry.Contribution) []*pb.MemberEffect {
+	var out []*pb.MemberEffect
+	for _, c := range all {
+		if c.Effect != "" {
+			out = append(out, &pb.MemberEffect{Member: string(c.Member), Effect: string(c.Effect)})
+		}
+	}
 	return out
 }
 
@@ -243,6 +254,9 @@ func (v *viewer) model(x registry.Version, figures bool) *pb.ModelView {
 	}
 	for _, m := range x.Members {
 		out.Members = append(out.Members, string(m.Member))
+	}
+	if figures {
+		out.Effects = effects(x.Members)
 	}
 	return out
 }

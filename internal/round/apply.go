@@ -234,7 +234,7 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 		r.clip = f.Clip
 	}
 	r.tally(t, f.Members)
-	t.state, t.closedAt, t.model, t.blob, t.memory, t.early = closed, at, f.Model, f.Blob, f.State, f.Early
+	t.state, t.closedAt, t.model, t.members, t.blob, t.memory, t.early = closed, at, f.Model, f.Members, f.Blob, f.State, f.Early
 	r.base, r.model, r.state, r.closed, r.since = &f.Blob, f.Model, f.State, f.Round, at
 	if f.Kind == entry.Training {
 		for _, m := range f.Members {

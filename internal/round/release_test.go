@@ -135,7 +135,8 @@ func TestVisible(t *testing.T) {
 					t.Errorf("round %d is %q, want %q", x.Round, x.State, c.states[i])
 				}
 				hidden := x.State != "closed"
-				if hidden != (x.Model == entry.Digest{}) || hidden != x.Closed.IsZero() || hidden && x.Evaluated != nil {
+				if hidden != (x.Model == entry.Digest{}) || hidden != x.Closed.IsZero() || hidden && x.Evaluated != nil ||
+					hidden != (x.Members == nil) {
 					t.Errorf("round %d, %s, shows model %s of %s, %d figures", x.Round, x.State, x.Model.Short(), x.Closed, len(x.Evaluated))
 				}
 				if len(x.Accepted) != len(run.Rounds[i].Accepted) {

@@ -96,6 +96,7 @@ type try struct {
 	memory   *entry.Blob // the optimiser's state
 	early    entry.Early
 	model    entry.Digest
+	members  []entry.Contribution // of model
 	figures  []entry.Evaluated
 	reported map[entry.Member]bool // whose figures are there
 }

@@ -44,9 +44,10 @@ type Round struct {
 	Bound      float64 // most that a value of the mean can be off
 	Opened     time.Time
 	Deadline   time.Time
-	Clip       float64      // norm to which updates are clipped, 0 for none
-	Closed     time.Time    // zero while open
-	Model      entry.Digest // zero unless closed
+	Clip       float64              // norm to which updates are clipped, 0 for none
+	Closed     time.Time            // zero while open
+	Model      entry.Digest         // zero unless closed
+	Members    []entry.Contribution // whose updates it was made of, and what the strategy did with each; nil unless closed
 	Evaluated  []entry.Evaluated
 	Early      entry.Early // why it was closed early, "" where it was not
 }
@@ -153,7 +154,7 @@ func (r Run) Visible(released Released) Run {
 		if _, ok := released.of(r.Fact.Run, x.Round); ok || x.State != closed {
 			continue
 		}
-		x.State, x.Closed, x.Model, x.Evaluated = closing, time.Time{}, entry.Digest{}, nil
+		x.State, x.Closed, x.Model, x.Members, x.Evaluated = closing, time.Time{}, entry.Digest{}, nil, nil
 		if r.State == evaluating { // and the last round is not one of statistics
 			r.State = training
 		}
@@ -186,7 +187,7 @@ func (s *State) view(r *run) Run {
 		v := Round{
 			Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, State: t.state, Selected: t.fact.Selected,
 			Accepted: slices.Clip(t.accepted), Bound: t.fact.Bound, Opened: t.opened, Deadline: t.deadline, Closed: t.closedAt,
-			Model: t.model, Evaluated: slices.Clip(t.figures), Early: t.early, Spared: t.spared,
+			Model: t.model, Members: t.members, Evaluated: slices.Clip(t.figures), Early: t.early, Spared: t.spared,
 			Clip: t.fact.Clip,
 		}
 		for _, a := range t.accepted {

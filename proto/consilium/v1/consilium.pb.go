@@ -3274,6 +3274,7 @@ type RoundView struct {
 	Resent        int64                  `protobuf:"varint,14,opt,name=resent,proto3" json:"resent,omitempty"`  // bytes of updates that were sent more than once, since links broke
 	Early         string                 `protobuf:"bytes,15,opt,name=early,proto3" json:"early,omitempty"`     // "report_goal" or "absent" where it was closed before all selected had sent and before its deadline
 	Clip          float64                `protobuf:"fixed64,16,opt,name=clip,proto3" json:"clip,omitempty"`     // norm to which updates are clipped, 0 where the plan asks for no noise
+	Effects       []*MemberEffect        `protobuf:"bytes,17,rep,name=effects,proto3" json:"effects,omitempty"` // of a closed round; only to those who may read metrics
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3420,6 +3421,66 @@ func (x *RoundView) GetClip() float64 {
 	return 0
 }
 
+func (x *RoundView) GetEffects() []*MemberEffect {
+	if x != nil {
+		return x.Effects
+	}
+	return nil
+}
+
+// MemberEffect says that a plan's strategy did more, or less, with a member's update than to add it.
+type MemberEffect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	Effect        string                 `protobuf:"bytes,2,opt,name=effect,proto3" json:"effect,omitempty"` // "left_out", "clipped", "reference"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberEffect) Reset() {
+	*x = MemberEffect{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberEffect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberEffect) ProtoMessage() {}
+
+func (x *MemberEffect) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberEffect.ProtoReflect.Descriptor instead.
+func (*MemberEffect) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *MemberEffect) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *MemberEffect) GetEffect() string {
+	if x != nil {
+		return x.Effect
+	}
+	return ""
+}
+
 type MemberMetrics struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -3430,7 +3491,7 @@ type MemberMetrics struct {
 
 func (x *MemberMetrics) Reset() {
 	*x = MemberMetrics{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3503,7 @@ func (x *MemberMetrics) String() string {
 func (*MemberMetrics) ProtoMessage() {}
 
 func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3516,7 @@ func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberMetrics.ProtoReflect.Descriptor instead.
 func (*MemberMetrics) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MemberMetrics) GetMember() string {
@@ -3480,7 +3541,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3492,7 +3553,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3505,7 +3566,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
 }
 
 type ListModelsReply struct {
@@ -3517,7 +3578,7 @@ type ListModelsReply struct {
 
 func (x *ListModelsReply) Reset() {
 	*x = ListModelsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3529,7 +3590,7 @@ func (x *ListModelsReply) String() string {
 func (*ListModelsReply) ProtoMessage() {}
 
 func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3542,7 +3603,7 @@ func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsReply.ProtoReflect.Descriptor instead.
 func (*ListModelsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListModelsReply) GetModels() []*ModelView {
@@ -3561,7 +3622,7 @@ type ShowModelRequest struct {
 
 func (x *ShowModelRequest) Reset() {
 	*x = ShowModelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3573,7 +3634,7 @@ func (x *ShowModelRequest) String() string {
 func (*ShowModelRequest) ProtoMessage() {}
 
 func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +3647,7 @@ func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelRequest.ProtoReflect.Descriptor instead.
 func (*ShowModelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ShowModelRequest) GetModel() string {
@@ -3605,7 +3666,7 @@ type ShowModelReply struct {
 
 func (x *ShowModelReply) Reset() {
 	*x = ShowModelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3617,7 +3678,7 @@ func (x *ShowModelReply) String() string {
 func (*ShowModelReply) ProtoMessage() {}
 
 func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3630,7 +3691,7 @@ func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelReply.ProtoReflect.Descriptor instead.
 func (*ShowModelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ShowModelReply) GetModel() *ModelView {
@@ -3662,13 +3723,14 @@ type ModelView struct {
 	Metrics       []*MemberMetrics       `protobuf:"bytes,18,rep,name=metrics,proto3" json:"metrics,omitempty"`
 	DroppedUs     int64                  `protobuf:"varint,19,opt,name=dropped_us,json=droppedUs,proto3" json:"dropped_us,omitempty"` // since when it is kept no more, though all of the above is; 0 while it can be fetched
 	Unit          string                 `protobuf:"bytes,20,opt,name=unit,proto3" json:"unit,omitempty"`                             // whom epsilon protects, as in Privacy; epsilon is of all that the federation had released by then
+	Effects       []*MemberEffect        `protobuf:"bytes,21,rep,name=effects,proto3" json:"effects,omitempty"`                       // of those among members; only to those who may read metrics
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ModelView) Reset() {
 	*x = ModelView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3680,7 +3742,7 @@ func (x *ModelView) String() string {
 func (*ModelView) ProtoMessage() {}
 
 func (x *ModelView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3693,7 +3755,7 @@ func (x *ModelView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelView.ProtoReflect.Descriptor instead.
 func (*ModelView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ModelView) GetModel() []byte {
@@ -3836,6 +3898,13 @@ func (x *ModelView) GetUnit() string {
 	return ""
 }
 
+func (x *ModelView) GetEffects() []*MemberEffect {
+	if x != nil {
+		return x.Effects
+	}
+	return nil
+}
+
 type CheckpointRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3844,7 +3913,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3856,7 +3925,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3869,7 +3938,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
 }
 
 type CheckpointReply struct {
@@ -3883,7 +3952,7 @@ type CheckpointReply struct {
 
 func (x *CheckpointReply) Reset() {
 	*x = CheckpointReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3895,7 +3964,7 @@ func (x *CheckpointReply) String() string {
 func (*CheckpointReply) ProtoMessage() {}
 
 func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3908,7 +3977,7 @@ func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointReply.ProtoReflect.Descriptor instead.
 func (*CheckpointReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CheckpointReply) GetCheckpoint() []byte {
@@ -3941,7 +4010,7 @@ type TileRequest struct {
 
 func (x *TileRequest) Reset() {
 	*x = TileRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3953,7 +4022,7 @@ func (x *TileRequest) String() string {
 func (*TileRequest) ProtoMessage() {}
 
 func (x *TileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3966,7 +4035,7 @@ func (x *TileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TileRequest.ProtoReflect.Descriptor instead.
 func (*TileRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{54}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *TileRequest) GetPath() string {
@@ -3986,7 +4055,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4067,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4080,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{55}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ProveRequest) GetLine() int64 {
@@ -4037,7 +4106,7 @@ type ProveReply struct {
 
 func (x *ProveReply) Reset() {
 	*x = ProveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4049,7 +4118,7 @@ func (x *ProveReply) String() string {
 func (*ProveReply) ProtoMessage() {}
 
 func (x *ProveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4062,7 +4131,7 @@ func (x *ProveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveReply.ProtoReflect.Descriptor instead.
 func (*ProveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{56}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ProveReply) GetHashes() [][]byte {
@@ -4082,7 +4151,7 @@ type ExtendsRequest struct {
 
 func (x *ExtendsRequest) Reset() {
 	*x = ExtendsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4094,7 +4163,7 @@ func (x *ExtendsRequest) String() string {
 func (*ExtendsRequest) ProtoMessage() {}
 
 func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4107,7 +4176,7 @@ func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsRequest.ProtoReflect.Descriptor instead.
 func (*ExtendsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{57}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ExtendsRequest) GetOld() int64 {
@@ -4133,7 +4202,7 @@ type ExtendsReply struct {
 
 func (x *ExtendsReply) Reset() {
 	*x = ExtendsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4145,7 +4214,7 @@ func (x *ExtendsReply) String() string {
 func (*ExtendsReply) ProtoMessage() {}
 
 func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4158,7 +4227,7 @@ func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsReply.ProtoReflect.Descriptor instead.
 func (*ExtendsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{58}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ExtendsReply) GetHashes() [][]byte {
@@ -4178,7 +4247,7 @@ type EntriesRequest struct {
 
 func (x *EntriesRequest) Reset() {
 	*x = EntriesRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4190,7 +4259,7 @@ func (x *EntriesRequest) String() string {
 func (*EntriesRequest) ProtoMessage() {}
 
 func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4203,7 +4272,7 @@ func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
 func (*EntriesRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{59}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *EntriesRequest) GetFrom() int64 {
@@ -4229,7 +4298,7 @@ type EntriesReply struct {
 
 func (x *EntriesReply) Reset() {
 	*x = EntriesReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4310,7 @@ func (x *EntriesReply) String() string {
 func (*EntriesReply) ProtoMessage() {}
 
 func (x *EntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4323,7 @@ func (x *EntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesReply.ProtoReflect.Descriptor instead.
 func (*EntriesReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{60}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *EntriesReply) GetLines() [][]byte {
@@ -4273,7 +4342,7 @@ type KeptRequest struct {
 
 func (x *KeptRequest) Reset() {
 	*x = KeptRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4285,7 +4354,7 @@ func (x *KeptRequest) String() string {
 func (*KeptRequest) ProtoMessage() {}
 
 func (x *KeptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4298,7 +4367,7 @@ func (x *KeptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptRequest.ProtoReflect.Descriptor instead.
 func (*KeptRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{61}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *KeptRequest) GetLine() int64 {
@@ -4574,7 +4643,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05steps\x18\x05 \x01(\x03R\x05steps\x12\x0e\n" +
 	"\x02of\x18\x06 \x01(\x03R\x02of\x12\x1f\n" +
 	"\vprogress_us\x18\a \x01(\x03R\n" +
-	"progressUs\"\xb1\x03\n" +
+	"progressUs\"\xe7\x03\n" +
 	"\tRoundView\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x05R\x05round\x12\x10\n" +
 	"\x03try\x18\x02 \x01(\x05R\x03try\x12\x12\n" +
@@ -4593,7 +4662,11 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\ametrics\x18\r \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\x12\x16\n" +
 	"\x06resent\x18\x0e \x01(\x03R\x06resent\x12\x14\n" +
 	"\x05early\x18\x0f \x01(\tR\x05early\x12\x12\n" +
-	"\x04clip\x18\x10 \x01(\x01R\x04clip\"W\n" +
+	"\x04clip\x18\x10 \x01(\x01R\x04clip\x124\n" +
+	"\aeffects\x18\x11 \x03(\v2\x1a.consilium.v1.MemberEffectR\aeffects\">\n" +
+	"\fMemberEffect\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\x12\x16\n" +
+	"\x06effect\x18\x02 \x01(\tR\x06effect\"W\n" +
 	"\rMemberMetrics\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12.\n" +
 	"\ametrics\x18\x02 \x03(\v2\x14.consilium.v1.MetricR\ametrics\"\x13\n" +
@@ -4603,7 +4676,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x10ShowModelRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\"?\n" +
 	"\x0eShowModelReply\x12-\n" +
-	"\x05model\x18\x01 \x01(\v2\x17.consilium.v1.ModelViewR\x05model\"\xa5\x04\n" +
+	"\x05model\x18\x01 \x01(\v2\x17.consilium.v1.ModelViewR\x05model\"\xdb\x04\n" +
 	"\tModelView\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\tR\x03run\x12\x19\n" +
@@ -4627,7 +4700,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\ametrics\x18\x12 \x03(\v2\x1b.consilium.v1.MemberMetricsR\ametrics\x12\x1d\n" +
 	"\n" +
 	"dropped_us\x18\x13 \x01(\x03R\tdroppedUs\x12\x12\n" +
-	"\x04unit\x18\x14 \x01(\tR\x04unit\"\x13\n" +
+	"\x04unit\x18\x14 \x01(\tR\x04unit\x124\n" +
+	"\aeffects\x18\x15 \x03(\v2\x1a.consilium.v1.MemberEffectR\aeffects\"\x13\n" +
 	"\x11CheckpointRequest\"\x8c\x01\n" +
 	"\x0fCheckpointReply\x12\x1e\n" +
 	"\n" +
@@ -4704,7 +4778,7 @@ func file_consilium_v1_consilium_proto_rawDescGZIP() []byte {
 }
 
 var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_consilium_v1_consilium_proto_goTypes = []any{
 	(CosignAnswer_State)(0),   // 0: consilium.v1.CosignAnswer.State
 	(QueryReply_State)(0),     // 1: consilium.v1.QueryReply.State
@@ -4755,22 +4829,23 @@ var file_consilium_v1_consilium_proto_goTypes = []any{
 	(*MemberView)(nil),        // 46: consilium.v1.MemberView
 	(*Activity)(nil),          // 47: consilium.v1.Activity
 	(*RoundView)(nil),         // 48: consilium.v1.RoundView
-	(*MemberMetrics)(nil),     // 49: consilium.v1.MemberMetrics
-	(*ListModelsRequest)(nil), // 50: consilium.v1.ListModelsRequest
-	(*ListModelsReply)(nil),   // 51: consilium.v1.ListModelsReply
-	(*ShowModelRequest)(nil),  // 52: consilium.v1.ShowModelRequest
-	(*ShowModelReply)(nil),    // 53: consilium.v1.ShowModelReply
-	(*ModelView)(nil),         // 54: consilium.v1.ModelView
-	(*CheckpointRequest)(nil), // 55: consilium.v1.CheckpointRequest
-	(*CheckpointReply)(nil),   // 56: consilium.v1.CheckpointReply
-	(*TileRequest)(nil),       // 57: consilium.v1.TileRequest
-	(*ProveRequest)(nil),      // 58: consilium.v1.ProveRequest
-	(*ProveReply)(nil),        // 59: consilium.v1.ProveReply
-	(*ExtendsRequest)(nil),    // 60: consilium.v1.ExtendsRequest
-	(*ExtendsReply)(nil),      // 61: consilium.v1.ExtendsReply
-	(*EntriesRequest)(nil),    // 62: consilium.v1.EntriesRequest
-	(*EntriesReply)(nil),      // 63: consilium.v1.EntriesReply
-	(*KeptRequest)(nil),       // 64: consilium.v1.KeptRequest
+	(*MemberEffect)(nil),      // 49: consilium.v1.MemberEffect
+	(*MemberMetrics)(nil),     // 50: consilium.v1.MemberMetrics
+	(*ListModelsRequest)(nil), // 51: consilium.v1.ListModelsRequest
+	(*ListModelsReply)(nil),   // 52: consilium.v1.ListModelsReply
+	(*ShowModelRequest)(nil),  // 53: consilium.v1.ShowModelRequest
+	(*ShowModelReply)(nil),    // 54: consilium.v1.ShowModelReply
+	(*ModelView)(nil),         // 55: consilium.v1.ModelView
+	(*CheckpointRequest)(nil), // 56: consilium.v1.CheckpointRequest
+	(*CheckpointReply)(nil),   // 57: consilium.v1.CheckpointReply
+	(*TileRequest)(nil),       // 58: consilium.v1.TileRequest
+	(*ProveRequest)(nil),      // 59: consilium.v1.ProveRequest
+	(*ProveReply)(nil),        // 60: consilium.v1.ProveReply
+	(*ExtendsRequest)(nil),    // 61: consilium.v1.ExtendsRequest
+	(*ExtendsReply)(nil),      // 62: consilium.v1.ExtendsReply
+	(*EntriesRequest)(nil),    // 63: consilium.v1.EntriesRequest
+	(*EntriesReply)(nil),      // 64: consilium.v1.EntriesReply
+	(*KeptRequest)(nil),       // 65: consilium.v1.KeptRequest
 }
 var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	10, // 0: consilium.v1.CosignSaid.kept:type_name -> consilium.v1.CosignKept
@@ -4791,67 +4866,69 @@ var file_consilium_v1_consilium_proto_depIdxs = []int32{
 	48, // 15: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
 	45, // 16: consilium.v1.ShowReply.privacy:type_name -> consilium.v1.Privacy
 	47, // 17: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
-	49, // 18: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
-	33, // 19: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
-	54, // 20: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
-	54, // 21: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
-	49, // 22: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
-	13, // 23: consilium.v1.CheckpointReply.cosignatures:type_name -> consilium.v1.Cosignature
-	14, // 24: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
-	20, // 25: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
-	22, // 26: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
-	24, // 27: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
-	28, // 28: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
-	30, // 29: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
-	32, // 30: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
-	9,  // 31: consilium.v1.Witnesses.Cosign:input_type -> consilium.v1.CosignSaid
-	35, // 32: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
-	36, // 33: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
-	40, // 34: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
-	43, // 35: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
-	38, // 36: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
-	43, // 37: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
-	50, // 38: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
-	52, // 39: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
-	55, // 40: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
-	57, // 41: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
-	58, // 42: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
-	60, // 43: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
-	62, // 44: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
-	64, // 45: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
-	5,  // 46: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
-	7,  // 47: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
-	3,  // 48: consilium.v1.Federation.Status:input_type -> consilium.v1.StatusRequest
-	15, // 49: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
-	21, // 50: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
-	23, // 51: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
-	27, // 52: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
-	29, // 53: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
-	31, // 54: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
-	34, // 55: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
-	11, // 56: consilium.v1.Witnesses.Cosign:output_type -> consilium.v1.CosignAsked
-	26, // 57: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
-	37, // 58: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
-	41, // 59: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
-	44, // 60: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
-	39, // 61: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
-	44, // 62: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
-	51, // 63: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
-	53, // 64: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
-	56, // 65: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
-	26, // 66: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
-	59, // 67: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
-	61, // 68: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
-	63, // 69: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
-	26, // 70: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
-	6,  // 71: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
-	8,  // 72: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
-	4,  // 73: consilium.v1.Federation.Status:output_type -> consilium.v1.StatusReply
-	49, // [49:74] is the sub-list for method output_type
-	24, // [24:49] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	50, // 18: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
+	49, // 19: consilium.v1.RoundView.effects:type_name -> consilium.v1.MemberEffect
+	33, // 20: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
+	55, // 21: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
+	55, // 22: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
+	50, // 23: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
+	49, // 24: consilium.v1.ModelView.effects:type_name -> consilium.v1.MemberEffect
+	13, // 25: consilium.v1.CheckpointReply.cosignatures:type_name -> consilium.v1.Cosignature
+	14, // 26: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
+	20, // 27: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
+	22, // 28: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
+	24, // 29: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
+	28, // 30: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
+	30, // 31: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
+	32, // 32: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
+	9,  // 33: consilium.v1.Witnesses.Cosign:input_type -> consilium.v1.CosignSaid
+	35, // 34: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
+	36, // 35: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
+	40, // 36: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
+	43, // 37: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
+	38, // 38: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
+	43, // 39: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
+	51, // 40: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
+	53, // 41: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
+	56, // 42: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
+	58, // 43: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
+	59, // 44: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
+	61, // 45: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
+	63, // 46: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
+	65, // 47: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
+	5,  // 48: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
+	7,  // 49: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
+	3,  // 50: consilium.v1.Federation.Status:input_type -> consilium.v1.StatusRequest
+	15, // 51: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
+	21, // 52: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
+	23, // 53: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
+	27, // 54: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
+	29, // 55: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
+	31, // 56: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
+	34, // 57: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
+	11, // 58: consilium.v1.Witnesses.Cosign:output_type -> consilium.v1.CosignAsked
+	26, // 59: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
+	37, // 60: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
+	41, // 61: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
+	44, // 62: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
+	39, // 63: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
+	44, // 64: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
+	52, // 65: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
+	54, // 66: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
+	57, // 67: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
+	26, // 68: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
+	60, // 69: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
+	62, // 70: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
+	64, // 71: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
+	26, // 72: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
+	6,  // 73: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
+	8,  // 74: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
+	4,  // 75: consilium.v1.Federation.Status:output_type -> consilium.v1.StatusReply
+	51, // [51:76] is the sub-list for method output_type
+	26, // [26:51] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_consilium_v1_consilium_proto_init() }
@@ -4873,7 +4950,7 @@ func file_consilium_v1_consilium_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_consilium_v1_consilium_proto_rawDesc), len(file_consilium_v1_consilium_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   62,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   7,
 		},
