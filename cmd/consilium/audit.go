@@ -229,8 +229,12 @@ func showReport(w *page, r *audit.Report, held *audit.Model) {
 	w.printf("log's key    %s\n", name(r.LogKey))
 	w.printf("judged       %s of evidence: %s, %s\n",
 		many(r.Evidence, "piece"), many(r.Boots, "boot"), many(sum(r.Admissions), "admission"))
-	w.printf("replayed     %s, %s closed with %s, %s, epsilon %g spent\n", many(r.Runs, "run"), many(r.Rounds, "round"),
-		many(r.Updates, "update"), many(len(r.Models), "model version"), r.Epsilon)
+	privacy := "none of them with noise"
+	if r.Epsilon > 0 {
+		privacy = fmt.Sprintf("epsilon %g spent", r.Epsilon)
+	}
+	w.printf("replayed     %s, %s closed with %s, %s, %s\n", many(r.Runs, "run"), many(r.Rounds, "round"),
+		many(r.Updates, "update"), many(len(r.Models), "model version"), privacy)
 	if n := dropped(r.Models); n > 0 {
 		w.printf("deleted      %s of them, after their runs had ended, by the coordinator's retention\n", many(n, "model version"))
 	}
