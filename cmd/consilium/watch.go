@@ -91,7 +91,11 @@ func (a *app) follow(ctx context.Context, c *connection, run string, p progress)
 		if ctx.Err() != nil || !gone || last.ID == "" {
 			return last, err
 		}
-		p.note(fmt.Sprintf("lost the coordinator %s ago; what is shown is of then; next try in %s", age(heard, time.Now()), wait))
+		note := fmt.Sprintf("lost the coordinator %s ago; what is shown is of then; next try in %s", age(heard, time.Now()), wait)
+		if errors.Is(err, client.ErrUnready) {
+			note = fmt.Sprintf("%v; what is shown is of %s ago; next try in %s", err, age(heard, time.Now()), wait)
+		}
+		p.note(note)
 		select {
 		case <-ctx.Done():
 			return last, ctx.Err()

@@ -108,7 +108,7 @@ func Dial(c Config) (*Client, error) {
 	// The dialler gets the address as it is configured: a name is looked up again for each connection. Whoever made the
 	// configuration has looked at the environment.
 	options := append(c.Speech.Caller(), grpc.WithContextDialer(out.reach(c.Dial)), grpc.WithNoProxy(),
-		grpc.WithTransportCredentials(creds), grpc.WithChainUnaryInterceptor(answered),
+		grpc.WithTransportCredentials(creds), grpc.WithChainUnaryInterceptor(answered), grpc.WithChainStreamInterceptor(streamed),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(pb.Codec()), grpc.MaxCallRecvMsgSize(4<<20), grpc.MaxCallSendMsgSize(4<<20)),
 	)
@@ -379,6 +379,27 @@ func answered(ctx context.Context, method string, q, r any, conn *grpc.ClientCon
 	var header, trailer metadata.MD
 	err := call(ctx, method, q, r, conn, append(slices.Clip(options), grpc.Header(&header), grpc.Trailer(&trailer))...)
 	if err != nil && len(header)+len(trailer) > 0 {
+		return answer{err}
+	}
+	return err
+}
+
+// streamed makes an answer of the error that a stream ends with, if the coordinator has ended it: that one's trailer says so. What comes at a
+// stream's beginning, its header and messages, comes also of a coordinator that is gone soon after.
+func streamed(ctx context.Context, d *grpc.StreamDesc, conn *grpc.ClientConn, method string, next grpc.Streamer, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := next(ctx, d, conn, method, options...)
+	if err != nil {
+		return nil, err
+	}
+	return &answering{s}, nil
+}
+
+// answering is a stream whose errors are streamed's.
+type answering struct{ grpc.ClientStream }
+
+func (a *answering) RecvMsg(m any) error {
+	err := a.ClientStream.RecvMsg(m)
+	if err != nil && !errors.Is(err, io.EOF) && len(a.Trailer()) > 0 {
 		return answer{err}
 	}
 	return err

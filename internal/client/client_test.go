@@ -24,6 +24,7 @@ import (
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/client"
 	"consilium.dev/internal/codec"
+	"consilium.dev/internal/dialect"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/transport"
 	pb "consilium.dev/proto/consilium/v1"
@@ -35,6 +36,8 @@ type council struct {
 	pb.UnimplementedModelsServer
 	pb.UnimplementedBlobsServer
 	err    error
+	stays  bool   // a watch does not end by itself
+	stop   func() // after dial
 	start  *pb.StartRequest
 	views  []*pb.ShowReply
 	model  *pb.ModelView
@@ -68,6 +71,9 @@ func (c *council) Watch(_ *pb.ShowRequest, s grpc.ServerStreamingServer[pb.ShowR
 			return err
 		}
 	}
+	if c.stays {
+		<-s.Context().Done()
+	}
 	return c.err
 }
 
@@ -94,7 +100,7 @@ func (c *council) Fetch(q *pb.FetchRequest, s grpc.ServerStreamingServer[pb.Chun
 // dial returns a client of c.
 func dial(t *testing.T, c *council) *client.Client {
 	t.Helper()
-	lis, server := bufconn.Listen(1<<16), grpc.NewServer()
+	lis, server := bufconn.Listen(1<<16), grpc.NewServer(grpc.ChainStreamInterceptor(dialect.Own("test").Stream))
 	pb.RegisterRunsServer(server, c)
 	pb.RegisterModelsServer(server, c)
 	pb.RegisterBlobsServer(server, c)
@@ -102,15 +108,18 @@ func dial(t *testing.T, c *council) *client.Client {
 	serving.Go(func() { _ = server.Serve(lis) })
 	conn, err := grpc.NewClient("passthrough:///council", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }),
-		grpc.WithChainUnaryInterceptor(client.Answered))
+		grpc.WithChainUnaryInterceptor(client.Answered), grpc.WithChainStreamInterceptor(client.Streamed))
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := client.Through(conn)
-	t.Cleanup(func() {
-		_ = out.Close()
+	c.stop = sync.OnceFunc(func() {
 		server.Stop()
 		serving.Wait()
+	})
+	t.Cleanup(func() {
+		_ = out.Close()
+		c.stop()
 	})
 	return out
 }
@@ -232,6 +241,11 @@ func testFaults(t *testing.T) {
 			"Run":    func() error { _, err := who.Run(t.Context(), "aa"); return err },
 			"Models": func() error { _, err := who.Models(t.Context()); return err },
 			"Model":  func() error { _, err := who.Model(t.Context(), "aa"); return err },
+			"Watch": func() (err error) {
+				for _, err = range who.Watch(t.Context(), "aa") {
+				}
+				return err
+			},
 			"Export": func() error { return who.Export(t.Context(), client.Model{Size: 1}, &file{}) },
 		}
 		for name, call := range calls {
@@ -239,7 +253,7 @@ func testFaults(t *testing.T) {
 			if err == nil {
 				t.Errorf("%s, %v: no error", name, code)
 			}
-			if got := errors.Is(err, client.ErrUnready); got != (code == codes.Unavailable && name != "Export") {
+			if got := errors.Is(err, client.ErrUnready); got != (code == codes.Unavailable) {
 				t.Errorf("%s, %v: %q is the coordinator's own word: %v", name, code, err, got)
 			}
 			for _, kind := range kinds {
@@ -248,6 +262,21 @@ func testFaults(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestWatchLost: a coordinator that vanishes in the middle of a stream is not one that answers that it cannot yet.
+func TestWatchLost(t *testing.T) {
+	c := &council{views: []*pb.ShowReply{view("training")}, stays: true}
+	who := dial(t, c)
+	var last error
+	for _, err := range who.Watch(t.Context(), "aa") {
+		if last = err; err == nil {
+			c.stop()
+		}
+	}
+	if !errors.Is(last, client.ErrUnreachable) || errors.Is(last, client.ErrUnready) {
+		t.Errorf("Watch = %v, want ErrUnreachable and not ErrUnready", last)
 	}
 }
 

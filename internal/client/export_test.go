@@ -12,8 +12,11 @@ func Through(conn *grpc.ClientConn) *Client {
 	return &Client{conn: conn, runs: pb.NewRunsClient(conn), models: pb.NewModelsClient(conn), blobs: pb.NewBlobsClient(conn)}
 }
 
-// Answered is what calls of one message each way go through.
-var Answered = answered
+// Answered is what calls of one message each way go through, and Streamed what streams do.
+var (
+	Answered = answered
+	Streamed = streamed
+)
 
 // Refuse makes r the last refusal by the attested channel.
 func (c *Client) Refuse(r transport.Refusal) { c.refused.Store(&r) }

@@ -3,8 +3,8 @@
 // understand each other, so that a coordinator and its participants need not be replaced at once. Others are refused by both sides,
 // with both versions named.
 //
-// Each call carries its caller's version in the gRPC metadata under [Key], and each answer the answerer's in its header. A program
-// from before there was such a header speaks version 1.
+// Each call carries its caller's version in the gRPC metadata under [Key], and each answer the answerer's in its header, a stream's also in its
+// trailer. A program from before there was such a header speaks version 1.
 //
 //	us := dialect.Own("0.1.0")
 //	grpc.NewClient(..., us.Caller()...)
@@ -175,11 +175,12 @@ func (s Speech) Unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, nex
 	return next(ctx, req)
 }
 
-// Stream is Unary for streams. Its header is sent at once.
+// Stream is Unary for streams. Its header is sent at once; that the stream ended by our word, and with no break, the same in its trailer shows.
 func (s Speech) Stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	if err := stream.SendHeader(metadata.Pairs(Key, s.word())); err != nil {
 		return err
 	}
+	stream.SetTrailer(metadata.Pairs(Key, s.word()))
 	if err := s.admit(stream.Context()); err != nil {
 		return err
 	}
