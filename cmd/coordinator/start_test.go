@@ -2,14 +2,16 @@ package main
 
 import (
 	"net"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
 	"consilium.dev/internal/daemon"
 )
 
-// refused starts a coordinator that must end at once as one that cannot start, and say these words.
-func (f *federation) refused(words ...string) {
+// refused starts a coordinator that must end at once as one that cannot start, and say these words. It returns all that was said.
+func (f *federation) refused(words ...string) string {
 	f.t.Helper()
 	p := launch(f.t, "coordinator", self(f.t, "coordinator", f.path("council", "coordinator.yaml")))
 	if code := p.end(); code != daemon.ExitUsage {
@@ -20,6 +22,7 @@ func (f *federation) refused(words ...string) {
 			f.t.Errorf("the coordinator says %s, want %q", p.says(), w)
 		}
 	}
+	return p.says()
 }
 
 // TestPortInUse starts a coordinator where another program listens.
@@ -46,4 +49,17 @@ func TestSecondCoordinator(t *testing.T) {
 	}
 	first.stop()
 	f.coordinator("coordinator").stop()
+}
+
+// TestNoPlatform starts a coordinator on a machine that has not the platform of its configuration: what was looked at has a line each.
+func TestNoPlatform(t *testing.T) {
+	f := newFederation(t)
+	name := f.path("council", "coordinator.yaml")
+	text, err := os.ReadFile(name)
+	f.must(err)
+	f.must(os.WriteFile(name, regexp.MustCompile(`(?m)^platform: .*$`).ReplaceAll(text, []byte("platform: sev-snp")), 0o600))
+	says := f.refused("platform sev-snp: no platform was found that this machine could attest by; Platforms in docs/operating.md says what to do")
+	if n := strings.Count(says, "platform not found"); n != 2 || strings.Contains(says, `\n`) {
+		t.Errorf("%d lines of what was looked at, want 2, and no line with line ends in it: %s", n, says)
+	}
 }

@@ -92,6 +92,12 @@ func (c *Enclave) Open(ctx context.Context, env daemon.Env, office attest.Office
 		return nil, err
 	}
 	machine, err := c.Machine(ctx, env)
+	if absent, ok := errors.AsType[*hardware.AbsentError](err); ok { // its text has many lines, and a log's fault has one
+		for _, l := range absent.Looks {
+			look(env.Log, l)
+		}
+		return nil, fmt.Errorf("platform %s: %s", c.Platform, absent.What())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -178,19 +184,28 @@ func (c *Enclave) Machine(ctx context.Context, env daemon.Env) (*platform.Machin
 // tell logs which platform was found, and why others were not.
 func tell(log *zap.Logger, m *platform.Machine) {
 	for _, l := range m.Looks {
-		fields := []zap.Field{zap.Stringer("platform", l.Type), zap.String("device", l.Device)}
 		switch {
 		case l == m.Found:
-			log.Info("platform found", fields...)
+			log.Info("platform found", place(l)...)
 		case l.Err == nil:
-			log.Info("platform found and not used, since another comes first", fields...)
+			log.Info("platform found and not used, since another comes first", place(l)...)
 		default:
-			log.Info("platform not found", append(fields, zap.Error(l.Err))...)
+			look(log, l)
 		}
 	}
 	if m.NoLog != nil {
 		log.Warn("the event log of the guest's boot is not shown", zap.Error(m.NoLog))
 	}
+}
+
+// place says which platform was looked for, and where.
+func place(l hardware.Look) []zap.Field {
+	return []zap.Field{zap.Stringer("platform", l.Type), zap.String("device", l.Device)}
+}
+
+// look logs why no platform was found at a place.
+func look(log *zap.Logger, l hardware.Look) {
+	log.Info("platform not found", append(place(l), zap.Error(l.Err))...)
 }
 
 // Folder returns the path of the store's folder.

@@ -81,6 +81,25 @@ func (l Look) String() string {
 	return fmt.Sprintf("%s, %s: found", l.Type, l.Device)
 }
 
+// AbsentError says that no platform was found, and what came of looking at each place. Its text has a line for each, for people; a log has one
+// for each look and then What.
+type AbsentError struct{ Looks []Look }
+
+func (e *AbsentError) Error() string {
+	what, advice, _ := strings.Cut(e.What(), "; ")
+	var text strings.Builder
+	text.WriteString(what + ":")
+	for _, l := range e.Looks {
+		fmt.Fprintf(&text, "\n  %s", l)
+	}
+	return text.String() + "\n  " + advice
+}
+
+// What says in one line what is wrong and what to do, without the looks.
+func (e *AbsentError) What() string {
+	return "no platform was found that this machine could attest by; Platforms in docs/operating.md says what to do, simulated:PATH is for trying things out without"
+}
+
 // Attester has a device make evidence, one piece at a time. It fits attest.Attester.
 type Attester struct {
 	look   Look
@@ -140,7 +159,7 @@ func (o Options) wanted() []candidate {
 }
 
 // Open looks at every place where the wanted platform may be, says what came of each, and returns an attester for the first that is
-// there. If there is none, the error names them all.
+// there. If there is none, the error is an [*AbsentError].
 func Open(o Options) (*Attester, []Look, error) {
 	if o.OpenUnverified == nil || o.System.Files == nil || o.System.Guest == nil || o.System.NSM == nil {
 		panic("hardware: Open without a system or a reader of evidence")
@@ -156,12 +175,7 @@ func Open(o Options) (*Attester, []Look, error) {
 		}
 	}
 	if a == nil {
-		var text strings.Builder
-		for _, l := range looks {
-			fmt.Fprintf(&text, "\n  %s", l)
-		}
-		text.WriteString("\n  Platforms in docs/operating.md says what to do; simulated:PATH is for trying things out without")
-		return nil, looks, fmt.Errorf("no platform was found that this machine could attest by:%s", text.String())
+		return nil, looks, &AbsentError{looks}
 	}
 	if a.look.Type == attest.TDX {
 		a.log, _ = o.System.Files.ReadFile(ccel) // a guest without it proves no less
