@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -236,6 +237,28 @@ type TCB struct {
 	TEE        uint8
 	SNP        uint8
 	Microcode  uint8
+}
+
+// A TCBPart is a component of a [TCB], by the name that manifests have for it.
+type TCBPart struct {
+	Name string
+	SVN  uint8
+}
+
+// Parts returns all components, in the order in which their firmware is loaded.
+func (t TCB) Parts() [5]TCBPart {
+	return [5]TCBPart{{"fmc", t.FMC}, {"bootloader", t.Bootloader}, {"tee", t.TEE}, {"snp", t.SNP}, {"microcode", t.Microcode}}
+}
+
+// Differences names the components in which t is not other, with word before the other's: "snp is 8, want 10; microcode is 1, want 2".
+func (t TCB) Differences(other TCB, word string) string {
+	var all []string
+	for i, p := range t.Parts() {
+		if o := other.Parts()[i]; p != o {
+			all = append(all, fmt.Sprintf("%s is %d, %s %d", p.Name, p.SVN, word, o.SVN))
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 // SNP is what a SEV-SNP attestation report says (AMD 56860, table "ATTESTATION_REPORT").

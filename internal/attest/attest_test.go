@@ -67,3 +67,20 @@ func TestError(t *testing.T) {
 		t.Errorf("Error = %q", got)
 	}
 }
+
+// TestTCBDifferences names what is not the same, and nothing else.
+func TestTCBDifferences(t *testing.T) {
+	had := attest.TCB{FMC: 1, Bootloader: 3, TEE: 0, SNP: 8, Microcode: 115}
+	if got := had.Differences(had, "want"); got != "" {
+		t.Errorf("a TCB differs from itself: %q", got)
+	}
+	want := had
+	want.FMC, want.Bootloader, want.TEE, want.SNP, want.Microcode = 2, 4, 1, 9, 116
+	if got, words := had.Differences(want, "want"), "fmc is 1, want 2; bootloader is 3, want 4; tee is 0, want 1; snp is 8, want 9; microcode is 115, want 116"; got != words {
+		t.Errorf("Differences = %q, want %q", got, words)
+	}
+	want.FMC, want.TEE, want.SNP, want.Microcode = 1, 0, 8, 115
+	if got, words := had.Differences(want, "reported"), "bootloader is 3, reported 4"; got != words {
+		t.Errorf("Differences = %q, want %q", got, words)
+	}
+}

@@ -65,7 +65,7 @@ var optionalRefusals = []refusal{
 	{"A11 an author key that is not enabled", attest.ClassMeas, func(c *attest.Claims) { c.SNP.AuthorKeyEnabled = false }, "(enabled false)"},
 	{"A13 another family id", attest.ClassMeas, func(c *attest.Claims) { c.SNP.FamilyID[15] ^= 1 }, "family_id is f1"},
 	{"A13 another image id", attest.ClassMeas, func(c *attest.Claims) { c.SNP.ImageID = [16]byte{} }, "image_id is 0000"},
-	{"A17 current firmware is not committed", attest.ClassTCB, func(c *attest.Claims) { c.SNP.Current.SNP++ }, "can still be rolled back"},
+	{"A17 current firmware is not committed", attest.ClassTCB, func(c *attest.Claims) { c.SNP.Current.SNP++ }, "can still be rolled back: snp is "},
 	{"A30 VCEK where a provider's VLEK is wanted", attest.ClassChain, func(c *attest.Claims) {
 		c.SNP.SigningKey, c.SNP.Provider = "vcek", ""
 	}, `signed by a "vcek" key`},

@@ -177,8 +177,8 @@ func snpTCB(s *set, c *attest.Claims, _ time.Time) *attest.Error {
 		}
 	}
 	if !s.snp.provisional && c.SNP.Current != c.SNP.Committed {
-		return attest.Refuse(attest.ClassTCB, "current TCB is %+v, committed %+v: firmware that can still be rolled back",
-			c.SNP.Current, c.SNP.Committed)
+		return attest.Refuse(attest.ClassTCB, "the current TCB is not the committed one, so its firmware can still be rolled back: %s",
+			c.SNP.Current.Differences(c.SNP.Committed, "committed"))
 	}
 	return nil
 }
@@ -203,18 +203,9 @@ func (s *set) belowFloor(name string, got attest.TCB, line string) *attest.Error
 	if line != "Turin" {
 		least.FMC = 0 // only Turin has one
 	}
-	for _, part := range []struct {
-		name       string
-		got, least uint8
-	}{
-		{"fmc", got.FMC, least.FMC},
-		{"bootloader", got.Bootloader, least.Bootloader},
-		{"tee", got.TEE, least.TEE},
-		{"snp", got.SNP, least.SNP},
-		{"microcode", got.Microcode, least.Microcode},
-	} {
-		if part.got < part.least {
-			return attest.Refuse(attest.ClassTCB, "%s TCB: %s is %d, want %d at least", name, part.name, part.got, part.least)
+	for i, part := range got.Parts() {
+		if want := least.Parts()[i].SVN; part.SVN < want {
+			return attest.Refuse(attest.ClassTCB, "%s TCB: %s is %d, want %d at least", name, part.Name, part.SVN, want)
 		}
 	}
 	return nil

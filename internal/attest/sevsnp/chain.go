@@ -272,7 +272,7 @@ func (e *Endorsement) describes(r *report) *attest.Error {
 		return attest.Refuse(attest.ClassChain, "the report is of a %s, its %s of a %s", r.line, r.signer, e.ProductLine)
 	}
 	if e.TCB != r.reported {
-		return attest.Refuse(attest.ClassChain, "the %s is of the TCB %+v, REPORTED_TCB is %+v", r.signer, e.TCB, r.reported)
+		return attest.Refuse(attest.ClassChain, "the %s is of another TCB than REPORTED_TCB: %s", r.signer, e.TCB.Differences(r.reported, "reported"))
 	}
 	if r.signer != abi.VcekReportSigner || zeros(r.ChipId) {
 		return nil
