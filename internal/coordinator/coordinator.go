@@ -164,12 +164,15 @@ func (c *Coordinator) refused(r transport.Refusal) {
 		c.o.Log.Info("newer manifests sent", fields...)
 		return
 	}
-	by := "us"
+	by, office := "us", r.Office.String()
 	if r.ByPeer {
 		by = "peer"
 	}
+	if r.Office == 0 { // it had not said yet who it is
+		office = "unnamed"
+	}
 	c.o.Log.Warn("peer refused", zap.String("class", r.Class.String()), zap.String("by", by), zap.String("peer", r.Peer),
-		zap.String("office", r.Office.String()), zap.String("name", r.Name), zap.Error(r.Err))
+		zap.String("office", office), zap.String("name", r.Name), zap.Error(r.Err))
 }
 
 // turnedAway returns what logs connections for which there is no room: one in a minute, since a flood would fill the log.

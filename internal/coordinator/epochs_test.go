@@ -284,7 +284,7 @@ func TestPortProbe(t *testing.T) {
 			t.Errorf("a port probe is alarmed about: %v", found)
 		}
 		probe("G")
-		w.books["council"].await(t, "peer refused", "level", "warn", "class", "TLS")
+		w.books["council"].await(t, "peer refused", "level", "warn", "class", "TLS", "office", "unnamed")
 	})
 }
 
