@@ -84,7 +84,7 @@ func (v *peerVerdict) keep(history []*manifest.Manifest, key crypto.Signer) erro
 		return fmt.Errorf("writing the verdict: %w", err)
 	}
 	f.write("verdict.json", append(text, '\n'))
-	return f.err
+	return unwritten("--out", f.err)
 }
 
 // result is the outcome of the evidence as an EAT Attestation Result.

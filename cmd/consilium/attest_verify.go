@@ -228,7 +228,7 @@ func (v *verdict) export(o *verifyOptions, e attest.Evidence, policy *manifest.M
 		return err
 	}
 	v.EAR = o.ear
-	return durable.Replace(o.ear, token, 0o644)
+	return unwritten("--ear", durable.Replace(o.ear, token, 0o644))
 }
 
 // verifierOf returns the verifier of a type, and all that there are, which trust the simulated roots that the policy names.

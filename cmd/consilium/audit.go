@@ -323,7 +323,7 @@ func auditProve(a *app) *cobra.Command {
 					return err
 				}
 				if err := durable.Replace(out, p.Encode(), 0o644); err != nil {
-					return err
+					return unwritten("--out", err)
 				}
 				data := struct {
 					File   string `json:"file"`

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,6 +77,23 @@ func refusedError(hint, format string, args ...any) error {
 
 func notFoundError(hint, format string, args ...any) error {
 	return newFault(kindNotFound, hint, format, args...)
+}
+
+// unwritten gives an error of writing what a flag names its kind and a hint: most often it names no place where anybody could write.
+func unwritten(flag string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return usageError("make the folder first, or name another place with "+flag, "%w", err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return usageError("name a place that you may write to with "+flag, "%w", err)
+	case errors.Is(err, syscall.EISDIR), errors.Is(err, fs.ErrExist):
+		return usageError("a folder is there: name a file with "+flag, "%w", err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return newFault(kindFailed, "make room, then repeat the command, or name another place with "+flag, "%w", err)
+	}
+	return newFault(kindFailed, "name another place with "+flag, "%w", err)
 }
 
 // errSaid ends a command that has said all there is to say, with the exit code of its kind.

@@ -162,7 +162,7 @@ func manifestBuild(a *app) *cobra.Command {
 				return usageError("name another file with --out", "%s would overwrite the text it is made from", out)
 			}
 			if err := durable.Replace(out, payload, 0o644); err != nil {
-				return err
+				return unwritten("--out", err)
 			}
 			m, err := manifest.OpenUnverified(payload)
 			if err != nil {
@@ -255,7 +255,7 @@ func (a *app) writeSigned(target string, signed []byte, old *former) error {
 		return fmt.Errorf("reading the signed manifest again: %w", err)
 	}
 	if err := durable.Replace(target, signed, 0o644); err != nil {
-		return err
+		return unwritten("--out", err)
 	}
 	return a.emit("manifest.sign", facts, func(w *page) {
 		w.printf("%s is %s\n", target, facts.signatures())
