@@ -44,9 +44,9 @@ var goldens = map[string]adapter{
 	"ddgauss":            cases(distributedCase),
 	"skellam":            cases(distributedCase),
 
-	"secagg":       later("no pairwise masks yet"),
-	"shamir":       later("no shared secrets yet"),
-	"quantization": later("int8 here has a scale for each block, a power of two, and rounds the update itself"),
+	"secagg":       cases(maskCase),
+	"shamir":       cases(shamirCase),
+	"quantization": cases(quantizationCase),
 }
 
 // adapter runs all cases of a file, each in a subtest.

@@ -30,7 +30,7 @@ const module = "consilium.dev/"
 var floors = [][]string{
 	1: {
 		"internal/entry", "internal/attest", "internal/store", "internal/strictyaml", "internal/keyfile", "internal/durable", "proto/consilium/v1",
-		"internal/model", "internal/dataset", "internal/codec", "internal/aggregate", "internal/pages", "internal/privacy",
+		"internal/model", "internal/dataset", "internal/codec", "internal/aggregate", "internal/pages", "internal/privacy", "internal/mask",
 	},
 	2: {
 		"internal/round", "internal/manifest", "internal/registry", "internal/attest/sevsnp", "internal/attest/nitro", "internal/attest/dcap", "internal/attest/dcap/dcaptest", "internal/attest/measure", "internal/attest/ear",
@@ -50,7 +50,7 @@ var floors = [][]string{
 var innocent = []string{
 	"internal/model", "internal/dataset", "internal/codec", "internal/aggregate", "internal/privacy", "internal/entry", "internal/round",
 	"internal/registry", "internal/manifest", "internal/witness",
-	"internal/skew",
+	"internal/skew", "internal/mask",
 }
 
 // forTests are the rooms that only tests may import.
