@@ -20,6 +20,7 @@ const gridSize = 64
 type grid struct {
 	lo, hi int
 	magic  float64 // 1.5 * 2^52 * g: adding and subtracting it rounds to a multiple of g. 0 where all values are 0
+	most   float64 // max_abs in steps of g
 }
 
 // step returns g = 2^(e-51), where 2^e is the least power of two that is not less than maxAbs*total. The product may round
@@ -61,17 +62,23 @@ func NewSumIn(memory []float64, spec Spec) (*Sum, error) {
 	if len(memory) != spec.Len() {
 		return nil, fmt.Errorf("memory for %d values, the sum has %d", len(memory), spec.Len())
 	}
-	s := &Sum{sum: memory, declared: spec.total()}
-	lo := 0
-	for _, r := range spec.Ranges {
+	return &Sum{sum: memory, grids: spec.grids(), declared: spec.total()}, nil
+}
+
+// grids returns the grids of a spec that is valid.
+func (s Spec) grids() []grid {
+	all := make([]grid, 0, len(s.Ranges))
+	lo, total := 0, s.total()
+	for _, r := range s.Ranges {
 		g := grid{lo: lo, hi: lo + r.Len}
 		if r.MaxAbs > 0 {
-			g.magic = 0x1.8p52 * max(r.Step, step(r.MaxAbs, s.declared))
+			size := max(r.Step, step(r.MaxAbs, total))
+			g.magic, g.most = 0x1.8p52*size, r.MaxAbs/size
 		}
-		s.grids = append(s.grids, g)
+		all = append(all, g)
 		lo = g.hi
 	}
-	return s, nil
+	return all
 }
 
 // Add adds weight times part to the values from lo on. Each product is rounded to the grid once; then nothing rounds any more.
