@@ -45,6 +45,9 @@ const (
 	// two, as Int8 makes them: for each block, the last may be shorter, the exponent of that power (2 bytes, two's complement,
 	// little endian), then of all values the whole numbers (1 byte, two's complement). No value is -0.
 	Blocks Scheme = 3
+	// Sparse is for float32s, little endian, of which few are not 0: for each of those, in order, how many zeros stand between it and the one
+	// before or the chunk's beginning (LEB128, in as few bytes as it takes), then its 4 bytes. The rest are zeros. -0 is not 0.
+	Sparse Scheme = 4
 )
 
 // Schemes is a set of schemes, a bit 1<<scheme for each.
@@ -52,7 +55,7 @@ type Schemes uint32
 
 // The sets that there are: All is what Decode of this version reads, Old what every version reads.
 const (
-	All Schemes = 1<<Raw | 1<<Zstd | 1<<Planes | 1<<Blocks
+	All Schemes = 1<<Raw | 1<<Zstd | 1<<Planes | 1<<Blocks | 1<<Sparse
 	Old Schemes = 1<<Raw | 1<<Zstd
 )
 
@@ -114,7 +117,12 @@ func (e *Encoder) Encode(now time.Time, dst, chunk []byte) (Scheme, []byte) {
 	e.bytes += int64(len(chunk))
 	if len(chunk) >= minChunk {
 		scheme := e.best(chunk)
-		if out, ok := e.as(scheme, dst, chunk); ok && e.pays(len(out)-len(dst), len(chunk)) {
+		out, ok := e.as(scheme, dst, chunk)
+		if !ok && scheme == Sparse {
+			scheme = Zstd
+			out, ok = e.as(scheme, dst, chunk)
+		}
+		if ok && e.pays(len(out)-len(dst), len(chunk)) {
 			return scheme, out
 		}
 	}
@@ -132,7 +140,13 @@ func (e *Encoder) best(chunk []byte) Scheme {
 	if n := len(encoder.EncodeAll(sample, nil)); e.pays(n, len(sample)) {
 		best, least = Zstd, n
 	}
-	if len(chunk)%4 != 0 || least < len(sample)/8 { // long runs are better seen whole
+	if len(chunk)%4 != 0 {
+		return best
+	}
+	if n := sparseLen(sample); n < least && n < len(sample)/4 && e.Reads&(1<<Sparse) != 0 {
+		best, least = Sparse, n
+	}
+	if least < len(sample)/8 { // long runs are better seen whole
 		return best
 	}
 	if n := listLen(len(sample) / 4); n < least && e.Reads&(1<<Blocks) != 0 && inBlocks(sample) {
@@ -153,6 +167,8 @@ func (e *Encoder) as(s Scheme, dst, chunk []byte) ([]byte, bool) {
 		return e.planes(dst, chunk), true
 	case Blocks:
 		return appendBlocks(dst, chunk)
+	case Sparse:
+		return appendSparse(dst, chunk)
 	default:
 		return dst, false
 	}
@@ -184,8 +200,10 @@ func Decode(dst []byte, s Scheme, data []byte, size int) ([]byte, error) {
 		return decodePlanes(dst, data, size)
 	case Blocks:
 		return decodeBlocks(dst, data, size)
+	case Sparse:
+		return decodeSparse(dst, data, size)
 	default:
-		return dst, fmt.Errorf("scheme %d is unknown, want 0 (raw), 1 (zstd), 2 (planes) or 3 (blocks)", s)
+		return dst, fmt.Errorf("scheme %d is unknown, want 0 (raw), 1 (zstd), 2 (planes), 3 (blocks) or 4 (sparse)", s)
 	}
 }
 

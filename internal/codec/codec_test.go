@@ -55,6 +55,17 @@ func sparse(n, k int) []byte {
 	return b
 }
 
+// scattered returns n float32s of which about a share is not 0, anywhere.
+func scattered(n int, share float64) []byte {
+	b, chance := trained(n), rand.New(rand.NewPCG(4, 0))
+	for i := range n {
+		if chance.Float64() >= share {
+			clear(b[4*i : 4*i+4])
+		}
+	}
+	return b
+}
+
 func TestEncode(t *testing.T) {
 	zeros := make([]byte, 100_000)
 	half := append(make([]byte, 1<<19), noise(1, 1<<19)...)
@@ -67,9 +78,14 @@ func TestEncode(t *testing.T) {
 		{"empty", nil, codec.Raw, 0},
 		{"one byte", []byte{7}, codec.Raw, 1},
 		{"short zeros", make([]byte, 511), codec.Raw, 511},
-		{"zeros", make([]byte, 512), codec.Zstd, 64},
-		{"many zeros", make([]byte, codec.MaxChunk), codec.Zstd, 256},
-		{"sparse", sparse(1<<18, 50), codec.Zstd, 1 << 18},
+		{"zeros", make([]byte, 512), codec.Sparse, 0},
+		{"zeros that are no float32s", make([]byte, 513), codec.Zstd, 64},
+		{"many zeros", make([]byte, codec.MaxChunk), codec.Sparse, 0},
+		{"one value in ten", scattered(1<<18, 0.1), codec.Sparse, 5.1 * 26_500},
+		{"one value in a hundred", scattered(1<<18, 0.01), codec.Sparse, 5.4 * 2_700},
+		{"one in four", scattered(1<<18, 0.25), codec.Planes, 430_000},
+		{"minus zeros", bytes.Repeat([]byte{0, 0, 0, 0x80}, 1000), codec.Zstd, 64},
+		{"samples are sparse, the whole is not", slices.Concat(zeros[:5000], trained(10_000), zeros), codec.Zstd, 42_000},
 		{"frozen but for one layer", append(make([]byte, 900_000), trained(30_000)...), codec.Zstd, 200_000},
 		{"noise", noise(2, codec.MaxChunk), codec.Raw, codec.MaxChunk},
 		{"trained", trained(1 << 18), codec.Planes, 900_000},
@@ -146,7 +162,7 @@ func TestConcurrent(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			chunk := append(noise(uint64(i), 3000), make([]byte, 30_000)...)
+			chunk := append(noise(uint64(i), 3000), make([]byte, 30_001)...)
 			for range 20 {
 				scheme, data := encode(nil, chunk)
 				again, err := codec.Decode(nil, scheme, data, len(chunk))
@@ -232,7 +248,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"size above the limit", codec.Zstd, frame(1<<20+1, block(true, 1, 1<<20+1, "x")), 1<<20 + 1, "at most 1048576"},
 		{"longer than decoded", codec.Zstd, good, 10, "not longer than decoded"},
 		{"raw too short", codec.Raw, "abc", 4, "raw chunk has 3 bytes, want 4"},
-		{"unknown scheme", 4, "abcd", 4, "scheme 4 is unknown"},
+		{"unknown scheme", 5, "abcd", 4, "scheme 5 is unknown"},
 		{"scheme far away", math.MaxUint32, "abcd", 4, "scheme 4294967295 is unknown"},
 		{"no frame", codec.Zstd, "", 1000, "zstd chunk"},
 		{"no magic number", codec.Zstd, "x" + good[1:], 1000, "zstd chunk"},
@@ -265,6 +281,15 @@ func TestDecodeRefuses(t *testing.T) {
 		{"exponent too large", codec.Blocks, "\x80\x00\x00", 4, "exponent 128"},
 		{"value too large", codec.Blocks, "\x7f\x00\x02", 4, "that is none of a block's"},
 		{"whole number too large", codec.Blocks, "\x00\x00\x80", 4, "that is none of a block's"},
+		{"sparse of an odd size", codec.Sparse, "", 5, "multiple of 4"},
+		{"gap beyond the chunk", codec.Sparse, "\x03abcd", 12, "a gap of 3 values, of which 3 are left"},
+		{"a value too many", codec.Sparse, "\x02abcd\x00abcd", 12, "a gap of 0 values, of which 0 are left"},
+		{"gap far away", codec.Sparse, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01abcd", 1 << 20, "a gap of 18446744073709551615 values"},
+		{"gap too long", codec.Sparse, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02abcd", 1 << 20, "no gap stands 14 bytes before its end"},
+		{"gap cut off", codec.Sparse, "\x00abcd\x80", 400, "no gap stands 1 bytes before its end"},
+		{"gap in more bytes than it takes", codec.Sparse, "\x80\x00abcd", 400, "no gap stands 6 bytes before its end"},
+		{"value cut off", codec.Sparse, "\x00abc", 400, "its last value has 3 bytes"},
+		{"value that is 0", codec.Sparse, "\x00\x00\x00\x00\x00", 400, "a value that is 0"},
 		{"compressed block of noise", codec.Zstd, frame(1000, block(true, 2, 100, string(noise(1, 100)))), 1000, "zstd chunk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -346,6 +371,7 @@ func FuzzDecode(f *testing.F) {
 	scheme, data = encode(nil, trained(2000))
 	f.Add(uint32(scheme), data, 8000)
 	f.Add(uint32(codec.Blocks), []byte("\x00\x00\x01\x81"), 8)
+	f.Add(uint32(codec.Sparse), []byte("\x80\x01abcd\x00abcd"), 1024)
 	f.Fuzz(func(t *testing.T, scheme uint32, data []byte, size int) {
 		out, err := codec.Decode([]byte("head"), codec.Scheme(scheme), data, size)
 		if err != nil {
@@ -372,7 +398,7 @@ func BenchmarkCodec(b *testing.B) {
 	}{
 		{"noise", noise(1, codec.Piece)},
 		{"trained", trained(codec.Piece / 4)},
-		{"sparse", sparse(codec.Piece/4, 50)},
+		{"sparse", scattered(codec.Piece/4, 0.01)},
 		{"bf16", lossy(codec.BF16, codec.Piece/4)},
 		{"int8", lossy(codec.Int8, codec.Piece/4)},
 	} {
