@@ -23,28 +23,31 @@ const (
 	// magnitude in place of the norm). The scale is a power of two, so that every value is a float32 of 8 bits; it costs up to
 	// one bit of precision against a scale that is the largest magnitude's 127th. About 8 bits a value remain on the wire.
 	Int8 Lossy = "int8"
+	// TopK leaves all but the largest values of an update out, and what it leaves out for later: see [Largest], which takes what Coarsen does
+	// not know. About 42 bits a value that is sent remain on the wire where one in a hundred is.
+	TopK Lossy = "top-k"
 )
 
-// Lossies lists the ways that a plan may name.
+// Lossies lists the ways that a plan may name by which Coarsen rounds.
 var Lossies = []Lossy{BF16, Int8}
 
 // Check reports that l is none of the ways.
 func (l Lossy) Check() error {
 	switch l {
-	case Exact, BF16, Int8:
+	case Exact, BF16, Int8, TopK:
 		return nil
 	}
-	return fmt.Errorf("encoding %.64q is unknown, want %s or %s (or none)", string(l), BF16, Int8)
+	return fmt.Errorf("encoding %.64q is unknown, want %s, %s or %s (or none)", string(l), BF16, Int8, TopK)
 }
 
 // block is how many values share one of Int8's scales.
 const block = 256
 
 // Coarsen makes values coarser, in place. No magnitude becomes larger than limit, which none was before, and NaNs and infinities
-// stay. The same values, limit and chance give the same bits on every processor. It panics for a way that Check refuses.
+// stay. The same values, limit and chance give the same bits on every processor. TopK rounds nothing. It panics for a way that Check refuses.
 func (l Lossy) Coarsen(values []float32, limit float64, chance *rand.Rand) {
 	switch l {
-	case Exact:
+	case Exact, TopK:
 	case BF16:
 		for i, v := range values {
 			values[i] = within(v, bf16(v), limit)

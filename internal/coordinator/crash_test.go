@@ -72,8 +72,18 @@ func eachWay(t *testing.T, p entry.Plan, victim string, check func(*testing.T, *
 // TestCrashControlled is TestCrash for a participant of a run under SCAFFOLD, whose rounds build on what it keeps between them.
 func TestCrashControlled(t *testing.T) {
 	eachWay(t, plan(t, adam, pair, controlled), "budapest", func(t *testing.T, c *crashes) {
-		if c.how != before && c.tally["put control"] != 2 {
-			t.Errorf("killed at %d control variates, want that of each round", c.tally["put control"])
+		if c.how != before && c.tally["put carried"] != 2 {
+			t.Errorf("killed at %d control variates, want that of each round", c.tally["put carried"])
+		}
+	})
+}
+
+// TestCrashUnsent is TestCrash for a participant of a run whose members send few values of their updates, and the others later.
+func TestCrashUnsent(t *testing.T) {
+	few := func(p *entry.Plan) { p.Encoding, p.TopK = "top-k", 0.2 }
+	eachWay(t, plan(t, adam, pair, short, few, func(p *entry.Plan) { p.Rounds = 2 }), "budapest", func(t *testing.T, c *crashes) {
+		if c.how != before && c.tally["put carried"] != 2 {
+			t.Errorf("killed at %d times what is carried on, want that of each round", c.tally["put carried"])
 		}
 	})
 }

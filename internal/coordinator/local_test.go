@@ -1,6 +1,7 @@
 package coordinator_test
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/trainer"
+	pb "consilium.dev/proto/consilium/v1"
 )
 
 // locally makes a plan of three rounds in which members take different numbers of steps, under a rule with a part for them.
@@ -116,23 +118,7 @@ func TestScaffold(t *testing.T) {
 		w := newWorld(t)
 		w.serve()
 		p := plan(t, locally("scaffold", map[string]any{"learning_rate": 0.5}), func(p *entry.Plan) { p.Quorum, p.Rounds = 3, 6 })
-		late := w.join("longbeach")
-		run := w.start(p)
-		w.books["longbeach"].await(t, "consented")
-		late.stop()
-		first := w.join("budapest")
-		w.join("cleveland")
-		w.join("switzerland")
-		closed := func(n int) { w.books["council"].awaitMany(t, n+1, "round closed", "run", run) }
-		closed(2) // the third waits for whoever is absent, until time passes
-		late = w.join("longbeach")
-		closed(4)
-		late.stop()
-		first.stop()
-		w.join("budapest")
-		closed(5)
-		w.join("longbeach")
-		v := w.completed(run)
+		v := w.comingAndGoing(p)
 
 		of := map[int][]entry.Contribution{}
 		for _, c := range only[entry.RoundClosed](w.facts()) {
@@ -150,7 +136,7 @@ func TestScaffold(t *testing.T) {
 				if own[name] == nil {
 					own[name] = make([]float64, n)
 				}
-				u, err := trainer.TrainControlled(t.Context(), p, x, own[name], train, round, name, nil)
+				u, _, err := trainer.TrainCarrying(t.Context(), p, x, trainer.Carried{Control: own[name]}, train, round, name, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -184,10 +170,100 @@ func TestScaffold(t *testing.T) {
 		if away == 0 {
 			t.Error("every round has everybody's update: nothing is shown of those who are away")
 		}
-		for _, name := range hospitals { // the run has ended
-			for object, err := range w.disks[name].List(t.Context(), "control/") {
-				t.Errorf("%s still keeps %s: %v", name, object, err)
-			}
-		}
+		w.carriesNothing()
 	})
+}
+
+// TestUnsent follows a run whose members send three values of their updates and the others later, some of them away for a while. What a member sends
+// is what is largest of its training and of what it has not sent so far, where an update that no round was closed with counts for nothing.
+func TestUnsent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.serve()
+		p := plan(t, func(p *entry.Plan) { p.Quorum, p.Rounds, p.Encoding, p.TopK = 3, 6, "top-k", 0.2 })
+		whole := p
+		whole.Encoding, whole.TopK = "", 0
+		v := w.comingAndGoing(p)
+
+		x := w.model(entry.Digest(v.Rounds[0].Model))
+		unsent := map[string][]float64{}
+		away, later := 0, 0
+		for _, c := range only[entry.RoundClosed](w.facts())[1:] {
+			sum, rows := make([]float64, len(x.Params)), 0.0
+			for _, m := range c.Members {
+				name := string(m.Member)
+				train := trainingSet(t, p.Schema, name)
+				u, err := trainer.Train(t.Context(), whole, x, train, c.Round, name, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if unsent[name] == nil {
+					unsent[name] = make([]float64, len(u))
+				}
+				order := make([]int, len(u))
+				for i := range u {
+					unsent[name][i] = float64(float32(unsent[name][i] + float64(u[i])))
+					order[i] = i
+				}
+				slices.SortStableFunc(order, func(a, b int) int {
+					return -cmp.Compare(math.Abs(unsent[name][a]), math.Abs(unsent[name][b]))
+				})
+				for _, i := range order[:3] {
+					if unsent[name][i] != float64(u[i]) {
+						later++
+					}
+					sum[i] += float64(train.Rows()) * unsent[name][i]
+					unsent[name][i] = 0
+				}
+				rows += float64(train.Rows())
+			}
+			away += len(hospitals) - len(c.Members)
+			got := w.model(entry.Digest(v.Rounds[c.Round].Model))
+			for i := range sum {
+				want := float64(x.Params[i]) + sum[i]/rows
+				if math.Abs(float64(got.Params[i])-want) > 1e-6*math.Max(1, math.Abs(want)) {
+					t.Errorf("round %d, value %d is off by %g", c.Round, i, float64(got.Params[i])-want)
+				}
+			}
+			x = got
+		}
+		if away == 0 || later == 0 {
+			t.Errorf("%d times a member is away, and %d values are sent later: nothing is shown of those", away, later)
+		}
+		w.carriesNothing()
+	})
+}
+
+// comingAndGoing follows a run of six rounds to its end, to whose first one member does not come, and where others are away later.
+func (w *world) comingAndGoing(p entry.Plan) *pb.ShowReply {
+	t := w.t
+	t.Helper()
+	late := w.join("longbeach")
+	run := w.start(p)
+	w.books["longbeach"].await(t, "consented")
+	late.stop()
+	first := w.join("budapest")
+	w.join("cleveland")
+	w.join("switzerland")
+	closed := func(n int) { w.books["council"].awaitMany(t, n+1, "round closed", "run", run) }
+	closed(2) // the third waits for whoever is absent, until time passes
+	late = w.join("longbeach")
+	closed(4)
+	late.stop()
+	first.stop()
+	w.join("budapest")
+	closed(5)
+	w.join("longbeach")
+	return w.completed(run)
+}
+
+// carriesNothing checks that what members carried from one round to the next is gone with the run.
+func (w *world) carriesNothing() {
+	w.t.Helper()
+	for _, name := range hospitals {
+		for object, err := range w.disks[name].List(w.t.Context(), "carried/") {
+			w.t.Errorf("%s still keeps %s: %v", name, object, err)
+		}
+	}
 }

@@ -380,6 +380,7 @@ type Plan struct {
 	MaxAbs      float64         `json:"max_abs" yaml:"max_abs"`                   // most that a value of an update may be
 	Resolution  float64         `json:"resolution" yaml:"resolution"`             // most that the mean may be off; 0 means 2^-36 of max_abs
 	Encoding    string          `json:"encoding,omitempty" yaml:"encoding"`       // codec.Lossy: how updates are made coarser; empty: not at all
+	TopK        float64         `json:"top_k,omitempty" yaml:"top_k"`             // share of an update's values that is sent, above 0 to 1; with the encoding top-k alone
 	Seed        uint64          `json:"seed" yaml:"seed"`                         // at most 2^53-1
 	Local       Local           `json:"local" yaml:"local"`
 	Standardize *Standardize    `json:"standardize,omitempty" yaml:"standardize"`

@@ -10,6 +10,7 @@ import (
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/store"
+	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
 )
 
@@ -198,38 +199,38 @@ func (c Consents) Has(run string) bool {
 	return ok
 }
 
-// Controls holds control variates.
-type Controls struct{ c *controls }
+// Carried is what a member carries from one round to the next.
+type Carried struct{ c *carried }
 
 // ErrNotOurs is what is wrapped by the reason for which a member is out of a round.
 var ErrNotOurs = errNotOurs
 
-// OpenControls returns the control variates on a disk.
-func OpenControls(ctx context.Context, o store.Objects, kek store.Sealer) (Controls, error) {
-	c := Controls{newControls(blob.New(o, kek), o)}
+// OpenCarried returns what is carried on a disk.
+func OpenCarried(ctx context.Context, o store.Objects, kek store.Sealer) (Carried, error) {
+	c := Carried{newCarried(blob.New(o, kek), o)}
 	return c, c.c.load(ctx)
 }
 
-// Put keeps what an update makes of the variate.
-func (c Controls) Put(ctx context.Context, run string, update entry.Digest, own []float64) error {
+// Put keeps what is carried on with an update.
+func (c Carried) Put(ctx context.Context, run string, update entry.Digest, own trainer.Carried) error {
 	return c.c.put(ctx, run, update, own)
 }
 
-// Settle returns the variate that holds, and drops the others.
-func (c Controls) Settle(ctx context.Context, run string, contributed entry.Digest) ([]float64, error) {
+// Settle returns what holds, and drops the others.
+func (c Carried) Settle(ctx context.Context, run string, contributed entry.Digest) (trainer.Carried, error) {
 	return c.c.settle(ctx, run, contributed)
 }
 
 // Forget drops those of runs that are not open.
-func (c Controls) Forget(ctx context.Context, open map[string]int) error {
+func (c Carried) Forget(ctx context.Context, open map[string]int) error {
 	return c.c.forget(ctx, open)
 }
 
-// DecodeControl reads a kept variate and writes it again.
-func DecodeControl(text []byte) ([]byte, error) {
-	own, err := decodeControl(text)
+// DecodeCarried reads what is carried and writes it again.
+func DecodeCarried(text []byte) ([]byte, error) {
+	own, err := decodeCarried(text)
 	if err != nil {
 		return nil, err
 	}
-	return encodeControl(own), nil
+	return encodeCarried(own), nil
 }

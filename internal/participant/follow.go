@@ -343,7 +343,7 @@ func (s *session) do(session context.Context, t task) error {
 	return nil
 }
 
-// forget drops the kept updates of rounds that are closed, control variates, plans and data of runs that have ended, and a training that an
+// forget drops the kept updates of rounds that are closed, what is carried, plans and data of runs that have ended, and a training that an
 // earlier session began and nobody wants any more.
 func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
 	if !p.studio.wants(w) {

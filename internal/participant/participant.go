@@ -90,7 +90,7 @@ type Participant struct {
 	o      Options
 	log    *zap.Logger
 	kept   *keeper
-	own    *controls // control variates
+	own    *carried // from one round to the next
 	agreed *consents
 	memory *memory // of its witness, if it is one
 	plans  planCache
@@ -164,7 +164,7 @@ func assemble(o Options) *Participant {
 		asked.folder = o.Tray
 	}
 	return &Participant{
-		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), own: newControls(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now), standing: newStanding(sealed, o.Objects, o.Now),
+		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), own: newCarried(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now), standing: newStanding(sealed, o.Objects, o.Now),
 		data: &dataCache{files: o.Data}, epochs: newEpochs(sealed, o.Objects, asked, o.Log), ending: make(chan struct{}),
 		parts: newParts(sealed, o.Objects), quotes: transport.NewQuotes(),
 	}

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
 )
 
@@ -35,8 +36,8 @@ type training struct {
 
 // made is what a training has made.
 type made struct {
-	values  []float32
-	control []float64 // what the own control variate becomes with this update; nil where the strategy has none
+	values []float32
+	next   *trainer.Carried // what is carried on with this update; nil where the plan has nothing carried
 }
 
 // studio runs one training at a time, beside the session that asked for it. A training outlives its session: connections end
@@ -108,12 +109,12 @@ func (p *Participant) keep(ctx context.Context) (finished, error) {
 	}
 	u := finished{base: t.base, weight: t.weight, values: t.values}
 	rand.Read(u.salt[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
-	if t.control != nil {
-		if err := p.own.put(ctx, t.at.run, u.digest(), t.control); err != nil {
+	if t.next != nil {
+		if err := p.own.put(ctx, t.at.run, u.digest(), *t.next); err != nil {
 			return finished{}, err
 		}
 	}
-	// A crash here leaves a control variate of an update that nobody knows: the next training of the run drops it.
+	// A crash here leaves what belongs to an update that nobody knows: the next training of the run drops it.
 	return u, p.kept.put(ctx, t.at, u)
 }
 

@@ -236,19 +236,27 @@ func (s *session) allowed(run, lead string, text []byte) (*study, error) {
 func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data rows) (func(context.Context) (made, error), error) {
 	plan, d := study.plan, study.shape
 	spec := aggregate.Spec{Ranges: d.Training, Weights: []int64{t.Weight}}
-	var own []float64
-	work := func(ctx context.Context, base *model.Model) ([]float32, error) {
-		return trainer.TrainControlled(ctx, plan, base, own, data.train, int(t.Round), s.p.o.Name, func(done int) {
+	var own trainer.Carried
+	work := func(ctx context.Context, base *model.Model) (made, error) {
+		values, next, err := trainer.TrainCarrying(ctx, plan, base, own, data.train, int(t.Round), s.p.o.Name, func(done int) {
 			s.p.desk.progress(done, trainer.Steps(plan, t.Weight))
 		})
+		out := made{values: values}
+		if d.Carries() {
+			out.next = &next
+		}
+		return out, err
 	}
 	var base *model.Model
 	if entry.RoundKind(t.Kind) == entry.Statistics {
 		spec.Ranges = d.Statistics
-		work = func(context.Context, *model.Model) ([]float32, error) { return trainer.Statistics(plan, data.train) }
+		work = func(context.Context, *model.Model) (made, error) {
+			values, err := trainer.Statistics(plan, data.train)
+			return made{values: values}, err
+		}
 	} else {
 		var err error
-		if d.Control > 0 {
+		if d.Carries() {
 			var contributed entry.Digest
 			copy(contributed[:], t.Contributed)
 			if own, err = s.p.own.settle(ctx, t.Run, contributed); err != nil {
@@ -259,20 +267,15 @@ func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data r
 			return nil, err
 		}
 	}
-	training := entry.RoundKind(t.Kind) == entry.Training
 	return func(ctx context.Context) (made, error) {
-		values, err := work(ctx, base)
+		out, err := work(ctx, base)
 		if ctx.Err() != nil {
 			return made{}, ctx.Err()
-		}
-		out := made{values: values}
-		if err == nil && training {
-			out.control, err = trainer.NextControl(plan, own, values)
 		}
 		if err != nil {
 			return made{}, fmt.Errorf("%w: training: %w", errNotOurs, err)
 		}
-		if err := spec.Check(values); err != nil {
+		if err := spec.Check(out.values); err != nil {
 			return made{}, fmt.Errorf("%w: the update would be refused: %w (a larger max_abs or a smaller learning rate in the plan helps)", errNotOurs, err)
 		}
 		return out, nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
@@ -117,6 +118,86 @@ func TestHospitalsEncoded(t *testing.T) {
 		encoding.Coarsen(coarse, p.MaxAbs, rand.New(rand.NewPCG(1, 2)))
 		if !slices.Equal(one, coarse) {
 			t.Errorf("%s: the update is finer than its encoding", encoding)
+		}
+	}
+}
+
+// TestHospitalsTopK: where a member sends two values of fourteen and the others later, the model goes to the goal of those who send all, and where
+// it forgets the others it stays behind.
+func TestHospitalsTopK(t *testing.T) {
+	p, members := federation(t)
+	p = unstandardised(p)
+	for i, m := range members {
+		members[i] = own(m)
+	}
+	base, err := trainer.Initial(p, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	train := func(carried map[string]trainer.Carried) (right int64, loss float64) {
+		m := base
+		for n := range 50 {
+			m = trainRound(t, p, members, m, n+1, carried)
+		}
+		right, _, loss = figures(t, p, members, m)
+		return right, loss
+	}
+	all, goal := train(nil)
+	p.Encoding, p.TopK = string(codec.TopK), 0.1
+	right, loss := train(map[string]trainer.Carried{})
+	forgot, behind := train(nil)
+	t.Logf("%d right, loss %.6f; of two values %d and %.6f, and %d and %.6f where the others are forgotten", all, goal, right, loss, forgot, behind)
+	if right < all-4 || loss > goal+0.002 || behind < goal+0.01 {
+		t.Error("want nearly the figures of all values, and others where what is left out is forgotten")
+	}
+}
+
+// TestCarryUnsent: an update of the encoding top-k is what is largest of the training's and of what is carried, which stays as it is, and
+// what is carried on is the rest; no value is beyond max_abs.
+func TestCarryUnsent(t *testing.T) {
+	set, p := drawn(40, 3, 2), plan(3, true)
+	p.MaxAbs = 0.75
+	m := start(t, p)
+	whole, err := trainer.Train(t.Context(), p, m, set, 1, "north", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Encoding, p.TopK = string(codec.TopK), 0.3
+	d, err := trainer.Describe(p)
+	if err != nil || d.Sent != 2 || !d.Carries() {
+		t.Fatalf("%+v, %v, want 2 values of 4 to be sent", d, err)
+	}
+	before := make([]float32, len(whole))
+	before[1], before[2] = 1, -0.125
+	carried := trainer.Carried{Unsent: slices.Clone(before)}
+	sent, next, err := trainer.TrainCarrying(t.Context(), p, m, carried, set, 1, "north", nil)
+	if err != nil || !slices.Equal(carried.Unsent, before) {
+		t.Fatalf("%v, and %v is what was carried", err, carried.Unsent)
+	}
+	if err := (aggregate.Spec{Ranges: d.Training}).Check(sent); err != nil {
+		t.Error(err)
+	}
+	values := 0
+	for i, v := range sent {
+		if v != 0 {
+			values++
+		}
+		if v+next.Unsent[i] != whole[i]+before[i] {
+			t.Errorf("%v of value %d is sent and %v left, of %v and %v of before", v, i, next.Unsent[i], whole[i], before[i])
+		}
+	}
+	if values != 2 || sent[1] != 0.75 {
+		t.Errorf("%v is sent, want two values, and max_abs of what is beyond it", sent)
+	}
+	first, err := trainer.Train(t.Context(), p, m, set, 1, "north", nil)
+	if err != nil || slices.Equal(first, sent) || slices.Equal(first, whole) {
+		t.Errorf("the first round sends %v, %v", first, err)
+	}
+	grown := slices.Clone(before)
+	grown[0] = float32(math.Inf(1))
+	for _, unsent := range [][]float32{before[:3], append(before, 0), {}, grown} {
+		if _, _, err := trainer.TrainCarrying(t.Context(), p, m, trainer.Carried{Unsent: unsent}, set, 1, "north", nil); err == nil {
+			t.Errorf("%v is taken for what is unsent of %d values", unsent, len(whole))
 		}
 	}
 }

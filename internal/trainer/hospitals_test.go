@@ -144,23 +144,19 @@ func round(t testing.TB, p entry.Plan, members []member, statistics bool, work f
 	return mean
 }
 
-// trainRound returns the model that a round makes of base. own holds the members' control variates between rounds;
-// nil where the rule has none.
-func trainRound(t testing.TB, p entry.Plan, members []member, base *model.Model, n int, own map[string][]float64) *model.Model {
+// trainRound returns the model that a round makes of base. carried is what the members carry between rounds; nil where that is nothing.
+func trainRound(t testing.TB, p entry.Plan, members []member, base *model.Model, n int, carried map[string]trainer.Carried) *model.Model {
 	t.Helper()
-	next := map[string][]float64{}
+	next := map[string]trainer.Carried{}
 	var weights []int64
 	mean := round(t, p, members, false, func(m member) ([]float32, error) {
 		weights = append(weights, int64(m.train.Rows()))
-		u, err := trainer.TrainControlled(t.Context(), p, base, own[m.name], m.train, n, m.name, nil)
-		if err != nil {
-			return nil, err
-		}
-		next[m.name], err = trainer.NextControl(p, own[m.name], u)
+		u, after, err := trainer.TrainCarrying(t.Context(), p, base, carried[m.name], m.train, n, m.name, nil)
+		next[m.name] = after
 		return u, err
 	})
-	if own != nil {
-		maps.Copy(own, next)
+	if carried != nil {
+		maps.Copy(carried, next)
 	}
 	scale, err := trainer.Scale(p, weights, len(members))
 	if err != nil {
@@ -190,9 +186,9 @@ func TestDrift(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		own := map[string][]float64{}
+		carried := map[string]trainer.Carried{}
 		for n := range rounds {
-			m = trainRound(t, p, members, m, n+1, own)
+			m = trainRound(t, p, members, m, n+1, carried)
 		}
 		_, _, loss := figures(t, p, members, m)
 		weight, _ := m.Layout.Slice(m.Params, "linear.weight")

@@ -20,19 +20,67 @@ import (
 	"consilium.dev/internal/model"
 )
 
+// Carried is what a member carries from one round of a run to the next; its zero value is what it has before its first. It becomes what
+// [TrainCarrying] has returned once the update that came with it is part of a closed round, and not before.
+type Carried struct {
+	Control []float64 // its own control variate, where the strategy has one; nil: 0
+	Unsent  []float32 // what the encoding top-k has left out of its updates so far; nil: nothing
+}
+
 // Train takes the plan's local steps of gradient descent, as its strategy wants them, from base over a member's training rows, and returns
 // its update: the trained parameters less base, over the whole layout, 0 for the tensors of standardising. With a batch, rows are taken in an
 // order drawn from the plan's seed, the round and the member, a new one for each pass. Where the plan names an encoding, the
 // update is what that makes of it. It fails where the update would be
 // refused by the plan's own limits, and, with the context's cause, soon after ctx is done. After each step it calls step, unless
-// that is nil, with the number of steps that are done. Where the strategy has control variates the member's is 0, as in its first round.
+// that is nil, with the number of steps that are done. What a member carries between rounds is that of its first.
 func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.Set, round int, member string, step func(done int)) ([]float32, error) {
-	return TrainControlled(ctx, p, base, nil, train, round, member, step)
+	u, _, err := TrainCarrying(ctx, p, base, Carried{}, train, round, member, step)
+	return u, err
 }
 
-// TrainControlled is [Train] for a member whose own control variate is own, as [NextControl] returned it; nil is 0. The update begins with how
-// it changes. A strategy without control variates does not look at it.
-func TrainControlled(ctx context.Context, p entry.Plan, base *model.Model, own []float64, train *dataset.Set, round int, member string, step func(done int)) ([]float32, error) {
+// TrainCarrying is [Train] for a member that carries c, which stays as it is, and returns what it carries on with the update. Where the strategy
+// has control variates the update begins with how c's changes, to the bit. Under the encoding top-k the update is of what training made and
+// what c has unsent; a value of which there is more than max_abs is sent as max_abs, and the rest is carried on.
+func TrainCarrying(ctx context.Context, p entry.Plan, base *model.Model, c Carried, train *dataset.Set, round int, member string, step func(done int)) (update []float32, next Carried, err error) {
+	d, err := Describe(p)
+	if err != nil {
+		return nil, Carried{}, err
+	}
+	u, err := descend(ctx, p, base, c.Control, train, round, member, step)
+	if err != nil {
+		return nil, Carried{}, err
+	}
+	codec.Lossy(p.Encoding).Coarsen(u, p.MaxAbs, rand.New(rand.NewChaCha8(seed("encoding", p.Seed, round, member))))
+	if d.Control > 0 {
+		next.Control, err = nextControl(d, c.Control, u)
+	}
+	if d.Sent > 0 {
+		next.Unsent, err = leave(u, c.Unsent, d.Sent, p.MaxAbs)
+	}
+	if err != nil {
+		return nil, Carried{}, err
+	}
+	return u, next, nil
+}
+
+// leave makes of an update what is sent of it, and returns what is not.
+func leave(update, unsent []float32, most int, limit float64) ([]float32, error) {
+	next := make([]float32, len(update))
+	if unsent != nil && len(unsent) != len(update) {
+		return nil, fmt.Errorf("%d values are unsent of updates of %d", len(unsent), len(update))
+	}
+	copy(next, unsent)
+	codec.Largest(update, next, most, limit)
+	for _, v := range next {
+		if math.IsInf(float64(v), 0) || v != v {
+			return nil, errors.New("what is unsent has grown beyond all bounds: a larger top_k or max_abs in the plan helps")
+		}
+	}
+	return next, nil
+}
+
+// descend is training without its encoding. own is the own control variate.
+func descend(ctx context.Context, p entry.Plan, base *model.Model, own []float64, train *dataset.Set, round int, member string, step func(done int)) ([]float32, error) {
 	q, err := open(p, base)
 	if err != nil {
 		return nil, err
@@ -70,12 +118,7 @@ func TrainControlled(ctx context.Context, p entry.Plan, base *model.Model, own [
 	if strategy.Local().Normalized {
 		norm = strategy.Local().Norm(steps, p.Local.LearningRate)
 	}
-	u, err := fit.update(p, base, norm, own, steps)
-	if err == nil {
-		chance := rand.New(rand.NewChaCha8(seed("encoding", p.Seed, round, member)))
-		codec.Lossy(p.Encoding).Coarsen(u, p.MaxAbs, chance)
-	}
-	return u, err
+	return fit.update(p, base, norm, own, steps)
 }
 
 // descent is gradient descent on the parameters of a logistic model, as the plan's strategy wants it. Its slices are made once for all steps.
@@ -164,18 +207,13 @@ func (d *descent) update(p entry.Plan, base *model.Model, norm float64, own []fl
 	return u, nil
 }
 
-// NextControl returns what becomes of a member's own control variate, nil for 0, once an update of its is part of a closed round: exactly what
-// the update says of it. It returns nil where the plan's strategy has none.
-func NextControl(p entry.Plan, own []float64, update []float32) ([]float64, error) {
-	d, err := Describe(p)
-	if err != nil || d.Control == 0 {
-		return nil, err
-	}
+// nextControl returns what becomes of a member's own control variate, nil for 0, with an update of its: exactly what the update says of it.
+func nextControl(d Description, own []float64, update []float32) ([]float64, error) {
 	if own == nil {
 		own = make([]float64, d.Control)
 	}
-	if len(own) != d.Control || len(update) < d.Control {
-		return nil, fmt.Errorf("control variate of %d values and update of %d, want %d of both", len(own), len(update), d.Control)
+	if len(own) != d.Control {
+		return nil, fmt.Errorf("control variate of %d values, want %d", len(own), d.Control)
 	}
 	next := slices.Clone(own)
 	for i := range next {

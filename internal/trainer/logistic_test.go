@@ -417,7 +417,7 @@ func TestControlled(t *testing.T) {
 		}
 		base := &model.Model{Layout: d.Layout, Params: append([]float32{0.25, -0.5, 0.125, 1}, m.Params...)}
 		own := []float64{1, -0.25, 0.5, 0}
-		got, err := trainer.TrainControlled(t.Context(), p, base, own, set, 1, "north", nil)
+		got, next, err := trainer.TrainCarrying(t.Context(), p, base, trainer.Carried{Control: own}, set, 1, "north", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -437,30 +437,33 @@ func TestControlled(t *testing.T) {
 				t.Errorf("parameter %d moves by %v, want %v", i, got[n+i], want)
 			}
 		}
-		next, err := trainer.NextControl(p, own, got)
+		p.Encoding = "bf16"
+		coarse, rounded, err := trainer.TrainCarrying(t.Context(), p, base, trainer.Carried{Control: own}, set, 1, "north", nil)
+		if p.Encoding = ""; err != nil || slices.Equal(coarse, got) {
+			t.Errorf("a coarser update: %v, %v", coarse, err)
+		}
+		_, first, err := trainer.TrainCarrying(t.Context(), p, base, trainer.Carried{}, set, 1, "north", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, v := range next {
-			if want := own[i] + float64(got[i]); v != want {
-				t.Errorf("the variate becomes %v, want %v as the update says", v, want)
+		_, zero, err := trainer.TrainCarrying(t.Context(), p, base, trainer.Carried{Control: make([]float64, n)}, set, 1, "north", nil)
+		if err != nil || !slices.Equal(first.Control, zero.Control) {
+			t.Errorf("from nothing the variate becomes %v, and from zeros %v, %v", first.Control, zero.Control, err)
+		}
+		for i := range own {
+			if v := next.Control[i]; v != own[i]+float64(got[i]) {
+				t.Errorf("the variate becomes %v, want %v as the update says", v, own[i]+float64(got[i]))
+			}
+			if v := rounded.Control[i]; v != own[i]+float64(coarse[i]) {
+				t.Errorf("the variate becomes %v, want %v as the coarser update says", v, own[i]+float64(coarse[i]))
 			}
 		}
-		if first, err := trainer.NextControl(p, nil, got); err != nil || first[0] != float64(got[0]) {
-			t.Errorf("from nothing it becomes %v, %v, want %v", first, err, got[:n])
-		}
-		for what, err := range map[string]error{
-			"training":  second(trainer.TrainControlled(t.Context(), p, base, own[:n-1], set, 1, "north", nil)),
-			"the next":  second(trainer.NextControl(p, own[:n-1], got)),
-			"an update": second(trainer.NextControl(p, own, got[:n-1])),
-		} {
-			if err == nil {
-				t.Errorf("%s of another length is taken", what)
-			}
+		if _, _, err := trainer.TrainCarrying(t.Context(), p, base, trainer.Carried{Control: own[:n-1]}, set, 1, "north", nil); err == nil {
+			t.Error("a variate of another length is taken")
 		}
 	}
 	p.Strategy = entry.Strategy{Name: "fedavg"}
-	if next, err := trainer.NextControl(p, nil, u); next != nil || err != nil {
+	if _, next, err := trainer.TrainCarrying(t.Context(), p, m, trainer.Carried{Control: []float64{1}}, set, 1, "north", nil); next.Control != nil || err != nil {
 		t.Errorf("without control variates: %v, %v, want none", next, err)
 	}
 }

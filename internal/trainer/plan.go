@@ -50,7 +50,7 @@ type planFile struct {
 // ParsePlan reads the plan that a lead wrote, a YAML document of at most 256 KiB with the keys of [entry.Plan] and, under
 // schema, what [dataset.ParseSchema] describes. Unknown and doubled keys are errors. Left out have defaults: trainer
 // builtin/logistic, strategy fedavg, quorum all listed members (there is no default where none is listed), deadline 10m, tries
-// 3, max_abs 16, resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), encoding none, local.steps 1 (where epochs is left out too), batch 0 (all rows), l2 0; without standardize there is no round 0.
+// 3, max_abs 16, resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), encoding none, top_k 0 (no share), local.steps 1 (where epochs is left out too), batch 0 (all rows), l2 0; without standardize there is no round 0.
 // The plan that it returns has passed [CheckPlan].
 func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	if len(yamlText) > maxPlan {
@@ -188,7 +188,26 @@ func checkNames(p entry.Plan) error {
 		}
 		seen[m] = true
 	}
-	return codec.Lossy(p.Encoding).Check()
+	return checkEncoding(p)
+}
+
+// checkEncoding judges how updates are made coarser. Where an update is shortened for the sake of privacy, nobody knows how much of what a member
+// sends is lost, and so not what is left for its next round.
+func checkEncoding(p entry.Plan) error {
+	way := codec.Lossy(p.Encoding)
+	if err := way.Check(); err != nil || way != codec.TopK {
+		if err == nil && p.TopK != 0 {
+			err = fmt.Errorf("top_k is %v, want it with encoding %s only", p.TopK, codec.TopK)
+		}
+		return err
+	}
+	switch {
+	case !(p.TopK > 0 && p.TopK <= 1):
+		return fmt.Errorf("top_k is %v, want above 0 to 1: the share of an update's values that is sent", p.TopK)
+	case p.Privacy != nil:
+		return fmt.Errorf("encoding %s in a run with privacy, want another one or none", way)
+	}
+	return nil
 }
 
 // checkStrategy judges a strategy by itself and with what participants are to do.
@@ -202,6 +221,9 @@ func checkStrategy(p entry.Plan) error {
 	}
 	if p.Quorum < s.Least() {
 		return fmt.Errorf("quorum is %d, but strategy %s makes a model of %d updates or more", p.Quorum, s.Name(), s.Least())
+	}
+	if s.Local().Controlled && codec.Lossy(p.Encoding) == codec.TopK { // their size is another, and they would compete for places with the model's values
+		return fmt.Errorf("encoding %s with strategy %s, whose updates hold control variates; want another one or none", codec.TopK, s.Name())
 	}
 	if m := entry.Member(s.Member()); m != "" && len(p.Members) > 0 && !slices.Contains(p.Members, m) {
 		return fmt.Errorf("strategy %s measures by the updates of %.64q, who is not among the members listed", s.Name(), m)

@@ -32,6 +32,7 @@ import (
 	"slices"
 
 	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/codec"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/model"
@@ -56,7 +57,11 @@ type Description struct {
 	Statistics []aggregate.Range // of round 0's vectors; nil where the plan does not standardise
 	Training   []aggregate.Range // of the updates of training rounds, one value for each of the layout
 	Control    int               // how many values at the beginning of models and updates are control variates; 0: the strategy has none
+	Sent       int               // most values of a training round's update that are not 0; 0: the plan does not say
 }
+
+// Carries reports whether a member carries something from one round to the next.
+func (d Description) Carries() bool { return d.Control > 0 || d.Sent > 0 }
 
 // Describe returns what follows from a plan, or why the plan is refused, as [CheckPlan] does.
 func Describe(p entry.Plan) (Description, error) {
@@ -77,6 +82,9 @@ func Describe(p entry.Plan) (Description, error) {
 		d.Control = n + 1
 		d.Layout = slices.Concat(model.Layout{{Name: tensorControlBias, Shape: []int{1}}, {Name: tensorControlWeight, Shape: []int{1, n}}}, d.Layout)
 		d.Training = append(d.Training, d.Training[0])
+	}
+	if codec.Lossy(p.Encoding) == codec.TopK {
+		d.Sent = min(int(math.Ceil(p.TopK*float64(n+1))), n+1) // what stays as it is needs no place
 	}
 	if p.Standardize != nil {
 		d.Layout = append(d.Layout, model.Tensor{Name: tensorMean, Shape: []int{n}}, model.Tensor{Name: tensorScale, Shape: []int{n}})
