@@ -394,6 +394,20 @@ type Peer struct {
 	Name   string
 }
 
+// peerKey is the context key of ForPeer.
+type peerKey struct{}
+
+// ForPeer returns a context that says whose evidence is judged under it, so that what judging costs others counts for that peer.
+func ForPeer(ctx context.Context, p Peer) context.Context {
+	return context.WithValue(ctx, peerKey{}, p)
+}
+
+// PeerIn returns the peer that [ForPeer] has named, the zero Peer where it has named none.
+func PeerIn(ctx context.Context) Peer {
+	p, _ := ctx.Value(peerKey{}).(Peer)
+	return p
+}
+
 // Appraisal is the outcome of a policy that admitted a peer.
 type Appraisal struct {
 	Sets      []string      // reference sets that matched, one per type of evidence

@@ -96,6 +96,7 @@ func (x *exchange) binding(j judgement) attest.Binding {
 func (x *exchange) judgeMachine(ctx context.Context, j judgement) ([]attest.Claims, error) {
 	cfg := &x.c.cfg
 	b := x.binding(j)
+	ctx = attest.ForPeer(ctx, x.who())
 	var all []attest.Claims
 	for i, e := range j.evidence {
 		v := verifier(cfg.Verifiers, e.Type)
