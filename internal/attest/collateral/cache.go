@@ -83,15 +83,16 @@ type Options struct {
 // Cache is collateral in a folder. It is safe for concurrent use. Several processes may have a folder open: each goes by the highest numbers
 // of all, and Run sees what others have put there within a minute.
 type Cache struct {
-	o        Options
-	asking   singleflight.Group
-	onDemand *rate.Limiter // of questions that a peer's evidence raises
+	o      Options
+	asking singleflight.Group
 
 	mu      sync.Mutex
+	shares  map[attest.Peer]*rate.Limiter // of questions that evidence raises, for whoever showed it; the zero Peer is for our own
 	readers map[attest.Type]attest.Reader
 	changed time.Time // of the folder, when it was last read or written here
 	pieces  map[string]attest.Piece
 	numbers map[string]*big.Int
+	behind  bool                 // numbers.json lacks some of the numbers, since it could not be written
 	refused map[string]string    // files that are not what their name says, with the reason
 	wanted  map[string]bool      // names that evidence needed and that somebody hands out
 	failed  map[string]*failure  // names that could not be fetched
@@ -113,7 +114,7 @@ func Open(o Options, verifiers []attest.Verifier) (*Cache, error) {
 		}
 	}
 	c := &Cache{
-		o: o, onDemand: rate.NewLimiter(rate.Every(10*time.Second), 16),
+		o: o, shares: map[attest.Peer]*rate.Limiter{},
 		pieces: map[string]attest.Piece{}, numbers: map[string]*big.Int{}, wanted: map[string]bool{},
 		failed: map[string]*failure{}, warned: map[string]time.Time{},
 	}
@@ -275,7 +276,7 @@ func (c *Cache) keep(pieces []attest.Piece) (fresh []string, err error) {
 		}
 		c.o.Log.Info("collateral is new", fields...)
 	}
-	if raised {
+	if raised || c.behind {
 		first = cmp.Or(first, c.writeNumbers())
 	}
 	if len(fresh) > 0 {
@@ -312,7 +313,9 @@ type numbersText struct {
 	Numbers map[string]string `json:"numbers"`
 }
 
+// writeNumbers makes the numbers durable. Where it cannot, the next call of keep tries it again, and so does Run.
 func (c *Cache) writeNumbers() error {
+	c.behind = true
 	text := numbersText{numbersSchema, map[string]string{}}
 	for name, n := range c.numbers {
 		text.Numbers[name] = n.String()
@@ -324,6 +327,7 @@ func (c *Cache) writeNumbers() error {
 	if err != nil {
 		return fmt.Errorf("collateral: the highest numbers: %w", err)
 	}
+	c.behind = false
 	return nil
 }
 

@@ -161,6 +161,13 @@ func (s *site) judge(t testing.TB, scene *dcaptest.Scene, c attest.Collateral) (
 	return s.tdx.Verify(t.Context(), attest.Evidence{Type: attest.TDX, Body: scene.Quote(), Collateral: c}, scene.Binding, s.at, nil)
 }
 
+// judgeOf is judge for evidence that the participant of that name shows.
+func (s *site) judgeOf(t testing.TB, name string, scene *dcaptest.Scene, c attest.Collateral) (attest.Claims, error) {
+	t.Helper()
+	ctx := attest.ForPeer(t.Context(), attest.Peer{Office: attest.Participant, Name: name})
+	return s.tdx.Verify(ctx, attest.Evidence{Type: attest.TDX, Body: scene.Quote(), Collateral: c}, scene.Binding, s.at, nil)
+}
+
 // numbered gives a scene's documents that number, and its lists too.
 func numbered(n int) *dcaptest.Scene {
 	s := dcaptest.NewTDX()

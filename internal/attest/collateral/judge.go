@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"consilium.dev/internal/attest"
 )
@@ -101,7 +103,7 @@ func find(pieces []attest.Piece, name string) *attest.Piece {
 // demand fetches what is missing, as far as questions that evidence raises may be asked. Without an answer evidence is judged by what there is.
 func (c *Cache) demand(ctx context.Context, names []string, at time.Time) {
 	names = c.missing(names, at)
-	if c.o.Service == nil || len(names) == 0 || !c.onDemand.AllowN(c.o.Now(), len(names)) {
+	if c.o.Service == nil || len(names) == 0 || !c.share(attest.PeerIn(ctx)).AllowN(c.o.Now(), len(names)) {
 		return
 	}
 	// A caller who goes, or who came when its time was nearly over, is no failure of the service, for which others would have to wait.
@@ -109,6 +111,31 @@ func (c *Cache) demand(ctx context.Context, names []string, at time.Time) {
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
 	_, _ = c.Fetch(asking, names) // told to the log
+}
+
+// A peer's evidence may raise so many questions at once, and one more in each pause. What one peer uses up is no other's.
+const (
+	shareBurst = 16
+	sharePause = 10 * time.Second
+	maxShares  = 4096 // peers whose shares are remembered
+)
+
+// share returns what is left to a peer of its questions.
+func (c *Cache) share(p attest.Peer) *rate.Limiter {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l, ok := c.shares[p]; ok {
+		return l
+	}
+	now := c.o.Now()
+	if len(c.shares) >= maxShares { // a peer has proven its name, so there are no more than the manifest names, in any epoch
+		maps.DeleteFunc(c.shares, func(_ attest.Peer, l *rate.Limiter) bool { return l.TokensAt(now) >= shareBurst })
+	}
+	l := rate.NewLimiter(rate.Every(sharePause), shareBurst)
+	if len(c.shares) < maxShares {
+		c.shares[p] = l
+	}
+	return l
 }
 
 // chosen returns what of the collateral that was sent evidence is judged by, and what of that which is kept.

@@ -34,6 +34,7 @@ func (c *Cache) Run(ctx context.Context, own attest.Attester) {
 		case <-time.After(looking):
 			c.mu.Lock()
 			c.look()
+			c.catchUp()
 			c.mu.Unlock()
 			c.warn() // of what somebody has brought on a stick, too
 			c.supply(ctx)
@@ -85,6 +86,19 @@ func (c *Cache) look() {
 	if err := c.follow(); err != nil {
 		c.o.Log.Error("what is new in the folder of collateral cannot be read", zap.Error(err))
 	}
+}
+
+// catchUp writes numbers that could not be written when they were seen.
+func (c *Cache) catchUp() {
+	if !c.behind {
+		return
+	}
+	if err := c.writeNumbers(); err != nil {
+		c.o.Log.Error("the highest numbers of collateral cannot be written: after a restart older ones would pass", zap.Error(err))
+		return
+	}
+	c.changed = c.stamp()
+	c.o.Log.Info("the highest numbers of collateral are written")
 }
 
 // wantOwn notes what evidence of our own needs.

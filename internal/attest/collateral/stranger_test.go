@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"consilium.dev/internal/attest"
@@ -224,25 +225,79 @@ func (m nitroMachine) Attest(context.Context, attest.Binding) (attest.Evidence, 
 	return attest.Evidence{}, context.Canceled
 }
 
-// TestUsedUp: somebody who uses up all questions that evidence may raise delays what others need by a minute.
+// TestUsedUp: a peer that uses up all questions that its evidence may raise delays what it needs itself by a minute, and nobody else's.
 func TestUsedUp(t *testing.T) {
 	m := newMaker(t)
 	scene := numbered(18)
 	m.serve(scene)
 	s := newSite(t, t.TempDir(), m.service(t))
-	for n := range byte(20) {
-		f := numbered(18)
-		f.With(dcaptest.ElementOf([]byte{0xee, 0, 0, 0, 0, n}, 4))
-		f.Written = func(quote []byte) []byte { quote[100] ^= 1; return quote }
-		if _, err := s.judge(t, f, nil); err == nil {
-			t.Fatal("a quote with an altered body is taken")
-		}
+	s.useUp(t, "budapest")
+	claims, err := s.judgeOf(t, "budapest", scene, nil)
+	if err != nil || claims.TDX.Platform.TCB.Checked {
+		t.Fatalf("%v, TCB checked %t: the questions are not used up, and the test shows nothing", err, claims.TDX.Platform.TCB.Checked)
 	}
-	claims, err := s.judge(t, scene, nil)
+	claims, err = s.judgeOf(t, "cleveland", scene, nil)
+	wantChecked(t, claims, err, "18")
+}
+
+// TestSuppliedLater: what a peer that has used up its questions needs is fetched within a minute, once its evidence was found genuine.
+func TestSuppliedLater(t *testing.T) {
+	m := newMaker(t)
+	scene := numbered(18)
+	m.serve(scene)
+	s := newSite(t, t.TempDir(), m.service(t))
+	s.useUp(t, "budapest")
+	claims, err := s.judgeOf(t, "budapest", scene, nil)
 	if err != nil || claims.TDX.Platform.TCB.Checked {
 		t.Fatalf("%v, TCB checked %t: the questions are not used up, and the test shows nothing", err, claims.TDX.Platform.TCB.Checked)
 	}
 	s.Supply(t.Context())
-	claims, err = s.judge(t, scene, nil)
+	claims, err = s.judgeOf(t, "budapest", scene, nil)
 	wantChecked(t, claims, err, "18")
+}
+
+// useUp has a peer show evidence that is none until its questions are used up.
+func (s *site) useUp(t *testing.T, name string) {
+	t.Helper()
+	for n := range byte(20) {
+		f := numbered(18)
+		f.With(dcaptest.ElementOf([]byte{0xee, 0, 0, 0, 0, n}, 4))
+		f.Written = func(quote []byte) []byte { quote[100] ^= 1; return quote }
+		if _, err := s.judgeOf(t, name, f, nil); err == nil {
+			t.Fatal("a quote with an altered body is taken")
+		}
+	}
+}
+
+// TestNumbersOnFullDisk: numbers that a full disk did not take are written once it does, and then hold for the next process.
+func TestNumbersOnFullDisk(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "collateral")
+	s := newSite(t, folder, nil)
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(folder, nil, 0o600); err != nil { // nothing can be written below it
+		t.Fatal(err)
+	}
+	newer, older := numbered(18), numbered(17)
+	if _, err := s.judge(t, newer, newer.Collateral()); err != nil {
+		t.Fatal(err)
+	}
+	if s.log.FilterMessage("collateral that came with evidence could not be kept").Len() != 1 {
+		t.Fatal("the folder takes something: the test shows nothing")
+	}
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		stop := s.Start(t.Context(), nil)
+		time.Sleep(time.Minute + time.Second)
+		synctest.Wait()
+		stop()
+	})
+	_, err := newSite(t, folder, nil).judge(t, older, older.Collateral())
+	wantClass(t, err, attest.ClassRevoked)
 }
