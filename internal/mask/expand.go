@@ -31,17 +31,13 @@ func Apply(dst []uint64, offset int, terms ...Term) {
 	if offset < 0 {
 		panic("mask: a part of a vector begins before it")
 	}
-	var stream [8 * words]byte
-	apply(dst, uint64(offset), terms, stream[:])
-}
-
-func apply(dst []uint64, offset uint64, terms []Term, stream []byte) {
+	stream := make([]byte, 8*words)
 	defer clear(stream)
 	for len(terms) > 0 {
 		n := min(len(terms), atOnce)
 		var ciphers [atOnce]cipher.Stream
 		for i, t := range terms[:n] {
-			ciphers[i] = keyStream(t.Seed, offset)
+			ciphers[i] = keyStream(t.Seed, uint64(offset))
 		}
 		for at := 0; at < len(dst); at += words {
 			part := dst[at:min(at+words, len(dst))]
@@ -75,13 +71,38 @@ func keyStream(seed Seed, word uint64) cipher.Stream {
 	return s
 }
 
+// add and subtract take in eight words at a time, without a check for each: the rest comes one by one.
 func add(dst []uint64, stream []byte) {
+	for len(dst) >= 8 && len(stream) >= 64 {
+		d, b := (*[8]uint64)(dst), (*[64]byte)(stream)
+		d[0] += binary.LittleEndian.Uint64(b[0:8])
+		d[1] += binary.LittleEndian.Uint64(b[8:16])
+		d[2] += binary.LittleEndian.Uint64(b[16:24])
+		d[3] += binary.LittleEndian.Uint64(b[24:32])
+		d[4] += binary.LittleEndian.Uint64(b[32:40])
+		d[5] += binary.LittleEndian.Uint64(b[40:48])
+		d[6] += binary.LittleEndian.Uint64(b[48:56])
+		d[7] += binary.LittleEndian.Uint64(b[56:64])
+		dst, stream = dst[8:], stream[64:]
+	}
 	for i := range dst {
 		dst[i] += binary.LittleEndian.Uint64(stream[8*i : 8*i+8])
 	}
 }
 
 func subtract(dst []uint64, stream []byte) {
+	for len(dst) >= 8 && len(stream) >= 64 {
+		d, b := (*[8]uint64)(dst), (*[64]byte)(stream)
+		d[0] -= binary.LittleEndian.Uint64(b[0:8])
+		d[1] -= binary.LittleEndian.Uint64(b[8:16])
+		d[2] -= binary.LittleEndian.Uint64(b[16:24])
+		d[3] -= binary.LittleEndian.Uint64(b[24:32])
+		d[4] -= binary.LittleEndian.Uint64(b[32:40])
+		d[5] -= binary.LittleEndian.Uint64(b[40:48])
+		d[6] -= binary.LittleEndian.Uint64(b[48:56])
+		d[7] -= binary.LittleEndian.Uint64(b[56:64])
+		dst, stream = dst[8:], stream[64:]
+	}
 	for i := range dst {
 		dst[i] -= binary.LittleEndian.Uint64(stream[8*i : 8*i+8])
 	}

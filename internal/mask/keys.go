@@ -101,17 +101,16 @@ func ParsePublic(b []byte) (Public, error) {
 	return p, nil
 }
 
-// SelfSeed returns the term of the self mask of the member that announced p, from its self seed as shares gave it; [ErrShares] if it is not
-// the one that was announced.
-func (p Public) SelfSeed(s Secret) (Term, error) {
+// checkSelf reports, by [ErrShares], that a self seed as shares gave it is not that of the member that announced p.
+func (p Public) checkSelf(s Secret) error {
 	if d := s.digest(); subtle.ConstantTimeCompare(d[:], p.Self[:]) != 1 {
-		return Term{}, fmt.Errorf("%w: not the self seed that was announced", ErrShares)
+		return fmt.Errorf("%w: not the self seed that was announced", ErrShares)
 	}
-	return Term{Seed: Seed(s)}, nil
+	return nil
 }
 
-// MaskKey reports, by [ErrShares], that a mask key as shares gave it is not that of the member that announced p.
-func (p Public) MaskKey(s Secret) error {
+// checkMask reports, by [ErrShares], that a mask key as shares gave it is not that of the member that announced p.
+func (p Public) checkMask(s Secret) error {
 	if q := public(s.private()); subtle.ConstantTimeCompare(q[:], p.Mask[:]) != 1 {
 		return fmt.Errorf("%w: not the mask key that was announced", ErrShares)
 	}

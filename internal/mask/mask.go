@@ -20,9 +20,12 @@
 // the holders ([Check]); where c holders collude with it, unless 2t > holders + c. Beyond the complete graph the bounds of [Degree] are
 // against a coordinator that asks all alike.
 //
+// A member masks one vector with the keys of a try, and the very same bytes if it sends it again: whoever had two under the same masks would
+// have their difference. A vector that comes once its member was called missing is not taken.
+//
 // What it does not do. It does not hide who takes part, nor what the sum itself tells, and no mask shows whether a vector is an honest
 // one. Nothing here is checked against signatures. A wrong share is found, since self seeds and mask keys are held against what was
-// announced; a vector that was masked wrongly gives a wrong sum, which the grid's bound makes fail (aggregate.Sum.AddWhole), but not with
+// announced, and too many of them end the try; a vector that was masked wrongly gives a wrong sum, which the grid's bound makes fail (aggregate.Sum.AddWhole), but not with
 // certainty.
 //
 // It is an innocent room: chance is a reader that the caller gives, which has to be cryptographic. What is secret decides no branch and no

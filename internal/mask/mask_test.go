@@ -242,6 +242,27 @@ func TestUnmaskRefuses(t *testing.T) {
 			all[3].Shares[2].Y[5] ^= 1
 			return all
 		}, "unmasking m003: shares do not give the secret: not the mask key that was announced"},
+		{"a wrong share of more than are needed", func(all []mask.Member, f *federation) []mask.Member {
+			all[1].Shares = append(all[1].Shares, f.holds[1][3].SelfShare())
+			all[1].Shares[1].Y[0] ^= 7
+			return all
+		}, ""},
+		{"two wrong shares of one more than are needed", func(all []mask.Member, f *federation) []mask.Member {
+			all[1].Shares = append(all[1].Shares, f.holds[1][3].SelfShare())
+			all[1].Shares[1].Y[0] ^= 7
+			all[1].Shares[3].Y[0] ^= 7
+			return all
+		}, "unmasking m001: shares do not give the secret: not the self seed that was announced"},
+		{"a share twice", func(all []mask.Member, _ *federation) []mask.Member {
+			all[1].Shares = append(all[1].Shares, all[1].Shares[0])
+			return all
+		}, "unmasking m001: shares do not give the secret: two shares at 1"},
+		{"a share of another length", func(all []mask.Member, _ *federation) []mask.Member {
+			for i := range all[1].Shares {
+				all[1].Shares[i].Y = all[1].Shares[i].Y[:31]
+			}
+			return all
+		}, "unmasking m001: shares do not give the secret: they are of 31 bytes, want 32"},
 		{"shares of the other kind", func(all []mask.Member, f *federation) []mask.Member {
 			for i := range all[0].Shares {
 				all[0].Shares[i] = f.holds[0][i].MaskShare()

@@ -70,8 +70,8 @@ func (k *Keys) Split(threshold, holders int, chance io.Reader) ([]Shares, error)
 	return all, nil
 }
 
-// CombineSecret is [Combine] for a self seed or a mask key.
-func CombineSecret(threshold int, shares []Share) (Secret, error) {
+// combineSecret is [Combine] for a self seed or a mask key.
+func combineSecret(threshold int, shares []Share) (Secret, error) {
 	b, err := Combine(threshold, shares)
 	if err != nil {
 		return Secret{}, err
@@ -104,7 +104,8 @@ func (k *Keys) Seal(t Try, own, other string, theirs Public, s Shares, chance io
 	return gcm.Seal(sealed, sealed, plain, info), nil
 }
 
-// Open opens what the other sealed for own, whose keys these are.
+// Open opens what the other sealed for own, whose keys these are. That X is own's place among the other's holders ([Graph.X]) is for the
+// caller to see to: shares at another place are worth nothing.
 func (k *Keys) Open(t Try, own, other string, theirs Public, sealed []byte) (Shares, error) {
 	if len(sealed) != SealedSize {
 		return Shares{}, fmt.Errorf("sealed shares of %s have %d bytes, want %d", other, len(sealed), SealedSize)

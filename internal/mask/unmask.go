@@ -1,6 +1,9 @@
 package mask
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Status says how far a member of a try came.
 type Status int
@@ -17,11 +20,14 @@ type Member struct {
 	Name   string
 	Public Public
 	Status Status
-	Shares []Share // of the self seed of one that answered, of the mask key of one that is missing
+	// Shares are of the self seed of one that answered, of the mask key of one that is missing. Who showed a share says its X: that is
+	// [Graph.X] of the member and the holder, whatever the holder says.
+	Shares []Share
 }
 
 // Unmask returns the terms which, applied to the sum of the vectors that came, leave the sum of what was masked. members are all of the
 // graph, ascending by name. It returns an error, which wraps [ErrShares], where a secret has too few shares or wrong ones; no terms then.
+// One holder's wrong share among more than the threshold does no harm.
 func (g *Graph) Unmask(t Try, members []Member) ([]Term, error) {
 	if len(members) != g.n {
 		return nil, fmt.Errorf("unmasking %d members of a graph of %d", len(members), g.n)
@@ -46,20 +52,25 @@ func (g *Graph) Unmask(t Try, members []Member) ([]Term, error) {
 // unmask returns the terms for one member that has masks.
 func (g *Graph) unmask(t Try, members []Member, i int) ([]Term, error) {
 	m := members[i]
-	for _, s := range m.Shares {
+	xs := make([]byte, len(m.Shares))
+	for k, s := range m.Shares {
+		xs[k] = s.X
 		if int(s.X) > g.degree+1 {
 			return nil, fmt.Errorf("%w: one is at %d, of %d holders", ErrShares, s.X, g.degree+1)
 		}
 	}
-	secret, err := CombineSecret(g.threshold, m.Shares)
-	if err != nil {
-		return nil, err
+	if err := checkPlaces(xs); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrShares, err)
 	}
 	if m.Status == Answered {
-		self, err := m.Public.SelfSeed(secret)
-		return []Term{self.Negated()}, err
+		seed, err := g.recover(m.Shares, m.Public.checkSelf)
+		if err != nil {
+			return nil, err
+		}
+		return []Term{Term{Seed: Seed(seed)}.Negated()}, nil
 	}
-	if err := m.Public.MaskKey(secret); err != nil {
+	secret, err := g.recover(m.Shares, m.Public.checkMask)
+	if err != nil {
 		return nil, err
 	}
 	key := secret.private()
@@ -76,4 +87,28 @@ func (g *Graph) unmask(t Try, members []Member, i int) ([]Term, error) {
 		terms = append(terms, term)
 	}
 	return terms, nil
+}
+
+// recover returns the secret that passes check. It tries a threshold of shares after the other, each beginning one further on: the one
+// that begins behind a single wrong share has not got it.
+func (g *Graph) recover(shares []Share, check func(Secret) error) (Secret, error) {
+	if len(shares) <= g.threshold {
+		s, err := combineSecret(g.threshold, shares)
+		if err == nil {
+			err = check(s)
+		}
+		return s, err
+	}
+	around := slices.Concat(shares, shares)
+	var last error
+	for first := range shares {
+		s, err := combineSecret(g.threshold, around[first:first+g.threshold])
+		if err != nil {
+			return Secret{}, err
+		}
+		if last = check(s); last == nil {
+			return s, nil
+		}
+	}
+	return Secret{}, last
 }
