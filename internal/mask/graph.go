@@ -121,7 +121,7 @@ func shuffled(n int, seed [32]byte) []int {
 //     nothing of who they are;
 //   - with probability 1 - 2^-40 no honest member has a threshold of colluding neighbours, and those who are honest and stay are connected,
 //     so that only the sum of all of them is told. The first is a hypergeometric tail for each member; for the second degree/2 in a row
-//     would have to collude or vanish;
+//     would have to collude or vanish, which is never what decides;
 //   - with probability 1 - 2^-30 each member keeps a threshold of neighbours who stay, so that the sum is told at all: a hypergeometric
 //     tail again.
 //

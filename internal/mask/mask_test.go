@@ -149,7 +149,7 @@ func TestSum(t *testing.T) {
 		f := &federation{graph: g, try: try, names: names(n)}
 		var answered []int
 		for i := range n {
-			s := rapid.SampledFrom([]mask.Status{mask.Answered, mask.Answered, mask.Missing, mask.Left}).Draw(r, "status")
+			s := rapid.SampledFrom([]mask.Status{mask.Answered, mask.Answered, mask.Answered, mask.Missing, mask.Missing, mask.Left}).Draw(r, "status")
 			if f.status = append(f.status, s); s == mask.Answered {
 				answered = append(answered, i)
 			}
@@ -159,7 +159,7 @@ func TestSum(t *testing.T) {
 			r.Fatal(err)
 		}
 		asked := rapid.Permutation(answered).Draw(r, "asked")
-		asked = asked[:rapid.IntRange(0, len(asked)).Draw(r, "how many")]
+		asked = asked[:rapid.SampledFrom([]int{len(asked), len(asked), min(g.Threshold(), len(asked)), len(asked) / 2, 0}).Draw(r, "how many")]
 		terms, err := g.Unmask(try, f.members(asked))
 		hidden := slices.ContainsFunc(f.status, func(s mask.Status) bool { return s != mask.Left })
 		if hidden && len(asked) < g.Threshold() {
@@ -168,8 +168,14 @@ func TestSum(t *testing.T) {
 			}
 			return
 		}
-		if err != nil {
-			r.Fatal(err)
+		missing := 0
+		for _, s := range f.status {
+			if s == mask.Missing {
+				missing++
+			}
+		}
+		if want := len(answered) * (1 + missing); err != nil || len(terms) != want {
+			r.Fatalf("Unmask = %d terms, %v, want %d", len(terms), err, want)
 		}
 		if len(answered) > 0 && slices.Equal(masked, plain) {
 			r.Fatal("the sum came without masks")
@@ -445,6 +451,32 @@ func TestSeal(t *testing.T) {
 		if _, err := open(); err == nil {
 			t.Errorf("%s: opens", name)
 		}
+	}
+}
+
+// TestShares: a holder reads what it kept, and nothing at the place of the secret.
+func TestShares(t *testing.T) {
+	s := mask.Shares{X: 200, Self: mask.Secret{1}, Mask: mask.Secret{2}}
+	if got, err := mask.ParseShares(s.Bytes()); err != nil || got != s {
+		t.Errorf("ParseShares of Bytes = %v, %v", got, err)
+	}
+	s.X = 0
+	for _, b := range [][]byte{nil, s.Bytes(), s.Bytes()[1:], append(s.Bytes(), 0)} {
+		if got, err := mask.ParseShares(b); err == nil {
+			t.Errorf("ParseShares of %d bytes = %v, want an error", len(b), got)
+		}
+	}
+	k, err := mask.NewKeys(chance(8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, holders := range []int{0, -1, 256} {
+		if _, err := k.Split(1, holders, chance(1)); err == nil {
+			t.Errorf("Split among %d holders", holders)
+		}
+	}
+	if _, err := k.Split(2, 3, strings.NewReader(strings.Repeat("x", 40))); err == nil {
+		t.Error("Split without chance for the mask key")
 	}
 }
 
