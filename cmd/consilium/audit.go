@@ -230,8 +230,8 @@ func showReport(w *page, r *audit.Report, held *audit.Model) {
 	w.printf("judged       %s of evidence: %s, %s\n",
 		many(r.Evidence, "piece"), many(r.Boots, "boot"), many(sum(r.Admissions), "admission"))
 	privacy := "none of them with noise"
-	if r.Epsilon > 0 {
-		privacy = fmt.Sprintf("epsilon %g spent", r.Epsilon)
+	if r.Unit != "" {
+		privacy = fmt.Sprintf("epsilon %g spent at delta %g for %s", r.Epsilon, r.Delta, whom(r.Unit))
 	}
 	w.printf("replayed     %s, %s closed with %s, %s, %s\n", many(r.Runs, "run"), many(r.Rounds, "round"),
 		many(r.Updates, "update"), many(len(r.Models), "model version"), privacy)

@@ -75,7 +75,7 @@ func showManifest(w *page, f manifestFacts, m *manifest.Manifest) {
 		strconv.FormatFloat(limits.MaxAbs, 'f', -1, 64),
 		limits.RoundsMax, limits.Records())
 	if b := limits.Privacy; b.Epsilon > 0 {
-		w.printf("privacy     epsilon %g at delta %g for a whole %s, over all runs\n", b.Epsilon, b.Delta, b.Unit)
+		w.printf("privacy     epsilon %g at delta %g for %s, over all runs\n", b.Epsilon, b.Delta, whom(b.Unit))
 	}
 	w.printf("readers     models: %s; metrics: %s\n",
 		strings.Join(readers.Models, ", "), strings.Join(readers.Metrics, ", "))

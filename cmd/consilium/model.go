@@ -122,7 +122,7 @@ func showModel(w *page, m client.Model) {
 	}
 	privacy := "no noise was asked for"
 	if m.Epsilon > 0 {
-		privacy = fmt.Sprintf("epsilon %.4g at delta %g for a whole %s, all that the federation had released by then (renyi)", m.Epsilon, m.Delta, name(m.Unit))
+		privacy = fmt.Sprintf("epsilon %.4g at delta %g for %s, all that the federation had released by then (renyi)", m.Epsilon, m.Delta, whom(m.Unit))
 	}
 	for _, line := range [][2]string{
 		{"model", m.ID.String()},

@@ -6,12 +6,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"consilium.dev/internal/entry"
 	"consilium.dev/internal/privacy"
 )
 
 const privacyLong = `Privacy reckons, without a coordinator, what rounds with noise cost and how much noise they need, before a plan is written. Two
 accountants answer: renyi is the bound that the federation's log and its budget go by; tight is nearly exact, never too little, and
-shows what the bound gives away. Whom epsilon protects, a participant as a whole, the plan says.`
+shows what the bound gives away. Whom epsilon protects --unit says, as the plan's privacy block does: a participant as a whole, or one
+record of one. Records may be drawn, in secret, with a rate; participants are in every round.`
 
 func privacyCommand(a *app) *cobra.Command {
 	group := &cobra.Command{Use: "privacy", Short: "Reckon what noise costs, and how much is needed", Long: privacyLong}
@@ -24,13 +26,34 @@ type privacyOptions struct {
 	rounds             int
 	noise, rate, delta float64
 	epsilon            float64
+	unit               string
+}
+
+// orders are those of the Rényi accountant that the log goes by.
+func (o *privacyOptions) orders() []float64 {
+	if o.rate == 1 {
+		return privacy.DefaultOrders()
+	}
+	return privacy.Whole(privacy.DefaultOrders())
+}
+
+// check refuses units that there are not, and those that are not drawn.
+func (o *privacyOptions) check() error {
+	switch {
+	case o.unit != entry.Participant && o.unit != entry.Record:
+		return usageError("take participant or record", "there is no unit of privacy %q", o.unit)
+	case o.unit == entry.Participant && o.rate != 1:
+		return usageError("a rate goes with --unit record", "whole participants are in every round: the log names them")
+	}
+	return nil
 }
 
 func (o *privacyOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.IntVar(&o.rounds, "rounds", 1, "training rounds")
 	f.Float64Var(&o.delta, "delta", 1e-5, "delta")
-	f.Float64Var(&o.rate, "rate", 1, "probability that a unit is in a round, drawn in secret; 1 for a federation's rounds, of which the log names everybody")
+	f.StringVar(&o.unit, "unit", entry.Participant, "whom epsilon protects, the plan's privacy.unit: participant or record")
+	f.Float64Var(&o.rate, "rate", 1, "probability that a record is in a round, the plan's sampling_rate")
 }
 
 // errPrivacy words what privacy refuses as a fault of the command line.
@@ -50,15 +73,19 @@ func privacyCost(a *app) *cobra.Command {
 		Example: "  consilium privacy cost --noise 4 --rounds 20",
 		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
 			all := []privacy.Mechanism{{Rate: o.rate, Noise: o.noise, Rounds: o.rounds}}
 			var data struct {
 				Renyi float64 `json:"renyi"`
 				Tight float64 `json:"tight"`
 				Delta float64 `json:"delta"`
+				Unit  string  `json:"unit"`
 			}
 			var err error
-			data.Delta = o.delta
-			if data.Renyi, _, err = privacy.RenyiEpsilon(all, o.delta, nil); err != nil {
+			data.Delta, data.Unit = o.delta, o.unit
+			if data.Renyi, err = privacy.DiscreteEpsilon(all, o.delta); err != nil {
 				return errPrivacy(err)
 			}
 			if data.Tight, err = privacy.Epsilon(all, o.delta); err != nil {
@@ -68,7 +95,8 @@ func privacyCost(a *app) *cobra.Command {
 				return usageError("take a noise multiplier above 0", "rounds without noise have no epsilon")
 			}
 			return a.emit("privacy.cost", data, func(w *page) {
-				w.printf("renyi  epsilon %.4f at delta %g\ntight  epsilon %.4f at delta %g\n", data.Renyi, o.delta, data.Tight, o.delta)
+				w.printf("renyi  epsilon %.4f at delta %g for %s\n", data.Renyi, o.delta, whom(o.unit))
+				w.printf("tight  epsilon %.4f at delta %g for %s\n", data.Tight, o.delta, whom(o.unit))
 			})
 		},
 	}
@@ -86,16 +114,21 @@ func privacyNoise(a *app) *cobra.Command {
 		Example: "  consilium privacy noise --epsilon 8 --rounds 20",
 		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
 			if o.rounds < 1 {
 				return usageError("say how many with --rounds", "%d rounds need no noise", o.rounds)
 			}
 			var data struct {
 				Renyi float64 `json:"renyi"`
 				Tight float64 `json:"tight,omitempty"`
+				Unit  string  `json:"unit"`
 			}
+			data.Unit = o.unit
 			var err error
 			// Up to the fourth digit, from above: what is printed is to do.
-			if data.Renyi, err = privacy.CalibrateRenyi(o.rate, o.rounds, o.epsilon, o.delta, privacy.DefaultOrders()); err != nil {
+			if data.Renyi, err = privacy.CalibrateRenyi(o.rate, o.rounds, o.epsilon, o.delta, o.orders()); err != nil {
 				return errPrivacy(err)
 			}
 			if math.IsInf(data.Renyi, 1) {
@@ -111,9 +144,9 @@ func privacyNoise(a *app) *cobra.Command {
 				data.Tight = math.Ceil(sigma*1e4) / 1e4
 			}
 			return a.emit("privacy.noise", data, func(w *page) {
-				w.printf("renyi  noise_multiplier %.4f\n", data.Renyi)
+				w.printf("renyi  noise_multiplier %.4f for %s\n", data.Renyi, whom(o.unit))
 				if data.Tight > 0 {
-					w.printf("tight  noise_multiplier %.4f\n", data.Tight)
+					w.printf("tight  noise_multiplier %.4f for %s\n", data.Tight, whom(o.unit))
 				}
 			})
 		},

@@ -21,10 +21,22 @@ func TestPrivacyShown(t *testing.T) {
 	showRun(&got, r, false)
 	for _, want := range []string{
 		"privacy   epsilon 1.25 at delta 1e-05 until now, for a whole participant (noise multiplier 4, clip norm 0.625 now, 0.5 at first; accountant renyi)\n",
-		"          all runs of the federation: epsilon 3.5 of 8 at delta 1e-06\n",
+		"          all runs of the federation: epsilon 3.5 of 8 at delta 1e-06 for a whole participant\n",
 	} {
 		if !strings.Contains(got.String(), want) {
 			t.Errorf("run show prints:\n%swant in it:\n%s", got.String(), want)
+		}
+	}
+	r.Plan.Privacy = &entry.Privacy{Unit: "record", ClipNorm: 1, NoiseMultiplier: 3, Delta: 1e-5, ExpectedRecords: 500, SamplingRate: 0.1}
+	r.Privacy = &client.Privacy{Unit: "record", Epsilon: 1.25, Delta: 1e-5, Spent: 3.5, ForDelta: 1e-6, Accountant: "renyi"}
+	var record page
+	showRun(&record, r, false)
+	for _, want := range []string{
+		"privacy   epsilon 1.25 at delta 1e-05 until now, for one record (noise multiplier 3, clip norm 1, sampling rate 0.1; accountant renyi)\n",
+		"          all runs of the federation: epsilon 3.5 at delta 1e-06 for one record; the manifest has no budget for that any more\n",
+	} {
+		if !strings.Contains(record.String(), want) {
+			t.Errorf("run show prints:\n%swant in it:\n%s", record.String(), want)
 		}
 	}
 	r.Plan.Privacy, r.Privacy = nil, nil

@@ -255,9 +255,24 @@ func showPrivacy(w *page, r client.Run) {
 	if n := len(r.History); r.Plan.Privacy.Adaptive != nil && n > 0 {
 		clip = fmt.Sprintf("clip norm %.4g now, %g at first", r.History[n-1].Clip, r.Plan.Privacy.ClipNorm)
 	}
-	w.printf("privacy   epsilon %.4g at delta %g until now, for a whole %s (noise multiplier %g, %s; accountant %s)\n", p.Epsilon, p.Delta,
-		name(p.Unit), r.Plan.Privacy.NoiseMultiplier, clip, name(p.Accountant))
-	w.printf("          all runs of the federation: epsilon %.4g of %g at delta %g\n", p.Spent, p.Budget, p.ForDelta)
+	if rate := r.Plan.Privacy.SamplingRate; rate != 0 {
+		clip += fmt.Sprintf(", sampling rate %g", rate)
+	}
+	w.printf("privacy   epsilon %.4g at delta %g until now, for %s (noise multiplier %g, %s; accountant %s)\n", p.Epsilon, p.Delta,
+		whom(p.Unit), r.Plan.Privacy.NoiseMultiplier, clip, name(p.Accountant))
+	if p.Budget == 0 {
+		w.printf("          all runs of the federation: epsilon %.4g at delta %g for %s; the manifest has no budget for that any more\n", p.Spent, p.ForDelta, whom(p.Unit))
+		return
+	}
+	w.printf("          all runs of the federation: epsilon %.4g of %g at delta %g for %s\n", p.Spent, p.Budget, p.ForDelta, whom(p.Unit))
+}
+
+// whom says whom an epsilon protects.
+func whom(unit string) string {
+	if unit == entry.Record {
+		return "one record"
+	}
+	return "a whole " + name(unit)
 }
 
 // warnings are what nobody should overlook about a run or a model.

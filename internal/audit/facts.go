@@ -165,7 +165,7 @@ func (a *auditor) created(n int64, at time.Time, f entry.RunCreated) {
 
 // initial judges the model that a run begins with, which the plan alone determines.
 func initial(f entry.RunCreated) error {
-	if f.Plan.Standardize != nil {
+	if f.Plan.Measured() {
 		if f.Initial != nil || !f.Model.IsZero() {
 			return fmt.Errorf("the run begins with a model, and the plan with a round that makes one")
 		}
@@ -227,7 +227,7 @@ func (a *auditor) spent(n int64, f entry.RoundClosed, p entry.Plan) {
 	if !(want.Epsilon <= b.Epsilon) {
 		a.find(n, "the round passed the budget of privacy: epsilon %g is spent, and %g is allowed", want.Epsilon, b.Epsilon)
 	}
-	a.report.Epsilon = f.Spent.Epsilon
+	a.report.Epsilon, a.report.Delta, a.report.Unit = f.Spent.Epsilon, f.Spent.Delta, f.Spent.Unit
 }
 
 // complete reports whether the rules ask, at the instant at, for the mean of these updates: all that were accepted since the

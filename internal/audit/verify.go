@@ -58,7 +58,9 @@ type Report struct {
 	Rounds     int            `json:"rounds"`  // closed
 	Updates    int            `json:"updates"` // that closed rounds are made of
 	Models     []Model        `json:"models"`
-	Epsilon    float64        `json:"epsilon"` // spent in all
+	Epsilon    float64        `json:"epsilon"`         // spent in all, for Delta and one Unit
+	Delta      float64        `json:"delta,omitempty"` // 0 where no round had noise
+	Unit       string         `json:"unit,omitempty"`  // whom epsilon protects: entry.Participant or entry.Record
 	Simulated  []string       `json:"simulated,omitempty"`
 	Rollback   string         `json:"rollback,omitempty"`
 	Quorum     int            `json:"quorum,omitempty"`     // of the manifest's witnesses; 0 where it names none

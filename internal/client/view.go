@@ -50,7 +50,7 @@ type Run struct {
 
 // Privacy is what a run with noise costs. Its figures are upper bounds.
 type Privacy struct {
-	Unit       string  `json:"unit"`      // whom epsilon protects: "participant", all that one member gave
+	Unit       string  `json:"unit"`      // whom epsilon protects: entry.Participant or entry.Record
 	Epsilon    float64 `json:"epsilon"`   // of the run's closed rounds by themselves
 	Delta      float64 `json:"delta"`     // for it, as the plan says
 	Spent      float64 `json:"spent"`     // epsilon of all that the federation has released in all runs

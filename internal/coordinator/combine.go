@@ -205,7 +205,8 @@ func (c *combiner) mean(a round.Combine, s *sum) (func(lo int, mean []float64) e
 	if err != nil {
 		return nil, fmt.Errorf("noise for round %d of run %s: %w", a.Round, a.Run, err)
 	}
-	return func(lo int, mean []float64) error { return s.acc.Noisy(lo, mean, a.Selected, noise.Draw) }, nil
+	over := round.Over(a.Plan, a.Selected)
+	return func(lo int, mean []float64) error { return s.acc.Noisy(lo, mean, over, noise.Draw) }, nil
 }
 
 // sink takes the bytes of a blob; closed without an error it is whole.

@@ -100,6 +100,22 @@ func TestCrashPrivate(t *testing.T) {
 	eachWay(t, plan(t, private, three), "council", func(*testing.T, *crashes) {})
 }
 
+// TestCrashDrawn is TestCrash for a participant that draws the records of each round in secret: what it has offered, it offers again after its end, and no other
+// draw of the round counts beside it.
+func TestCrashDrawn(t *testing.T) {
+	drawn := func(p *entry.Plan) {
+		p.Rounds, p.Quorum, p.Members, p.Privacy.SamplingRate = 1, 3, []entry.Member{"budapest", "cleveland", "longbeach"}, 0.5
+		if *crashAll {
+			p.Rounds = 2
+		}
+	}
+	eachWay(t, ofRecords(t, drawn), "budapest", func(t *testing.T, c *crashes) {
+		if c.how != before && c.tally["put kept"] == 0 {
+			t.Errorf("never killed as it kept an update: %v", c.tally)
+		}
+	})
+}
+
 // controlled makes a plan of two rounds under SCAFFOLD, without their statistics.
 func controlled(p *entry.Plan) {
 	p.Strategy, p.Standardize, p.MaxAbs, p.Local.LearningRate = entry.Strategy{Name: "scaffold"}, nil, 4096, 1e-6
@@ -138,7 +154,7 @@ type crashes struct {
 func (c *crashes) manifest() []string {
 	var edits []string
 	if c.plan.Privacy != nil {
-		edits = withBudget
+		edits = withBudgetOf(c.plan.Privacy.Unit)
 	}
 	if c.brief {
 		return edits

@@ -322,6 +322,8 @@ func sumOf(study study, f entry.RoundOpened) *sum {
 	}
 	if recipe := study.recipe; recipe != nil {
 		s.spec = s.spec.Coarsened(recipe.Step(f.Clip))
+	}
+	if recipe := study.recipe; recipe != nil && !recipe.PerRecord() { // records are clipped where they are
 		s.clip = func(values []float32) []aggregate.Scaled {
 			return []aggregate.Scaled{{Len: len(values), Scale: privacy.Clip(aggregate.Norm(values), f.Clip)}}
 		}

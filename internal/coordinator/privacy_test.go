@@ -1,12 +1,15 @@
 package coordinator_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,6 +20,7 @@ import (
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
 	"consilium.dev/internal/privacy"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/store/storetest"
@@ -25,7 +29,11 @@ import (
 )
 
 // withBudget edits a federation's manifest.
-var withBudget = []string{"rounds_max: 200", "rounds_max: 200\n  privacy: {unit: participant, epsilon: 8, delta: 1.0e-5}"}
+var withBudget = withBudgetOf(entry.Participant)
+
+func withBudgetOf(unit string) []string {
+	return []string{"rounds_max: 200", "rounds_max: 200\n  privacy: {unit: " + unit + ", epsilon: 8, delta: 1.0e-5}"}
+}
 
 func private(p *entry.Plan) {
 	p.Standardize, p.Resolution, p.Rounds, p.Quorum = nil, 0, 3, 4
@@ -126,6 +134,106 @@ func TestPrivacy(t *testing.T) {
 	})
 }
 
+// ofRecords returns the example's plan whose unit of privacy is a record, of fewer rounds.
+func ofRecords(t testing.TB, change ...func(*entry.Plan)) entry.Plan {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "examples", "hospitals", "records.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := trainer.ParsePlan(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Rounds, p.Privacy.NoiseMultiplier = 3, 1.5
+	for _, f := range change {
+		f(&p)
+	}
+	return p
+}
+
+// TestPrivacyOfRecords follows a run whose unit of privacy is a record: each model is the base, one step along the sum of all records' clipped gradients over the
+// number that the plan expects, and noise of the right size; no member says how many records it has; its cost is that of its unit, for the run's
+// readers and for an audit; and a run of the other unit is refused.
+func TestPrivacyOfRecords(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, withBudgetOf(entry.Record)...)
+		w.serve()
+		w.joinAll()
+		p := ofRecords(t)
+		v := w.completed(w.start(p))
+		facts := w.facts()
+		for _, c := range only[entry.Consented](facts) {
+			if c.Records != 1 {
+				t.Errorf("%s declares %d records, want that it counts as one", c.Member, c.Records)
+			}
+		}
+		opened, closed := only[entry.RoundOpened](facts), only[entry.RoundClosed](facts)
+		if len(opened) != 3 || len(closed) != 3 || len(only[entry.Evaluated](facts)) != 0 {
+			t.Fatalf("%d rounds were opened and %d closed, and %d members had figures, want 3, 3 and none", len(opened), len(closed), len(only[entry.Evaluated](facts)))
+		}
+		excess, values := 0.0, 0.0
+		for i, c := range closed {
+			if c.Spent.Unit != entry.Record || c.Spent.Delta != 1e-5 {
+				t.Errorf("round %d: the commit says that %+v was spent, want it of a record", c.Round, c.Spent)
+			}
+			base, next := w.model(opened[i].Model), w.model(c.Model)
+			step := make([]float64, len(base.Params))
+			for _, name := range hospitals {
+				u, err := trainer.TrainRecords(t.Context(), p, base, trainingSet(t, p.Schema, name), nil, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for j := range u {
+					step[j] += 2 * float64(u[j]) / 500
+				}
+			}
+			const sigma = 2 * 1.5 / 500.0
+			noised := len(trainedOf(t, next))
+			for j := range step {
+				off := float64(next.Params[j]-base.Params[j]) - step[j]
+				if j < noised {
+					excess, values = excess+off*off/sigma/sigma, values+1
+				} else if off != 0 {
+					t.Errorf("value %d, by which columns are standardised, moved by %v", j, off)
+				}
+			}
+		}
+		if spread := 7 * math.Sqrt(2*values); excess < values/4 || excess > values+2*spread {
+			t.Errorf("%v values have noise of %v times the variance that was asked for", values, excess/values)
+		}
+		if err := spentBy(p, history{facts: facts}); err != nil {
+			t.Error(err)
+		}
+		if x := v.Privacy; x.GetEpsilon() != closed[2].Spent.Epsilon || x.GetUnit() != entry.Record {
+			t.Errorf("the run is shown with %+v, want epsilon %v of a record", x, closed[2].Spent.Epsilon)
+		}
+		if r := w.verify(w.export()); len(r.Findings) != 0 || r.Epsilon != closed[2].Spent.Epsilon || r.Unit != entry.Record || r.Delta != 1e-5 {
+			t.Errorf("an audit finds %v, and epsilon %v at %v for a %q spent, want nothing and %+v", r.Findings, r.Epsilon, r.Delta, r.Unit, closed[2].Spent)
+		}
+		text, err := json.Marshal(plan(t, private))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.person("ada").Start(t.Context(), &pb.StartRequest{Request: "other unit", Plan: text}); !strings.Contains(status.Convert(err).Message(),
+			"privacy of unit participant; the manifest's budget is for unit record") {
+			t.Errorf("a run of another unit: %v, want a refusal", err)
+		}
+	})
+}
+
+// trainedOf returns the values of a model that training changes, with which it begins.
+func trainedOf(t testing.TB, m *model.Model) []float32 {
+	t.Helper()
+	bias, _ := m.Layout.Slice(m.Params, "linear.bias")
+	weight, ok := m.Layout.Slice(m.Params, "linear.weight")
+	if !ok {
+		t.Fatal("a model without weights")
+	}
+	return m.Params[:len(bias)+len(weight)]
+}
+
 // TestNoise: a mean is the same with the same chance, another with other chance, though its sum and everything else are the same, and none comes
 // of a source that ends; a second try at the same sum finds it as it was.
 func TestNoise(t *testing.T) {
@@ -171,9 +279,9 @@ func spentBy(p entry.Plan, h history) error {
 		return fmt.Errorf("%d rounds were closed, want %d", len(closed), p.Rounds)
 	}
 	for i, c := range closed {
-		want, _, err := privacy.RenyiEpsilon([]privacy.Mechanism{{Rate: 1, Noise: p.Privacy.NoiseMultiplier, Rounds: i + 1}}, 1e-5, nil)
-		if err != nil || math.Abs(c.Spent.Epsilon-want) > 1e-9*want {
-			return fmt.Errorf("round %d closed with epsilon %v spent, want %v, %v", c.Round, c.Spent.Epsilon, want, err)
+		want, err := privacy.DiscreteEpsilon([]privacy.Mechanism{{Rate: cmp.Or(p.Privacy.SamplingRate, 1), Noise: p.Privacy.NoiseMultiplier, Rounds: i + 1}}, 1e-5)
+		if err != nil || c.Spent.Unit != p.Privacy.Unit || math.Abs(c.Spent.Epsilon-want) > 1e-9*want {
+			return fmt.Errorf("round %d closed with %+v spent, want %v of a %s, %v", c.Round, c.Spent, want, p.Privacy.Unit, err)
 		}
 	}
 	return nil

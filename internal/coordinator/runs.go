@@ -97,7 +97,7 @@ func (r *runs) invited(p entry.Plan) []entry.Member {
 
 // allowed asks the rules before anything is stored for a run that they refuse, and returns how many bytes are needed with it.
 func (r *runs) allowed(ctx context.Context, f entry.RunCreated) (memory int64, err error) {
-	if f.Plan.Standardize == nil { // these stand for the model that will be made
+	if !f.Plan.Measured() { // these stand for the model that will be made
 		f.Initial, f.Model = &entry.Blob{}, entry.Digest{1}
 	}
 	err = r.loop.send(ctx, message{first: func() (err error) {
@@ -119,7 +119,7 @@ func (r *runs) allowed(ctx context.Context, f entry.RunCreated) (memory int64, e
 
 // first stores the initial model of a run that begins without a statistics round.
 func (r *runs) first(ctx context.Context, f *entry.RunCreated) error {
-	if f.Plan.Standardize != nil {
+	if f.Plan.Measured() {
 		return nil
 	}
 	m, err := trainer.Initial(f.Plan, nil, 0)

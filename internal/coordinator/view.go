@@ -39,8 +39,12 @@ func (v *viewer) run(r round.Run, lacking *lack, figures bool) *pb.ShowReply {
 		Rollback: v.rollback(), NowUs: v.now().UnixMicro(),
 	}
 	if p := r.Fact.Plan.Privacy; p != nil {
+		budget := r.Budget
+		if budget.Unit != p.Unit { // an epoch has set one of another unit, or none
+			budget = entry.Budget{Delta: r.Spent.Delta}
+		}
 		out.Privacy = &pb.Privacy{
-			Unit: p.Unit, Epsilon: r.Epsilon, Delta: p.Delta, Spent: r.Spent.Epsilon, Budget: r.Budget.Epsilon, ForDelta: r.Budget.Delta,
+			Unit: p.Unit, Epsilon: r.Epsilon, Delta: p.Delta, Spent: r.Spent.Epsilon, Budget: budget.Epsilon, ForDelta: budget.Delta,
 			Accountant: "renyi",
 		}
 	}

@@ -98,9 +98,10 @@ func plan() entry.Plan {
 		Rounds:   50, Quorum: 3, ReportGoal: 4, Members: []entry.Member{"budapest", "cleveland"}, Deadline: entry.Duration(90 * time.Second),
 		Grace: entry.Duration(30 * time.Second), MaxTime: entry.Duration(72 * time.Hour), Tries: 3,
 		MaxAbs: 16, Resolution: 1e-9, Encoding: "bf16", TopK: 0.01, Seed: 1<<53 - 1, Local: entry.Local{Steps: 5, Epochs: 2, LearningRate: 0.1, Batch: 32, L2: 0.01},
-		Standardize: &entry.Standardize{MaxAbs: 1 << 20}, Privacy: &entry.Privacy{
+		Standardize: &entry.Standardize{MaxAbs: 1 << 20, Given: map[string]entry.Scale{"age": {Mean: 54.5, Scale: 9.25}}}, Privacy: &entry.Privacy{
 			Unit: "participant", ClipNorm: 0.5, NoiseMultiplier: 1.25, Delta: 1e-5,
-			Adaptive: &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 1.5},
+			Adaptive:        &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 1.5},
+			ExpectedRecords: 500, SamplingRate: 0.25,
 		},
 		Schema: json.RawMessage(`{"columns":[{"name":"age","kind":"number"}]}`),
 	}

@@ -270,13 +270,16 @@ type Spent struct {
 
 // Budget is the most that all runs of a federation together may spend.
 type Budget struct {
-	Unit    string  `json:"unit"` // "participant": a whole hospital, all that it gave
+	Unit    string  `json:"unit"` // Participant or Record
 	Epsilon float64 `json:"epsilon"`
 	Delta   float64 `json:"delta"`
 }
 
-// Participant is the unit of privacy that is a whole hospital: neighbours differ by all that one of them gave, or gave nothing.
-const Participant = "participant"
+// The units of privacy: by what neighbours differ.
+const (
+	Participant = "participant" // a whole hospital: all that one of them gave, or gave nothing
+	Record      = "record"      // one row of one hospital, a patient who has no other: it is there or is not
+)
 
 // RoundClosed is a round's one commit: model, optimiser's state, members and privacy spent come into being together.
 type RoundClosed struct {
@@ -404,20 +407,38 @@ type Local struct {
 	L2           float64 `json:"l2,omitempty" yaml:"l2"`             // weight of half the squared norm of the weights, bias left out
 }
 
-// Standardize asks for round 0, in which the federation learns each column's mean and standard deviation.
+// Standardize says what columns are standardised by: what round 0 finds, in which the federation learns each column's mean and standard
+// deviation, or what the plan gives.
 type Standardize struct {
-	MaxAbs float64 `json:"max_abs" yaml:"max_abs"` // most that a mean square may be
+	MaxAbs float64          `json:"max_abs" yaml:"max_abs"`       // most that a mean square may be; 0 where the plan gives
+	Given  map[string]Scale `json:"given,omitempty" yaml:"given"` // by a feature's name; a feature that is left out stays as it is. Empty: round 0 finds them
 }
+
+// Scale is what a feature is standardised by, (x-mean)/scale: numbers that everybody knows, and that are not of the federation's records.
+type Scale struct {
+	Mean  float64 `json:"mean" yaml:"mean"`
+	Scale float64 `json:"scale" yaml:"scale"` // above 0
+}
+
+// Measured reports whether a run of the plan begins with a round of statistics, round 0.
+func (p Plan) Measured() bool { return p.Standardize != nil && len(p.Standardize.Given) == 0 }
 
 // Privacy asks for noise on the sum of each round, and says what it is to hide. What it costs is that of noise_multiplier, whether the
 // clip norm adapts or not.
 type Privacy struct {
-	Unit            string        `json:"unit" yaml:"unit"`                         // "participant"
-	ClipNorm        float64       `json:"clip_norm" yaml:"clip_norm"`               // of an update; of the first round where it adapts
+	Unit            string        `json:"unit" yaml:"unit"`                         // Participant or Record
+	ClipNorm        float64       `json:"clip_norm" yaml:"clip_norm"`               // of an update, of the first round where it adapts; or of a record's gradient
 	NoiseMultiplier float64       `json:"noise_multiplier" yaml:"noise_multiplier"` // standard deviation of the noise over the clip norm
 	Delta           float64       `json:"delta" yaml:"delta"`                       // for which the run's own epsilon is shown
 	Adaptive        *AdaptiveClip `json:"adaptive,omitempty" yaml:"adaptive"`
+	// What follows goes with Record only.
+	ExpectedRecords int64   `json:"expected_records,omitempty" yaml:"expected_records"` // about how many all members have: known to all, and what sums are divided by
+	SamplingRate    float64 `json:"sampling_rate,omitempty" yaml:"sampling_rate"`       // with which each record is in a round, drawn in secret; 0: all are
 }
+
+// PerRecord reports whether the plan asks for privacy whose unit is a record: each round is one step along the sum of all records' gradients,
+// each clipped.
+func (p Plan) PerRecord() bool { return p.Privacy != nil && p.Privacy.Unit == Record }
 
 // AdaptiveClip lets the clip norm follow a quantile of the updates' norms.
 type AdaptiveClip struct {

@@ -289,7 +289,7 @@ func (m *Manifest) readRuns(c cursor) {
 	if p := f["privacy"]; p.v != nil {
 		b := p.fields("unit", "epsilon", "delta")
 		m.limits.Privacy = Budget{
-			Unit: b["unit"].choice("participant"), Epsilon: b["epsilon"].positive(maxEpsilon), Delta: b["delta"].positive(maxDelta),
+			Unit: b["unit"].choice("participant", "record"), Epsilon: b["epsilon"].positive(maxEpsilon), Delta: b["delta"].positive(maxDelta),
 		}
 	}
 	if n := len(m.members); n > 0 && m.limits.LeastParticipants > n {

@@ -104,7 +104,7 @@ type Limits struct {
 // Budget is the most privacy that all runs together may spend; zero where the manifest sets none, and then no run may ask for noise.
 // Where it sets one, each run has to.
 type Budget struct {
-	Unit    string // "participant": what a whole member gave is hidden
+	Unit    string // "participant": what a whole member gave is hidden; "record": one row of one member's
 	Epsilon float64
 	Delta   float64
 }

@@ -3,6 +3,7 @@ package participant
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -199,7 +200,7 @@ func (s *session) inPlan(t *pb.Train, plan entry.Plan) error {
 	asked := false
 	switch entry.RoundKind(t.Kind) {
 	case entry.Statistics:
-		asked = t.Round == 0 && plan.Standardize != nil
+		asked = t.Round == 0 && plan.Measured()
 	case entry.Training:
 		asked = t.Round >= 1 && int(t.Round) <= plan.Rounds
 	}
@@ -238,9 +239,12 @@ func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data r
 	spec := aggregate.Spec{Ranges: d.Training, Weights: []int64{t.Weight}}
 	var own trainer.Carried
 	work := func(ctx context.Context, base *model.Model) (made, error) {
-		values, next, err := trainer.TrainCarrying(ctx, plan, base, own, data.train, int(t.Round), s.p.o.Name, func(done int) {
-			s.p.desk.progress(done, trainer.Steps(plan, t.Weight))
-		})
+		progress := func(done int) { s.p.desk.progress(done, trainer.Steps(plan, t.Weight)) }
+		if plan.PerRecord() {
+			values, err := trainer.TrainRecords(ctx, plan, base, data.train, rand.Reader, progress)
+			return made{values: values}, err
+		}
+		values, next, err := trainer.TrainCarrying(ctx, plan, base, own, data.train, int(t.Round), s.p.o.Name, progress)
 		out := made{values: values}
 		if d.Carries() {
 			out.next = &next

@@ -7,13 +7,18 @@ import (
 	"math"
 )
 
-// Recipe says how the sum of a round's updates is made private, with one update, a participant's, as the unit: DP-FedAvg of McMahan et
-// al. 2018, arXiv:1710.06963, with a fixed clip norm or an adaptive one, and discrete noise on the grid of the exact sum.
+// Recipe says how the sum of a round is made private, with discrete noise on the grid of the exact sum. Its unit is one update, a participant's:
+// DP-FedAvg of McMahan et al. 2018, arXiv:1710.06963, with a fixed clip norm or an adaptive one; or, where Most is set, one record: DP-SGD of Abadi
+// et al. 2016, arXiv:1607.00133, algorithm 1, over the records of all participants, each of whom sums its own by [Records].
 type Recipe struct {
-	Clip     float64   // Euclidean norm to which updates are clipped; of the first round where it adapts
+	Clip     float64   // Euclidean norm to which updates, or records' gradients, are clipped; of the first round where it adapts
 	Noise    float64   // noise multiplier of a round, all that it releases taken together
 	Adaptive *Adaptive // nil: the clip norm stays
+	Most     float64   // most that a value of a participant's sum of records may be, and so what a float32 has to hold; 0: the unit is an update
 }
+
+// PerRecord reports whether the unit is a record.
+func (r Recipe) PerRecord() bool { return r.Most != 0 }
 
 const (
 	// LeastClip and MostClip bound a clip norm, also one that adapts.
@@ -26,6 +31,10 @@ const (
 	mostSteps = 1 << 28
 	// parts is into how many parts the noise on a count divides the unit.
 	parts = 1 << 10
+	// exact is up to where a float32 holds every whole number.
+	exact = 1 << 24
+	// mostSum is the most clip norms that a value of a participant's sum may be: beyond, a record would be a few steps of the grid.
+	mostSum = 1 << 20
 )
 
 // Validate reports a field outside its domain.
@@ -35,6 +44,10 @@ func (r Recipe) Validate() error {
 		return fmt.Errorf("%w: clip norm %v, want 2^-40 to 2^40", ErrParameter, r.Clip)
 	case !(r.Noise >= leastNoise && r.Noise <= mostNoise):
 		return fmt.Errorf("%w: noise multiplier %v, want %v to %v", ErrParameter, r.Noise, leastNoise, mostNoise)
+	case r.PerRecord() && r.Adaptive != nil:
+		return fmt.Errorf("%w: a clip norm that adapts, with records as the unit", ErrParameter)
+	case r.PerRecord() && !(r.Most >= r.Clip && r.Most <= mostSum*r.Clip):
+		return fmt.Errorf("%w: sums of records up to max_abs %v with clip norm %v, want 1 to 2^20 clip norms", ErrParameter, r.Most, r.Clip)
 	case r.Adaptive == nil:
 		return nil
 	case !(r.Adaptive.Quantile >= 0 && r.Adaptive.Quantile <= 1):
@@ -57,18 +70,27 @@ func (r Recipe) onSum() (float64, error) {
 }
 
 // Step returns the grid on which a round with that clip norm is summed: a power of two of which the noise's standard deviation is 2^26 to
-// 2^27 times. It is so fine that the rounding of an update adds next to nothing to the norm, and so coarse that sum and noise are exact.
+// 2^27 times. It is so fine that the rounding of an update adds next to nothing to the norm, and so coarse that sum and noise are exact. Where
+// the unit is a record it may have to be coarser: a participant's sum, of up to Most, is a float32 for each value, and is to be exact in it.
 func (r Recipe) Step(clip float64) float64 {
 	z, err := r.onSum()
 	if err != nil {
 		panic("privacy: a recipe that was not validated: " + err.Error())
 	}
 	_, exp := math.Frexp(z * clip / fine) // in [1/2, 1) * 2^exp
-	return math.Ldexp(1, exp-1)
+	step := math.Ldexp(1, exp-1)
+	if r.PerRecord() {
+		frac, exp := math.Frexp(r.Most / exact)
+		if frac == 0.5 {
+			exp--
+		}
+		step = max(step, math.Ldexp(1, exp))
+	}
+	return step
 }
 
-// Sampler returns what draws the noise of one value, in steps of a grid, of a sum of n values with that clip norm. One update, clipped and
-// rounded to the grid, has a norm of at most clip + sqrt(n) step/2, and a little for the rounding of its norm; the standard deviation is
+// Sampler returns what draws the noise of one value, in steps of a grid, of a sum of n values with that clip norm. One update, or one record's
+// gradient, clipped and rounded to the grid, has a norm of at most clip + sqrt(n) step/2, and a little for the rounding of its norm; the standard deviation is
 // the noise multiplier times that.
 func (r Recipe) Sampler(clip, step float64, n int, chance io.Reader) (*Gaussian, error) {
 	z, err := r.onSum()

@@ -43,23 +43,23 @@ func TestRecipeDomain(t *testing.T) {
 	}
 	nan := math.NaN()
 	for _, r := range []privacy.Recipe{
-		{0, 1, nil},
-		{nan, 1, nil},
-		{0x1p41, 1, nil},
-		{1, 0, nil},
-		{1, nan, nil},
-		{1, 2e6, nil},
-		{1, 1, adaptive(-0.1, 0.2, 1)},
-		{1, 1, adaptive(nan, 0.2, 1)},
-		{1, 1, adaptive(0.5, 0, 1)},
-		{1, 1, adaptive(0.5, 2, 1)},
-		{1, 1, adaptive(0.5, 0.2, 1e6)},
+		{Clip: 0, Noise: 1, Adaptive: nil},
+		{Clip: nan, Noise: 1, Adaptive: nil},
+		{Clip: 0x1p41, Noise: 1, Adaptive: nil},
+		{Clip: 1, Noise: 0, Adaptive: nil},
+		{Clip: 1, Noise: nan, Adaptive: nil},
+		{Clip: 1, Noise: 2e6, Adaptive: nil},
+		{Clip: 1, Noise: 1, Adaptive: adaptive(-0.1, 0.2, 1)},
+		{Clip: 1, Noise: 1, Adaptive: adaptive(nan, 0.2, 1)},
+		{Clip: 1, Noise: 1, Adaptive: adaptive(0.5, 0, 1)},
+		{Clip: 1, Noise: 1, Adaptive: adaptive(0.5, 2, 1)},
+		{Clip: 1, Noise: 1, Adaptive: adaptive(0.5, 0.2, 1e6)},
 	} {
 		if err := r.Validate(); !errors.Is(err, privacy.ErrParameter) {
 			t.Errorf("Validate(%+v) = %v, want a refusal", r, err)
 		}
 	}
-	if err := (privacy.Recipe{1, 2, adaptive(0.5, 0.2, 1)}).Validate(); !errors.Is(err, privacy.ErrNoise) {
+	if err := (privacy.Recipe{Clip: 1, Noise: 2, Adaptive: adaptive(0.5, 0.2, 1)}).Validate(); !errors.Is(err, privacy.ErrNoise) {
 		t.Errorf("a count whose noise alone costs what all may: %v, want a refusal", err)
 	}
 }

@@ -135,7 +135,7 @@ func sound(f entry.RunCreated) error {
 		return errors.New("a grace or a max_time below 0")
 	case p.Rounds < 1 || p.Tries < 1 || p.Deadline <= 0:
 		return errors.New("no rounds, no tries, or no time for one")
-	case p.Standardize == nil && f.Initial == nil:
+	case !p.Measured() && f.Initial == nil:
 		return errors.New("no initial model and no round that makes one")
 	case (f.Initial == nil) != f.Model.IsZero():
 		return errors.New("an initial model without its digest, or the digest alone")

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/privacy"
 )
@@ -19,6 +20,9 @@ func Recipe(p entry.Plan) (privacy.Recipe, bool) {
 		return privacy.Recipe{}, false
 	}
 	r := privacy.Recipe{Clip: p.Privacy.ClipNorm, Noise: p.Privacy.NoiseMultiplier}
+	if p.PerRecord() {
+		r.Most = p.MaxAbs
+	}
 	if a := p.Privacy.Adaptive; a != nil {
 		r.Adaptive = &privacy.Adaptive{Quantile: a.Quantile, Rate: a.LearningRate, CountStddev: a.CountStddev}
 	}
@@ -53,31 +57,67 @@ func CheckPrivacy(p entry.Plan) error {
 		return fmt.Errorf("privacy: %w", err)
 	}
 	switch {
-	case p.Privacy.Unit != entry.Participant:
-		return fmt.Errorf("privacy of unit %.32q, want %s", p.Privacy.Unit, entry.Participant)
+	case p.Privacy.Unit != entry.Participant && p.Privacy.Unit != entry.Record:
+		return fmt.Errorf("privacy of unit %.32q, want %s or %s", p.Privacy.Unit, entry.Participant, entry.Record)
 	case p.Quorum < LeastPrivate:
 		return fmt.Errorf("quorum %d of a run with privacy, want %d at least", p.Quorum, LeastPrivate)
 	case p.Resolution != 0:
 		return errors.New("a resolution in a run with privacy, whose noise is far coarser")
-	case p.Standardize != nil:
-		return errors.New("a round of statistics, which has no noise, in a run with privacy")
+	case p.Measured():
+		return errors.New("a round of statistics, which has no noise, in a run with privacy: give public numbers in standardize.given")
+	}
+	return checkUnit(*p.Privacy)
+}
+
+// checkUnit reports what does not go with the unit of privacy.
+func checkUnit(p entry.Privacy) error {
+	if p.Unit != entry.Record {
+		if p.ExpectedRecords != 0 || p.SamplingRate != 0 {
+			return fmt.Errorf("privacy.expected_records or sampling_rate with unit %s: they go with unit %s", p.Unit, entry.Record)
+		}
+		return nil
+	}
+	switch {
+	case p.Adaptive != nil:
+		return fmt.Errorf("privacy.adaptive with unit %s: how many records are clipped nobody counts", p.Unit)
+	case p.ExpectedRecords < 1 || p.ExpectedRecords > aggregate.MaxWeight:
+		return fmt.Errorf("privacy.expected_records is %d, want 1 to %d: about how many records all members have, from what everybody knows",
+			p.ExpectedRecords, aggregate.MaxWeight)
+	case !(p.SamplingRate >= 0 && p.SamplingRate <= 1):
+		return fmt.Errorf("privacy.sampling_rate is %v, want above 0 and at most 1 (or none: all records are in every round)", p.SamplingRate)
 	}
 	return nil
 }
 
-// Cost returns what a number of a plan's rounds cost, nothing where it asks for no noise. Everybody who consented takes part in each,
-// and the log says who did: so the rate is 1.
+// Over returns by what the noised sum of a round is divided, in which so many members were asked: a number that hangs on nobody's records.
+func Over(p entry.Plan, asked int) int {
+	if !p.PerRecord() {
+		return asked
+	}
+	return int(max(1, math.Round(rate(*p.Privacy)*float64(p.Privacy.ExpectedRecords))))
+}
+
+// rate returns with what probability a unit is in a round. A member is in every round: the log says so. A record is drawn by its member's
+// enclave, each for itself, and nobody learns which were.
+func rate(p entry.Privacy) float64 {
+	if p.Unit != entry.Record || p.SamplingRate == 0 {
+		return 1
+	}
+	return p.SamplingRate
+}
+
+// Cost returns what a number of a plan's rounds cost, nothing where it asks for no noise.
 func Cost(p entry.Plan, rounds int) privacy.Mechanism {
 	if p.Privacy == nil {
 		return privacy.Mechanism{}
 	}
-	return privacy.Mechanism{Rate: 1, Noise: p.Privacy.NoiseMultiplier, Rounds: rounds}
+	return privacy.Mechanism{Rate: rate(*p.Privacy), Noise: p.Privacy.NoiseMultiplier, Rounds: rounds}
 }
 
 // spend counts a round of a plan.
 func (s *State) spend(p entry.Plan) {
 	m := Cost(p, 1)
-	i := slices.IndexFunc(s.ledger, func(x privacy.Mechanism) bool { return x.Noise == m.Noise })
+	i := slices.IndexFunc(s.ledger, func(x privacy.Mechanism) bool { return x.Noise == m.Noise && x.Rate == m.Rate })
 	if i < 0 {
 		s.ledger = append(s.ledger, m)
 		return
@@ -85,12 +125,13 @@ func (s *State) spend(p entry.Plan) {
 	s.ledger[i].Rounds++
 }
 
-// Spend returns what all closed rounds cost together with more, for a budget's delta: by the bound of Rényi divergences, which for discrete
-// noise is exact in the same sense as for continuous. Epsilon is +Inf where the bound is of no use.
+// Spend returns what all closed rounds cost together with more, for a budget's delta: by the bound of Rényi divergences for discrete noise.
+// All rounds have the
+// budget's unit, see affordable. Epsilon is +Inf where the bound is of no use.
 func (s *State) Spend(b entry.Budget, more ...privacy.Mechanism) entry.Spent {
 	out := entry.Spent{Epsilon: math.Inf(1), Delta: b.Delta, Unit: b.Unit}
 	// What was spent before the log began is a sum, to which epsilon and delta of the rest are added.
-	if e, _, err := privacy.RenyiEpsilon(slices.Concat(s.ledger, more), b.Delta-s.carried.Delta, nil); err == nil {
+	if e, err := privacy.DiscreteEpsilon(slices.Concat(s.ledger, more), b.Delta-s.carried.Delta); err == nil {
 		out.Epsilon = e + s.carried.Epsilon
 	}
 	return out
@@ -111,6 +152,10 @@ func (s *State) promised() []privacy.Mechanism {
 func (s *State) affordable(p entry.Plan, b entry.Budget) error {
 	if p.Privacy == nil {
 		return nil
+	}
+	if u := s.spent.Unit; u != "" && u != b.Unit {
+		return fmt.Errorf("privacy: the federation's budget is for unit %s, and what was spent is for unit %s, of which nothing follows for the other: "+
+			"a budget of another unit begins with a new log", b.Unit, u)
 	}
 	before := s.promised()
 	with := func(z float64) float64 {
@@ -156,7 +201,7 @@ func (r *run) epsilon() float64 {
 	if r.fact.Plan.Privacy == nil {
 		return 0
 	}
-	e, _, err := privacy.RenyiEpsilon([]privacy.Mechanism{Cost(r.fact.Plan, max(r.closed, 0))}, r.fact.Plan.Privacy.Delta, nil)
+	e, err := privacy.DiscreteEpsilon([]privacy.Mechanism{Cost(r.fact.Plan, max(r.closed, 0))}, r.fact.Plan.Privacy.Delta)
 	if err != nil {
 		return math.Inf(1)
 	}

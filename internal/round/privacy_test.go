@@ -11,7 +11,15 @@ import (
 	"consilium.dev/internal/round"
 )
 
-var budget = entry.Budget{Unit: entry.Participant, Epsilon: 8, Delta: 1e-5}
+var (
+	budget   = entry.Budget{Unit: entry.Participant, Epsilon: 8, Delta: 1e-5}
+	ofRecord = entry.Budget{Unit: entry.Record, Epsilon: 8, Delta: 1e-5}
+)
+
+// records makes the unit of a plan with noise a record.
+func records(p *entry.Plan) {
+	p.Privacy.Unit, p.Privacy.ExpectedRecords, p.MaxAbs = entry.Record, 500, 250
+}
 
 // privately is the fact of a run with noise.
 func privately(change func(*entry.Plan)) entry.RunCreated {
@@ -54,6 +62,22 @@ func TestPrivacyAtStart(t *testing.T) {
 		"no delta":     {budget, func(p *entry.Plan) { p.Privacy.Delta = 0 }, "delta 0"},
 		"adaptive": {budget, func(p *entry.Plan) {
 			p.Privacy.Adaptive = &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 2}
+		}, ""},
+		"record":                {ofRecord, records, ""},
+		"record, other budget":  {budget, records, "privacy of unit record; the manifest's budget is for unit participant"},
+		"member, other budget":  {ofRecord, nil, "privacy of unit participant; the manifest's budget is for unit record"},
+		"record, drawn":         {ofRecord, func(p *entry.Plan) { records(p); p.Rounds, p.Privacy.SamplingRate = 40, 0.1 }, ""},
+		"record, none drawn":    {ofRecord, func(p *entry.Plan) { records(p); p.Privacy.SamplingRate = -1 }, "sampling_rate is -1"},
+		"record, too many":      {ofRecord, func(p *entry.Plan) { records(p); p.Rounds = 40 }, "for a record"},
+		"record, of two":        {ofRecord, func(p *entry.Plan) { records(p); p.Quorum = 2 }, "want 3 at least"},
+		"record, none expected": {ofRecord, func(p *entry.Plan) { records(p); p.Privacy.ExpectedRecords = 0 }, "expected_records is 0"},
+		"record, adaptive": {ofRecord, func(p *entry.Plan) {
+			records(p)
+			p.Privacy.Adaptive = &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 2}
+		}, "adapts"},
+		"member, drawn": {budget, func(p *entry.Plan) { p.Privacy.SamplingRate = 0.5 }, "they go with unit record"},
+		"member, public numbers": {budget, func(p *entry.Plan) {
+			p.Standardize = &entry.Standardize{Given: map[string]entry.Scale{"age": {Mean: 55, Scale: 10}}}
 		}, ""},
 		"count too fine": {budget, func(p *entry.Plan) {
 			p.Privacy.Adaptive = &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 0.5}
@@ -136,7 +160,24 @@ func TestPrivacyAcrossRuns(t *testing.T) {
 	}
 }
 
-// TestPrivacyCarried: what the first line of a log says was spent before it counts, epsilon and delta.
+// TestOver: a noised sum is divided by what hangs on nobody's records.
+func TestOver(t *testing.T) {
+	for _, c := range []struct {
+		change func(*entry.Plan)
+		want   int
+	}{
+		{nil, 7},
+		{records, 500},
+		{func(p *entry.Plan) { records(p); p.Privacy.SamplingRate = 0.1 }, 50},
+		{func(p *entry.Plan) { records(p); p.Privacy.SamplingRate = 1e-6 }, 1},
+	} {
+		if got := round.Over(privately(c.change).Plan, 7); got != c.want {
+			t.Errorf("Over = %d of %+v, want %d", got, privately(c.change).Plan.Privacy, c.want)
+		}
+	}
+}
+
+// TestPrivacyCarried: what the first line of a log says was spent before it counts, epsilon and delta; what it says of another unit nothing is compared with.
 func TestPrivacyCarried(t *testing.T) {
 	for _, c := range []struct {
 		before entry.Spent
@@ -146,6 +187,7 @@ func TestPrivacyCarried(t *testing.T) {
 		{entry.Spent{Epsilon: 1, Delta: 1e-6, Unit: entry.Participant}, true},
 		{entry.Spent{Epsilon: 2, Delta: 1e-6, Unit: entry.Participant}, false},
 		{entry.Spent{Epsilon: 0.1, Delta: 1e-5, Unit: entry.Participant}, false},
+		{entry.Spent{Epsilon: 0.1, Delta: 1e-6, Unit: entry.Record}, false},
 	} {
 		limits, manifest := budgeted(budget)
 		manifest.Spent = c.before

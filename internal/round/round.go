@@ -174,7 +174,7 @@ func (r *run) open() *try {
 // next returns which try would be opened now.
 func (r *run) next() (number, attempt int) {
 	number = r.closed + 1
-	if r.fact.Plan.Standardize == nil {
+	if !r.fact.Plan.Measured() {
 		number = max(number, 1)
 	}
 	if n := len(r.tries); n > 0 && r.tries[n-1].state == failed {

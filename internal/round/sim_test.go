@@ -86,7 +86,8 @@ func newWorld(t testing.TB, seed uint64) *world {
 		MaxAbs: 1 << 20, RoundsMax: 10, OpenRuns: 4,
 	}
 	if len(w.members) >= round.LeastPrivate && seed%3 == 0 {
-		w.limits.Budget = entry.Budget{Unit: entry.Participant, Epsilon: 2 + 10*w.chance.Float64(), Delta: 1e-5}
+		unit := []string{entry.Participant, entry.Record}[w.chance.IntN(2)]
+		w.limits.Budget = entry.Budget{Unit: unit, Epsilon: 2 + 10*w.chance.Float64(), Delta: 1e-5}
 		w.audit.budget = w.limits.Budget
 	}
 	w.decide(round.Adopt{
@@ -110,7 +111,13 @@ func (w *world) create(i int) {
 	if private {
 		p.Quorum, p.Resolution = max(p.Quorum, round.LeastPrivate), 0
 		p.Privacy = &entry.Privacy{Unit: entry.Participant, ClipNorm: 0.5, NoiseMultiplier: 0.5 + 4*w.chance.Float64(), Delta: 1e-5}
-		if w.chance.IntN(2) == 0 {
+		switch p.Privacy.Unit = w.limits.Budget.Unit; {
+		case p.PerRecord():
+			p.Privacy.ExpectedRecords = 1 + w.chance.Int64N(1000)
+			if w.chance.IntN(2) == 0 {
+				p.Privacy.SamplingRate = 0.01 + 0.98*w.chance.Float64()
+			}
+		case w.chance.IntN(2) == 0:
 			p.Privacy.Adaptive = &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 3}
 		}
 	}
@@ -489,12 +496,16 @@ func (a *audit) spend(f entry.RoundClosed) error {
 		}
 		return nil
 	}
-	a.spent = append(a.spent, privacy.Mechanism{Rate: 1, Noise: p.NoiseMultiplier, Rounds: 1})
-	want, _, err := privacy.RenyiEpsilon(a.spent, a.budget.Delta, nil)
+	rate := 1.0
+	if p.SamplingRate != 0 {
+		rate = p.SamplingRate
+	}
+	a.spent = append(a.spent, privacy.Mechanism{Rate: rate, Noise: p.NoiseMultiplier, Rounds: 1})
+	want, err := privacy.DiscreteEpsilon(a.spent, a.budget.Delta)
 	if err != nil {
 		return err
 	}
-	if math.Abs(f.Spent.Epsilon-want) > 1e-9*want || want > a.budget.Epsilon || f.Spent.Unit != entry.Participant {
+	if math.Abs(f.Spent.Epsilon-want) > 1e-9*want || want > a.budget.Epsilon || f.Spent.Unit != a.budget.Unit {
 		return fmt.Errorf("closed with %+v spent, it is %v, and the budget is %v", f.Spent, want, a.budget.Epsilon)
 	}
 	return nil

@@ -42,6 +42,9 @@ func Train(ctx context.Context, p entry.Plan, base *model.Model, train *dataset.
 // has control variates the update begins with how c's changes, to the bit. Under the encoding top-k the update is of what training made and
 // what c has unsent; a value of which there is more than max_abs is sent as max_abs, and the rest is carried on.
 func TrainCarrying(ctx context.Context, p entry.Plan, base *model.Model, c Carried, train *dataset.Set, round int, member string, step func(done int)) (update []float32, next Carried, err error) {
+	if p.PerRecord() {
+		return nil, Carried{}, fmt.Errorf("plan %q asks for privacy of single records, which have a sum and no training: see TrainRecords", p.Name)
+	}
 	d, err := Describe(p)
 	if err != nil {
 		return nil, Carried{}, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -38,7 +39,8 @@ const (
 	defaultTries   = 3
 	defaultTimeout = 10 * time.Minute
 
-	unset = math.MinInt // steps that a plan does not name
+	unset    = math.MinInt      // steps that a plan does not name
+	unsetAbs = -math.MaxFloat64 // a max_abs that it does not name
 )
 
 // planFile is a plan as its lead writes it.
@@ -50,7 +52,7 @@ type planFile struct {
 // ParsePlan reads the plan that a lead wrote, a YAML document of at most 256 KiB with the keys of [entry.Plan] and, under
 // schema, what [dataset.ParseSchema] describes. Unknown and doubled keys are errors. Left out have defaults: trainer
 // builtin/logistic, strategy fedavg, quorum all listed members (there is no default where none is listed), deadline 10m, tries
-// 3, max_abs 16, resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), encoding none, top_k 0 (no share), local.steps 1 (where epochs is left out too), batch 0 (all rows), l2 0; without standardize there is no round 0.
+// 3, max_abs 16 (with privacy of single records clip_norm * expected_records), resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), encoding none, top_k 0 (no share), local.steps 1 (where epochs is left out too), batch 0 (all rows), l2 0; without standardize there is no round 0.
 // The plan that it returns has passed [CheckPlan].
 func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	if len(yamlText) > maxPlan {
@@ -58,7 +60,7 @@ func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	}
 	f := planFile{Plan: entry.Plan{
 		Trainer: Logistic, Strategy: entry.Strategy{Name: "fedavg"}, Deadline: entry.Duration(defaultTimeout),
-		Tries: defaultTries, MaxAbs: defaultMaxAbs, Local: entry.Local{Steps: unset},
+		Tries: defaultTries, MaxAbs: unsetAbs, Local: entry.Local{Steps: unset},
 	}}
 	if err := strictyaml.Load(yamlText, &f); err != nil {
 		return entry.Plan{}, fmt.Errorf("plan: %w", err)
@@ -67,6 +69,12 @@ func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	numbers(p.Strategy.Params)
 	if p.Quorum == 0 {
 		p.Quorum = len(p.Members)
+	}
+	if p.MaxAbs == unsetAbs {
+		p.MaxAbs = defaultMaxAbs
+		if p.PerRecord() { // so that no member's sum is cut off
+			p.MaxAbs = p.Privacy.ClipNorm * float64(p.Privacy.ExpectedRecords)
+		}
 	}
 	if p.Local.Steps == unset {
 		p.Local.Steps = 1
@@ -143,7 +151,7 @@ func CheckPlan(p entry.Plan) error {
 func check(p entry.Plan) (dataset.Schema, error) {
 	s, err := dataset.ParseSchema(p.Schema)
 	if err == nil {
-		err = inOne(checkNames(p), checkRounds(p), checkNumbers(p), checkLocal(p.Local), checkStrategy(p), checkPrivacy(p))
+		err = inOne(checkNames(p), checkRounds(p), checkNumbers(p), checkStandardize(p.Standardize, s), checkLocal(p.Local, p.PerRecord()), checkStrategy(p), checkPrivacy(p))
 	}
 	if err != nil {
 		return dataset.Schema{}, fmt.Errorf("plan: %w", err)
@@ -242,11 +250,18 @@ func checkPrivacy(p entry.Plan) error {
 	if err := round.CheckPrivacy(p); err != nil {
 		return err
 	}
-	if !slices.Contains(private, p.Strategy.Name) {
-		return fmt.Errorf("strategy %s in a run with privacy, want one of %s", p.Strategy.Name, strings.Join(private, ", "))
+	can := private
+	if p.PerRecord() {
+		can = perRecord
+	}
+	if !slices.Contains(can, p.Strategy.Name) {
+		return fmt.Errorf("strategy %s in a run with privacy of unit %s, want one of %s", p.Strategy.Name, p.Privacy.Unit, strings.Join(can, ", "))
 	}
 	if p.Privacy.ClipNorm > p.MaxAbs {
 		return fmt.Errorf("privacy.clip_norm is %v, want at most max_abs, %v", p.Privacy.ClipNorm, p.MaxAbs)
+	}
+	if p.PerRecord() {
+		return checkRecords(p)
 	}
 	return nil
 }
@@ -302,15 +317,35 @@ func checkNumbers(p entry.Plan) error {
 	if !(p.Resolution >= 0 && p.Resolution <= p.MaxAbs) {
 		return fmt.Errorf("resolution is %v, want 0 to max_abs", p.Resolution)
 	}
-	if s := p.Standardize; s != nil {
-		if !(s.MaxAbs >= 0x1p-64 && s.MaxAbs <= 0x1p120) { // so that roots and low parts have grids too
-			return fmt.Errorf("standardize.max_abs is %v, want 2^-64 to 2^120", s.MaxAbs)
+	return nil
+}
+
+// checkStandardize judges what columns are to be standardised by.
+func checkStandardize(s *entry.Standardize, schema dataset.Schema) error {
+	switch {
+	case s == nil:
+		return nil
+	case len(s.Given) == 0 && !(s.MaxAbs >= 0x1p-64 && s.MaxAbs <= 0x1p120): // so that roots and low parts have grids too
+		return fmt.Errorf("standardize.max_abs is %v, want 2^-64 to 2^120", s.MaxAbs)
+	case len(s.Given) > 0 && s.MaxAbs != 0:
+		return errors.New("standardize has both max_abs, for a round of statistics, and given, which needs none: want one of them")
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Given)) {
+		g := s.Given[name]
+		switch {
+		case !slices.Contains(schema.Features(), name):
+			return fmt.Errorf("standardize.given has %.64q, which is no feature of the schema", name)
+		case !(math.Abs(g.Mean) <= 0x1p64):
+			return fmt.Errorf("standardize.given: the mean of %s is %v, want -2^64 to 2^64", name, g.Mean)
+		case !(g.Scale >= 0x1p-64 && g.Scale <= 0x1p64):
+			return fmt.Errorf("standardize.given: the scale of %s is %v, want 2^-64 to 2^64", name, g.Scale)
 		}
 	}
 	return nil
 }
 
-func checkLocal(l entry.Local) error {
+// checkLocal judges what participants do between base and update; still reports that they take no steps of their own.
+func checkLocal(l entry.Local, still bool) error {
 	switch {
 	case l.Steps != 0 && l.Epochs != 0:
 		return errors.New("local.steps and local.epochs are both given, want one of them")
@@ -318,7 +353,7 @@ func checkLocal(l entry.Local) error {
 		return fmt.Errorf("local.epochs is %d, want 1 to %d", l.Epochs, maxSteps)
 	case l.Epochs == 0 && (l.Steps < 1 || l.Steps > maxSteps):
 		return fmt.Errorf("local.steps is %d, want 1 to %d", l.Steps, maxSteps)
-	case !(l.LearningRate > 0 && l.LearningRate <= math.MaxFloat32):
+	case !still && !(l.LearningRate > 0 && l.LearningRate <= math.MaxFloat32):
 		return fmt.Errorf("local.learning_rate is %v, want above 0", l.LearningRate)
 	case l.Batch < 0 || l.Batch > dataset.MaxRows:
 		return fmt.Errorf("local.batch is %d, want 0 (all rows) to %d", l.Batch, dataset.MaxRows)

@@ -360,7 +360,7 @@ func TestParsePrivacy(t *testing.T) {
 		{"name: least", "name: least\nstrategy: {name: fednova}", "strategy fednova in a run with privacy"},
 		{"name: least", "name: least\nencoding: top-k\ntop_k: 0.5", "encoding top-k in a run with privacy"},
 		{"name: least", "name: least\nmax_abs: 0.25", "clip_norm is 0.5, want at most max_abs"},
-		{"unit: participant", "unit: patient", `unit "patient", want participant`},
+		{"unit: participant", "unit: patient", `unit "patient", want participant or record`},
 		{"noise_multiplier: 4", "noise_multiplier: 0", "noise multiplier 0"},
 		{"count_stddev: 3", "count_stddev: 2", "take a count_stddev above 2"},
 		{"delta: 1.0e-5", "delta: 1", "delta 1, want"},

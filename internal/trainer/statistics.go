@@ -40,7 +40,7 @@ func Statistics(p entry.Plan, train *dataset.Set) ([]float32, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.Standardize == nil {
+	if !p.Measured() {
 		return nil, fmt.Errorf("plan %q asks for no statistics", p.Name)
 	}
 	n := len(s.Features())
@@ -73,7 +73,7 @@ func split(v float64) (hi, lo float32) {
 }
 
 // Initial returns the model that the first training round starts from: weights and bias 0 and, where the plan standardises,
-// the pooled records' means and standard deviations (with n-1) plus 1e-9. mean is the weighted mean of the participants'
+// the pooled records' means and standard deviations (with n-1) plus 1e-9, or what the plan gives. mean is the weighted mean of the participants'
 // [Statistics] and rows the number of records that it is of; without a statistics round they are nil and unused. The same
 // input gives the same bits on every processor.
 func Initial(p entry.Plan, mean []float64, rows int64) (*model.Model, error) {
@@ -82,11 +82,11 @@ func Initial(p entry.Plan, mean []float64, rows int64) (*model.Model, error) {
 		return nil, err
 	}
 	m := &model.Model{Layout: d.Layout, Params: make([]float32, d.Layout.Len())}
-	if p.Standardize == nil {
+	if !p.Measured() {
 		if mean != nil {
 			return nil, fmt.Errorf("plan %q asks for no statistics", p.Name)
 		}
-		return m, nil
+		return m, give(p, m)
 	}
 	means, _ := m.Layout.Slice(m.Params, tensorMean)
 	scales, _ := m.Layout.Slice(m.Params, tensorScale)
@@ -102,6 +102,26 @@ func Initial(p entry.Plan, mean []float64, rows int64) (*model.Model, error) {
 		means[j], scales[j] = float32(mu), float32(deviation(mu, square, rows))
 	}
 	return m, nil
+}
+
+// give puts what a plan gives to standardise by, if it does, into a model.
+func give(p entry.Plan, m *model.Model) error {
+	if p.Standardize == nil {
+		return nil
+	}
+	s, err := check(p)
+	if err != nil {
+		return err
+	}
+	means, _ := m.Layout.Slice(m.Params, tensorMean)
+	scales, _ := m.Layout.Slice(m.Params, tensorScale)
+	for j, name := range s.Features() {
+		scales[j] = 1
+		if g, ok := p.Standardize.Given[name]; ok {
+			means[j], scales[j] = float32(g.Mean), float32(g.Scale)
+		}
+	}
+	return nil
 }
 
 // deviation returns the standard deviation, with n-1, of n records with this mean and mean square, plus the floor.

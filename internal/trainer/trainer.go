@@ -3,8 +3,8 @@
 //
 // Built in is "builtin/logistic", logistic regression by gradient descent: p(label = 1) = 1/(1+exp(-(w·z + b))), the mean of
 // the log loss over a step's rows, and half l2 times the squared norm of w. Where the plan standardises, z = (x-mean)/scale
-// with the federation's own means and deviations, which round 0 finds (see [Statistics]) and which are tensors of the model;
-// else z = x. The model's tensors, by ascending name as package model orders them, for D features:
+// with the federation's own means and deviations, which round 0 finds (see [Statistics]), or with numbers that the plan gives; both are
+// tensors of the model; else z = x. The model's tensors, by ascending name as package model orders them, for D features:
 //
 //	control.bias      [1]     only where the strategy has control variates (SCAFFOLD): everybody's
 //	control.weight    [1, D]  likewise
@@ -54,7 +54,7 @@ const (
 // Description is what follows from a plan for models and updates.
 type Description struct {
 	Layout     model.Layout
-	Statistics []aggregate.Range // of round 0's vectors; nil where the plan does not standardise
+	Statistics []aggregate.Range // of round 0's vectors; nil where the plan has no such round
 	Training   []aggregate.Range // of the updates of training rounds, one value for each of the layout
 	Control    int               // how many values at the beginning of models and updates are control variates; 0: the strategy has none
 	Sent       int               // most values of a training round's update that are not 0; 0: the plan does not say
@@ -89,7 +89,9 @@ func Describe(p entry.Plan) (Description, error) {
 	if p.Standardize != nil {
 		d.Layout = append(d.Layout, model.Tensor{Name: tensorMean, Shape: []int{n}}, model.Tensor{Name: tensorScale, Shape: []int{n}})
 		d.Training = append(d.Training, aggregate.Range{Len: 2 * n})
-		d.Statistics = statisticsRanges(n, p.Standardize.MaxAbs)
+		if p.Measured() {
+			d.Statistics = statisticsRanges(n, p.Standardize.MaxAbs)
+		}
 	}
 	return d, nil
 }

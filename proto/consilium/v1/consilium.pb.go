@@ -2957,7 +2957,7 @@ func (x *ShowReply) GetPrivacy() *Privacy {
 // Privacy is what a run with noise costs. Its figures are upper bounds.
 type Privacy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Unit          string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`                           // whom epsilon protects: "participant", all that one member gave
+	Unit          string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`                           // whom epsilon protects: "participant", all that one member gave, or "record", one row of it
 	Epsilon       float64                `protobuf:"fixed64,2,opt,name=epsilon,proto3" json:"epsilon,omitempty"`                   // of the run's closed rounds by themselves
 	Delta         float64                `protobuf:"fixed64,3,opt,name=delta,proto3" json:"delta,omitempty"`                       // for it, as the plan says
 	Spent         float64                `protobuf:"fixed64,4,opt,name=spent,proto3" json:"spent,omitempty"`                       // epsilon of all that the federation has released in all runs
