@@ -16,7 +16,8 @@ demo: build
 	$(GOBUILD) -o bin/hospitals ./examples/hospitals/demo
 	bin/hospitals
 
-# What each strategy makes of a hostile member, as a table of accuracies; some seconds, in one process. See examples/hospitals/robust.
+# What each strategy makes of a hostile member, and what privacy of a patient costs, as tables of accuracies; some seconds, in one process.
+# See examples/hospitals/robust.
 demo-robust:
 	$(GOBUILD) -o bin/robust ./examples/hospitals/robust
 	bin/robust

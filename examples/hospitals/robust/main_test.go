@@ -32,3 +32,24 @@ func TestPlayFinds(t *testing.T) {
 		t.Error("there are no records nowhere")
 	}
 }
+
+// TestPatients: privacy of a patient at epsilon 8 and 3 costs what it should and little accuracy; at an epsilon at which noise is all that is left, that is
+// found.
+func TestPatients(t *testing.T) {
+	var out bytes.Buffer
+	if err := patients(t.Context(), &out, ".."); err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	for _, want := range []string{" 8.0000 ", " 3.0000 ", "epsilon for one record at delta 1e-05"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the table has no %q:\n%s", want, &out)
+		}
+	}
+	t.Logf("\n%s", &out)
+	kept := epsilons
+	defer func() { epsilons = kept }()
+	epsilons = []float64{0.01}
+	if err := patients(t.Context(), &bytes.Buffer{}, ".."); err == nil || !strings.Contains(err.Error(), "not as it should be") {
+		t.Errorf("at epsilon 0.01: %v, want that too much is lost", err)
+	}
+}
