@@ -48,12 +48,16 @@ func TestMaskedSum(t *testing.T) {
 			if err := spec.Check(update); err != nil {
 				r.Fatal(err)
 			}
-			want.Add(0, update, float64(w))
+			times := float64(w) // an update that is shortened is one of less weight
+			if rapid.Bool().Draw(r, "shortened") {
+				times *= rapid.Float64Range(0.01, 1).Draw(r, "factor")
+			}
+			want.Add(0, update, times)
 			want.AddWeight(float64(w))
 			whole := slices.Repeat([]uint64{7}, n) // what was there before does not count
 			cut := rapid.IntRange(0, n).Draw(r, "cut")
-			grid.Whole(whole[cut:], cut, update[cut:], float64(w))
-			grid.Whole(whole[:cut], 0, update[:cut], float64(w))
+			grid.Whole(whole[cut:], cut, update[cut:], times)
+			grid.Whole(whole[:cut], 0, update[:cut], times)
 			terms = append(terms, mask.Term{Seed: mask.Seed{byte(i)}, Minus: i%2 == 1})
 			mask.Apply(whole, 0, terms[len(terms)-1])
 			for k, v := range whole {
@@ -79,6 +83,38 @@ func TestMaskedSum(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestWholeFenced: where the weight is no whole number, products are rounded by themselves and then to the grid, as those that are added are:
+// fused, some would be others. TestPortable, one folder up, runs it where the processor can.
+func TestWholeFenced(t *testing.T) {
+	const n = 4096
+	var chance lcg = 7
+	update := make([]float32, n)
+	for i := range update {
+		update[i] = float32(int32(chance.next()%(1<<24))-1<<23) * 0x1p-23
+	}
+	spec := aggregate.Spec{Ranges: []aggregate.Range{{Len: n, MaxAbs: 1}}, Weights: []int64{199}}
+	grid, err := aggregate.NewGrid(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, factor := range []float64{0.9, 1 / 3.0, 0.999999} {
+		want, got := make([]float64, n), make([]float64, n)
+		plain, _ := aggregate.NewSum(spec)
+		plain.AddWeight(199)
+		plain.Add(0, update, 199*factor)
+		plain.Mean(0, want)
+		whole := make([]uint64, n)
+		grid.Whole(whole, 0, update, 199*factor)
+		sum, _ := aggregate.NewSum(spec)
+		sum.AddWeight(199)
+		if err := sum.AddWhole(0, whole, 1, 199); err != nil {
+			t.Fatal(err)
+		}
+		sum.Mean(0, got)
+		sameBits(t, got, want, "rounded before")
+	}
 }
 
 // draw returns an update that spec's Check passes, with many values at the limit and around ties.
