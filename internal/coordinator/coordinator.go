@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -417,7 +418,7 @@ func (c *Coordinator) loop(facts *ledger.Ledger) *loop {
 		presence: newPresence(c.o.Now), clocks: newClocks(c.o.Now, c.o.Skew),
 		messages: make(chan message), ending: make(chan struct{}), done: make(chan struct{}), state: round.New(), index: registry.New(),
 		hold: newHold(c.o.Limits.Uploads, c.o.Limits.Resume, func() int { return len(c.epochs.now().Members()) }), studies: map[string]study{}, named: map[entry.Digest]bool{}, results: make(chan combined),
-		wake: time.NewTimer(time.Hour), closings: map[closing]int64{},
+		turns: semaphore.NewWeighted(combining), wake: time.NewTimer(time.Hour), closings: map[closing]int64{},
 	}
 	l.wanted.Store(&news{of: nil, changed: make(chan struct{})})
 	l.show()

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -47,6 +48,7 @@ type hold struct {
 type sum struct {
 	held     map[entry.Member]entry.Digest // owned by loop: whose update is in, or on its way in
 	combined bool                          // owned by loop: the mean is being taken, nothing may be added
+	over     context.CancelCauseFunc       // owned by loop: ends the combination; nil before it began
 
 	spec aggregate.Spec // never changes
 
@@ -73,6 +75,9 @@ func newHold(limit int64, lease time.Duration, members func() int) *hold {
 		taken: map[entry.Member]int64{}, spooled: map[entry.Member]int64{},
 	}
 }
+
+// errOver says that a combination's try has ended, and that nobody needs the model.
+var errOver = errors.New("its try has ended")
 
 // update is one update in memory, whole and checked. release gives its memory and its reservation back, once; nobody touches the values
 // afterwards.
@@ -209,6 +214,9 @@ func (h *hold) open(a attempt, s *sum) { h.sums[a] = s }
 
 // drop forgets the sum of a try that has ended, and what came of updates for it; uploads for it that go on are cut. Called by the loop.
 func (h *hold) drop(a attempt) {
+	if s := h.sums[a]; s != nil && s.over != nil {
+		s.over(errOver) // who was counted among open runs no more must not go on taking memory
+	}
 	h.abandon(h.sums[a])
 	delete(h.sums, a)
 	h.uploads.over(a) // before the shelf is cleared: none that ends from here on is put there

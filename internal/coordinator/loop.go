@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/blob"
@@ -61,7 +62,8 @@ type loop struct {
 	sets      witness.Sets // of the log's witnesses
 	workers   sync.WaitGroup
 	results   chan combined
-	running   int // combinations that have begun and are not finished
+	running   int                 // combinations that have begun and are not finished
+	turns     *semaphore.Weighted // of which so many are under way, and the others in line
 	wake      *time.Timer
 	blobs     *blob.Blobs
 	memory    int64                 // bytes that the process may take, 0 where nobody knows
@@ -381,7 +383,11 @@ func (l *loop) settle(ctx context.Context) error {
 	return nil
 }
 
-// begin starts a combination beside the loop, unless it is under way.
+// combining is how many combinations are under way at a time. Each takes some 20 MiB beside its sum for the blocks that pass through it, of
+// which beside has room for so many; with 64 open runs, which are closed together where their members come back together, there could else be 64.
+const combining = 2
+
+// begin starts a combination beside the loop, unless it is under way. It waits in line while others are.
 func (l *loop) begin(ctx context.Context, a round.Combine) {
 	s := l.hold.sums[attempt{a.Run, a.Round, a.Try}]
 	if s.combined {
@@ -390,15 +396,30 @@ func (l *loop) begin(ctx context.Context, a round.Combine) {
 	s.combined = true
 	s.reading.Add(1)
 	l.running++
+	work, over := context.WithCancelCause(ctx)
+	s.over = over
 	l.workers.Go(func() {
+		defer over(nil)
 		s.pending.Wait()
-		in, err := l.combine(ctx, a, s)
+		in, err := l.inTurn(work, a, s)
+		if errors.Is(context.Cause(work), errOver) {
+			err = errOver
+		}
 		s.reading.Done()
 		select {
 		case l.results <- combined{in, err}:
 		case <-ctx.Done():
 		}
 	})
+}
+
+// inTurn combines when it is its turn.
+func (l *loop) inTurn(ctx context.Context, a round.Combine, s *sum) (round.Combined, error) {
+	if err := l.turns.Acquire(ctx, 1); err != nil {
+		return round.Combined{Run: a.Run, Round: a.Round, Try: a.Try}, err
+	}
+	defer l.turns.Release(1)
+	return l.combine(ctx, a, s)
 }
 
 // rest returns when no combination is under way, or ctx ends. No call may be under way: then none begins.
@@ -421,6 +442,11 @@ func (l *loop) rest(ctx context.Context) {
 // the next boot asks for the same work again. One that comes while the clock is contradicted waits for a right one.
 func (l *loop) finish(ctx context.Context, c combined) error {
 	l.stale = true // whoever waits for it looks again
+	if errors.Is(c.err, errOver) {
+		l.running--
+		l.unneeded(c.in, c.err)
+		return nil
+	}
 	if c.err != nil {
 		l.running--
 		return fmt.Errorf("combining round %d of run %s: %w", c.in.Round, c.in.Run, orRestore(c.err))
@@ -432,10 +458,15 @@ func (l *loop) finish(ctx context.Context, c combined) error {
 	}
 	l.running--
 	if refusal, ok := errors.AsType[*refused](err); ok { // the run was cancelled meanwhile
-		l.log.Info("combination not needed any more", zap.String("run", c.in.Run), zap.Int("round", c.in.Round), zap.Error(refusal.err))
+		l.unneeded(c.in, refusal.err)
 		return nil
 	}
 	return err
+}
+
+// unneeded logs a combination that came too late.
+func (l *loop) unneeded(in round.Combined, why error) {
+	l.log.Info("combination not needed any more", zap.String("run", in.Run), zap.Int("round", in.Round), zap.Error(why))
 }
 
 // offer has the loop accept an update and, when it is history, hold it. While a try's mean is taken nothing is added. An

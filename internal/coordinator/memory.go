@@ -12,8 +12,8 @@ import (
 	"consilium.dev/internal/trainer"
 )
 
-// beside is what a coordinator takes beside its sums and its uploads, some hundred connections and the blocks of a combination
-// included.
+// beside is what a coordinator takes beside its sums and its uploads, some hundred connections and the blocks of the combinations that are
+// under way at a time included.
 const beside = 128 << 20
 
 // sumsOf returns how many bytes the sums of a run's rounds take at once; it has one round at a time. A strategy that gathers has no sum of its
