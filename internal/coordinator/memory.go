@@ -86,12 +86,8 @@ type demand struct {
 // all is what the coordinator needs with that run.
 func (d demand) all() int64 { return sum64(d.sums, d.open, d.uploads, beside) }
 
-// demandOf finds out what a run would need beside those that are open. Called by the loop.
-func (l *loop) demandOf(f entry.RunCreated) (demand, error) {
-	asked, err := studyOf(f.Plan)
-	if err != nil {
-		return demand{}, status.Error(codes.InvalidArgument, err.Error())
-	}
+// demandOf finds out what a run, whose plan was studied, would need beside those that are open. Called by the loop.
+func (l *loop) demandOf(f entry.RunCreated, asked study) demand {
 	d := demand{
 		update: updateOf(asked.shape), spool: asked.spool(len(f.Members)), sums: sumsOf(asked.shape, asked.strategy, len(f.Members)),
 		uploads: l.hold.limit,
@@ -106,19 +102,17 @@ func (l *loop) demandOf(f entry.RunCreated) (demand, error) {
 			}
 		}
 	}
-	return d, nil
+	return d
 }
 
 // afford refuses a run that could not be carried out: its updates are larger than all that uploads may take, or there would be no
 // room for its sums beside those of the runs that are open. Called by the loop.
-func (l *loop) afford(f entry.RunCreated) error {
+func (l *loop) afford(f entry.RunCreated, asked study) error {
 	if _, known := l.state.RunOf(f.Lead, f.Request); known {
 		return nil // it is there, and only asked for again
 	}
-	d, err := l.demandOf(f)
+	d := l.demandOf(f, asked)
 	switch {
-	case err != nil:
-		return err
 	case d.update > d.uploads:
 		return status.Errorf(codes.FailedPrecondition, "memory: an update of this plan has %d bytes, and the coordinator holds at most %d of all updates "+
 			"(limits.uploads in its configuration)", d.update, d.uploads)
@@ -135,14 +129,11 @@ func (l *loop) afford(f entry.RunCreated) error {
 }
 
 // foretell says what a run that is affordable will need, and returns what is needed with it in all, in bytes.
-func (l *loop) foretell(f entry.RunCreated) (int64, error) {
-	d, err := l.demandOf(f)
-	if err == nil {
-		l.log.Info("memory suffices for a run", zap.String("lead", f.Lead), zap.String("name", f.Plan.Name), zap.Int64("sums", d.sums),
-			zap.Int64("spool", d.spool),
-			zap.Int64("needed", d.all()), zap.Int64("memory", l.memory))
-	}
-	return d.all(), err
+func (l *loop) foretell(f entry.RunCreated, asked study) int64 {
+	d := l.demandOf(f, asked)
+	l.log.Info("memory suffices for a run", zap.String("lead", f.Lead), zap.String("name", f.Plan.Name), zap.Int64("sums", d.sums),
+		zap.Int64("spool", d.spool), zap.Int64("needed", d.all()), zap.Int64("memory", l.memory))
+	return d.all()
 }
 
 // sum64 returns the sum of sizes, the largest int64 where it is more.

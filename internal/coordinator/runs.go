@@ -50,6 +50,10 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	asked, err := studyOf(plan) // here and once: a plan may have a million columns, and the loop serves everybody
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
 	f := entry.RunCreated{
 		Run: newRun(), Request: q.Request, Lead: lead, Manifest: r.manifest().Digest(), Members: r.invited(plan), Plan: plan,
 	}
@@ -58,14 +62,14 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 	if known, err := r.known(ctx, lead, q.Request); err != nil {
 		return nil, answer(r.log, err)
 	} else if known == "" {
-		if memory, err = r.allowed(ctx, f); err != nil {
+		if memory, err = r.allowed(ctx, f, asked); err != nil {
 			return nil, answer(r.log, err)
 		}
 		if err := r.first(ctx, &f); err != nil {
 			return nil, answer(r.log, err)
 		}
 	}
-	m := message{in: round.Create{Fact: f, Limits: r.limits()}, first: func() error { return r.loop.afford(f) }}
+	m := message{in: round.Create{Fact: f, Limits: r.limits()}, first: func() error { return r.loop.afford(f, asked) }}
 	if err := r.loop.send(ctx, m); err != nil {
 		return nil, answer(r.log, err)
 	}
@@ -96,7 +100,7 @@ func (r *runs) invited(p entry.Plan) []entry.Member {
 }
 
 // allowed asks the rules before anything is stored for a run that they refuse, and returns how many bytes are needed with it.
-func (r *runs) allowed(ctx context.Context, f entry.RunCreated) (memory int64, err error) {
+func (r *runs) allowed(ctx context.Context, f entry.RunCreated, asked study) (memory int64, err error) {
 	if !f.Plan.Measured() { // these stand for the model that will be made
 		f.Initial, f.Model = &entry.Blob{}, entry.Digest{1}
 	}
@@ -108,11 +112,11 @@ func (r *runs) allowed(ctx context.Context, f entry.RunCreated) (memory int64, e
 		if _, err := r.loop.state.Decide(r.loop.time(now), round.Create{Fact: f, Limits: r.limits()}); err != nil {
 			return err
 		}
-		if err := r.loop.afford(f); err != nil {
+		if err := r.loop.afford(f, asked); err != nil {
 			return err
 		}
-		memory, err = r.loop.foretell(f)
-		return err
+		memory = r.loop.foretell(f, asked)
+		return nil
 	}})
 	return memory, err
 }

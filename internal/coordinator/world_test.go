@@ -9,7 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -383,7 +383,9 @@ func only[F entry.Fact](all []entry.Fact) []F {
 type book struct {
 	mu      sync.Mutex // guards what follows
 	text    bytes.Buffer
-	changed chan struct{} // closed when there is more
+	lines   []map[string]any // of text, as far as somebody has looked
+	seen    int              // bytes of text that lines are of
+	changed chan struct{}    // closed when there is more
 }
 
 func newBook() *book { return &book{changed: make(chan struct{})} }
@@ -411,22 +413,32 @@ func (b *book) read() (string, <-chan struct{}) {
 
 // find returns the lines with that message and those fields (name, value, ...).
 func (b *book) find(message string, fields ...string) []map[string]any {
-	text, _ := b.read()
 	var found []map[string]any
-	for l := range strings.Lines(text) {
-		var m map[string]any
-		if err := json.Unmarshal([]byte(l), &m); err != nil {
-			panic("a log line is no JSON: " + l)
-		}
+	for _, m := range b.parsed() {
 		ok := m["msg"] == message
-		for i := 0; i < len(fields); i += 2 {
-			ok = ok && fmt.Sprint(m[fields[i]]) == fields[i+1]
+		for i := 0; ok && i < len(fields); i += 2 {
+			ok = fmt.Sprint(m[fields[i]]) == fields[i+1]
 		}
 		if ok {
 			found = append(found, m)
 		}
 	}
 	return found
+}
+
+// parsed returns all lines. Each is parsed once: who waits looks at all of them with every new one.
+func (b *book) parsed() []map[string]any {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for l := range bytes.Lines(b.text.Bytes()[b.seen:]) {
+		var m map[string]any
+		if err := json.Unmarshal(l, &m); err != nil {
+			panic("a log line is no JSON: " + string(l))
+		}
+		b.lines = append(b.lines, m)
+		b.seen += len(l)
+	}
+	return slices.Clip(b.lines)
 }
 
 // await waits until there is such a line, for a day at most.
