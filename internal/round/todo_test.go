@@ -129,7 +129,7 @@ func TestView(t *testing.T) {
 			{
 				Round: 1, Try: 1, Kind: entry.Training, State: "closed", Selected: opened().Selected,
 				Accepted: []entry.UpdateAccepted{accepted("a", 100), accepted("b", 200)}, Received: 16, Bound: 1e-14, Opened: start,
-				Deadline: start.Add(time.Minute), Closed: start, Model: digest("first"), Evaluated: []entry.Evaluated{evaluated("a")},
+				Deadline: start.Add(time.Minute), Closed: start, Model: digest("first"), Members: closed().Members, Evaluated: []entry.Evaluated{evaluated("a")},
 			},
 			{
 				Round: 2, Try: 1, Kind: entry.Training, State: "open", Selected: opened().Selected, Bound: 1e-14,
