@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"consilium.dev/internal/aggregate"
+	"consilium.dev/internal/audit"
 	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/model"
@@ -212,6 +214,14 @@ func TestPrivacyOfRecords(t *testing.T) {
 		if r := w.verify(w.export()); len(r.Findings) != 0 || r.Epsilon != closed[2].Spent.Epsilon || r.Unit != entry.Record || r.Delta != 1e-5 {
 			t.Errorf("an audit finds %v, and epsilon %v at %v for a %q spent, want nothing and %+v", r.Findings, r.Epsilon, r.Delta, r.Unit, closed[2].Spent)
 		}
+		for _, forged := range []func(*entry.Spent){
+			func(x *entry.Spent) { x.Epsilon /= 2 },
+			func(x *entry.Spent) { x.Unit = entry.Participant },
+		} {
+			if r := w.verify(w.respent(w.export(), forged)); !slices.ContainsFunc(r.Findings, func(f audit.Finding) bool { return strings.Contains(f.What, "the log says that epsilon") }) {
+				t.Errorf("an audit of a log that says otherwise finds %v", r.Findings)
+			}
+		}
 		text, err := json.Marshal(plan(t, private))
 		if err != nil {
 			t.Fatal(err)
@@ -221,6 +231,29 @@ func TestPrivacyOfRecords(t *testing.T) {
 			t.Errorf("a run of another unit: %v, want a refusal", err)
 		}
 	})
+}
+
+// respent changes in a copy of a history what its last closing says was spent.
+func (w *world) respent(folder string, change func(*entry.Spent)) string {
+	w.t.Helper()
+	path := filepath.Join(folder, "log.jsonl")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	lines := strings.SplitAfter(string(text), "\n")
+	for n, line := range slices.Backward(lines) {
+		l, err := entry.Decode([]byte(strings.TrimSuffix(line, "\n")))
+		if f, ok := l.Fact.(entry.RoundClosed); err == nil && ok {
+			change(&f.Spent)
+			lines[n] = string(entry.Encode(l.Salt, l.At, f)) + "\n"
+			break
+		}
+	}
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "")), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return folder
 }
 
 // trainedOf returns the values of a model that training changes, with which it begins.
