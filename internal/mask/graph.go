@@ -82,11 +82,23 @@ func (g *Graph) Holders(i int) []int {
 
 // X returns the place at which holder has its share of owner's secrets, or 0 where it has none.
 func (g *Graph) X(owner, holder int) byte {
-	at, found := slices.BinarySearch(g.Holders(owner), holder)
+	switch {
+	case holder < 0 || holder >= g.n:
+		return 0
+	case g.order == nil:
+		return byte(holder + 1)
+	}
+	x, found := 1, false
+	for off := -g.degree / 2; off <= g.degree/2; off++ {
+		j := g.order[(g.place[owner]+off+g.n)%g.n]
+		if found = found || j == holder; j < holder {
+			x++
+		}
+	}
 	if !found {
 		return 0
 	}
-	return byte(at + 1)
+	return byte(x)
 }
 
 // shuffled returns 0 to n-1 in an order that the seed decides (Fisher and Yates, from the end; Knuth, TAOCP vol. 2, algorithm 3.4.2P). A

@@ -2,6 +2,7 @@ package mask
 
 import (
 	"crypto/subtle"
+	"encoding/binary"
 	"fmt"
 	"io"
 )
@@ -37,13 +38,10 @@ func Split(secret []byte, threshold int, xs []byte, chance io.Reader) ([]Share, 
 	for i, x := range xs {
 		y := make([]byte, n)
 		for c := threshold - 2; c >= 0; c-- { // Horner's rule
-			for j, v := range coefficients[c*n : (c+1)*n] {
-				y[j] = times(y[j]^v, x)
-			}
+			subtle.XORBytes(y, y, coefficients[c*n:(c+1)*n])
+			scale(y, x)
 		}
-		for j, v := range secret {
-			y[j] ^= v
-		}
+		subtle.XORBytes(y, y, secret)
 		shares[i] = Share{x, y}
 	}
 	return shares, nil
@@ -68,13 +66,13 @@ func Combine(threshold int, shares []Share) ([]byte, error) {
 	if err := checkPlaces(xs); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrShares, err)
 	}
-	few := shares[:threshold]
+	p := through(shares[:threshold])
 	for _, s := range shares[threshold:] {
-		if subtle.ConstantTimeCompare(interpolate(few, s.X), s.Y) != 1 {
+		if subtle.ConstantTimeCompare(p.at(s.X), s.Y) != 1 {
 			return nil, fmt.Errorf("%w: not all are of one secret", ErrShares)
 		}
 	}
-	return interpolate(few, 0), nil
+	return p.at(0), nil
 }
 
 // checkPlaces refuses places of shares that are 0, doubled or too many.
@@ -92,41 +90,68 @@ func checkPlaces(xs []byte) error {
 	return nil
 }
 
-// interpolate returns the values at x of the polynomials through the shares (Lagrange).
-func interpolate(shares []Share, x byte) []byte {
-	value := make([]byte, len(shares[0].Y))
-	for _, s := range shares {
-		above, below := byte(1), byte(1)
-		for _, o := range shares {
-			if o.X != s.X {
-				above, below = times(above, x^o.X), times(below, s.X^o.X)
-			}
-		}
-		factor := times(above, inverse(below))
-		for j, y := range s.Y {
-			value[j] ^= times(y, factor)
-		}
-	}
-	return value
+// polynomials are those through shares, one for each byte. Places are no secret, so what is made of them alone goes by logarithms to the
+// base 3, which generates the field's products.
+type polynomials struct {
+	shares []Share
+	log    [256]int
+	power  [255]byte
+	below  []int // logarithm of the product of each place's differences to the others
 }
 
-// times multiplies in GF(2^8), in the same steps whatever the factors are.
-func times(a, b byte) byte {
-	var p byte
-	for range 8 {
-		p ^= a & -(b & 1)
-		a = a<<1 ^ 0x1b&-(a>>7)
-		b >>= 1
+func through(shares []Share) *polynomials {
+	p := &polynomials{shares: shares, below: make([]int, len(shares))}
+	value := byte(1)
+	for i := range p.power {
+		p.power[i], p.log[value] = value, i
+		value = times(value, 3)
+	}
+	for i, s := range shares {
+		for _, o := range shares {
+			if o.X != s.X {
+				p.below[i] += p.log[s.X^o.X]
+			}
+		}
 	}
 	return p
 }
 
-// inverse returns 1/a = a^254, a not 0.
-func inverse(a byte) byte {
-	p := byte(1)
-	for range 7 { // 254 = 2 + 4 + ... + 128
-		a = times(a, a)
-		p = times(p, a)
+// at returns the values at a place that is none of the shares' (Lagrange).
+func (p *polynomials) at(x byte) []byte {
+	above := 0
+	for _, s := range p.shares {
+		above += p.log[x^s.X]
+	}
+	value := make([]byte, len(p.shares[0].Y))
+	term := make([]byte, len(value))
+	defer clear(term)
+	for i, s := range p.shares {
+		factor := (above - p.log[x^s.X] - p.below[i]) % 255
+		copy(term, s.Y)
+		scale(term, p.power[(factor+255)%255])
+		subtle.XORBytes(value, value, term)
+	}
+	return value
+}
+
+// scale multiplies each of dst by x in GF(2^8), eight at a time, in the same steps whatever they are.
+func scale(dst []byte, x byte) {
+	for len(dst) > 0 {
+		var word [8]byte
+		n := copy(word[:], dst)
+		binary.LittleEndian.PutUint64(word[:], times(binary.LittleEndian.Uint64(word[:]), x))
+		dst = dst[copy(dst[:n], word[:]):]
+	}
+}
+
+// times multiplies each byte of a by b in GF(2^8), in the same steps whatever they are.
+func times[T byte | uint64](a T, b byte) T {
+	ones := ^T(0) / 255 // 1 in each byte
+	var p T
+	for range 8 {
+		p ^= a & -T(b&1)
+		a = (a&^(ones<<7))<<1 ^ (a>>7&ones)*0x1b
+		b >>= 1
 	}
 	return p
 }
