@@ -62,27 +62,29 @@ func whole(dst []uint64, src []float32, weight, magic float64) {
 	}
 }
 
-// AddWhole adds sums of what [Grid.Whole] gave for so many updates, whose weights come to weight, to the values from lo on: as if the updates
-// themselves were added, to the bit. sums are modulo 2^64. A value that no updates within their limits can sum to is an error that wraps
-// [ErrBeyond] and says which it is, not what: then the sum is of no use any more. AddWeight is called as ever.
-func (s *Sum) AddWhole(lo int, sums []uint64, updates int, weight float64) error {
-	s.within(lo, len(sums))
-	if !(weight > 0 && weight <= s.declared) || updates < 1 {
+// Mean fills dst with the weighted mean of the values from lo on, of sums modulo 2^64 of what [Grid.Whole] gave for so many updates, whose
+// weights come to weight: what [Sum.Mean] gives for the updates themselves, to the bit. A value that no updates within their limits can
+// sum to is an error that wraps [ErrBeyond] and says which it is, not what.
+func (g *Grid) Mean(dst []float64, lo int, sums []uint64, updates int, weight float64) error {
+	if len(dst) != len(sums) || lo < 0 || lo > g.n || len(dst) > g.n-lo {
+		panic(fmt.Sprintf("aggregate: mean of %d values at %d into %d, the vector has %d", len(sums), lo, len(dst), g.n))
+	}
+	if !(weight > 0 && weight <= g.declared) || updates < 1 {
 		panic("aggregate: the weight is not within those that were declared")
 	}
-	for _, g := range s.grids {
-		step := g.magic / 0x1.8p52
+	for _, r := range g.grids {
+		step := r.magic / 0x1.8p52
 		// Each update rounds up by half a step at most; the product itself rounds once, by less than a step.
-		most := float64(g.most*weight) + float64(updates)/2 + 1
+		most := float64(r.most*weight) + float64(updates)/2 + 1
 		if step == 0 {
 			most = 0
 		}
-		for i := max(lo, g.lo); i < min(lo+len(sums), g.hi); i++ {
+		for i := max(lo, r.lo); i < min(lo+len(sums), r.hi); i++ {
 			v := float64(int64(sums[i-lo])) // exact where it is not refused
 			if math.Abs(v) > most {
 				return fmt.Errorf("value %d of the sum is %w", i, ErrBeyond)
 			}
-			s.sum[i] += float64(v * step)
+			dst[i-lo] = float64(v*step) / weight
 		}
 	}
 	return nil

@@ -32,7 +32,6 @@ func TestMaskedSum(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		got, _ := aggregate.NewSum(spec)
 		grid, err := aggregate.NewGrid(spec)
 		if err != nil {
 			r.Fatal(err)
@@ -63,7 +62,6 @@ func TestMaskedSum(t *testing.T) {
 			for k, v := range whole {
 				sums[k] += v
 			}
-			got.AddWeight(float64(w))
 			present, weight = present+1, weight+float64(w)
 		}
 		for i := range terms {
@@ -71,12 +69,11 @@ func TestMaskedSum(t *testing.T) {
 		}
 		mask.Apply(sums, 0, terms...)
 		cut := rapid.IntRange(0, n).Draw(r, "cut of the sum")
-		if err := errors.Join(got.AddWhole(cut, sums[cut:], present, weight), got.AddWhole(0, sums[:cut], present, weight)); err != nil {
+		one, two := make([]float64, n), make([]float64, n)
+		if err := errors.Join(grid.Mean(two[cut:], cut, sums[cut:], present, weight), grid.Mean(two[:cut], 0, sums[:cut], present, weight)); err != nil {
 			r.Fatal(err)
 		}
-		one, two := make([]float64, n), make([]float64, n)
 		want.Mean(0, one)
-		got.Mean(0, two)
 		for i := range one {
 			if math.Float64bits(one[i]) != math.Float64bits(two[i]) {
 				r.Fatalf("value %d is %x, want %x", i, two[i], one[i])
@@ -133,8 +130,8 @@ func draw(r *rapid.T, spec aggregate.Spec) []float32 {
 	return update
 }
 
-// TestAddWholeRefuses: a sum that updates of these weights cannot have is refused, and the largest that they can have is not.
-func TestAddWholeRefuses(t *testing.T) {
+// TestGridMeanRefuses: a sum that updates of these weights cannot have is refused, and the largest that they can have is not.
+func TestGridMeanRefuses(t *testing.T) {
 	spec := aggregate.Spec{
 		Ranges:  []aggregate.Range{{Len: 2, MaxAbs: 16}, {Len: 1}, {Len: 1, MaxAbs: 0x1p-3, Step: 1}},
 		Weights: []int64{3, 5, 8},
@@ -159,21 +156,18 @@ func TestAddWholeRefuses(t *testing.T) {
 		{"on a coarse grid", 3, 3, true},
 		{"on a coarse grid, too much", 3, 4, false},
 	} {
-		s, err := aggregate.NewSum(spec)
+		g, err := aggregate.NewGrid(spec)
 		if err != nil {
 			t.Fatal(err)
 		}
-		sums := make([]uint64, spec.Len())
+		sums, mean := make([]uint64, spec.Len()), make([]float64, spec.Len())
 		sums[c.at] = uint64(c.sum)
-		if err := s.AddWhole(0, sums, 2, 8); (err == nil) != c.ok || err != nil && !errors.Is(err, aggregate.ErrBeyond) {
-			t.Errorf("%s: AddWhole = %v, want none: %v", c.name, err, c.ok)
+		if err := g.Mean(mean, 0, sums, 2, 8); (err == nil) != c.ok || err != nil && !errors.Is(err, aggregate.ErrBeyond) {
+			t.Errorf("%s: Mean = %v, want none: %v", c.name, err, c.ok)
 		}
 		if !c.ok {
 			continue
 		}
-		s.AddWeight(8)
-		mean := make([]float64, spec.Len())
-		s.Mean(0, mean)
 		if want := float64(c.sum) * []float64{step, step, 0, 1}[c.at] / 8; mean[c.at] != want {
 			t.Errorf("%s: mean = %v, want %v", c.name, mean[c.at], want)
 		}
@@ -190,16 +184,15 @@ func TestWholePanics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, _ := aggregate.NewSum(spec)
 	for name, f := range map[string]func(){
 		"lengths":     func() { g.Whole(make([]uint64, 1), 0, make([]float32, 2), 1) },
 		"before":      func() { g.Whole(make([]uint64, 1), -1, make([]float32, 1), 1) },
 		"beyond":      func() { g.Whole(make([]uint64, 2), 3, make([]float32, 2), 1) },
 		"no weight":   func() { g.Whole(make([]uint64, 1), 0, make([]float32, 1), 0) },
 		"weight":      func() { g.Whole(make([]uint64, 1), 0, make([]float32, 1), 3) },
-		"sums beyond": func() { _ = s.AddWhole(3, make([]uint64, 2), 1, 1) },
-		"sums weight": func() { _ = s.AddWhole(0, make([]uint64, 2), 1, 3) },
-		"no updates":  func() { _ = s.AddWhole(0, make([]uint64, 2), 0, 1) },
+		"sums beyond": func() { _ = g.Mean(make([]float64, 2), 3, make([]uint64, 2), 1, 1) },
+		"sums weight": func() { _ = g.Mean(make([]float64, 2), 0, make([]uint64, 2), 1, 3) },
+		"no updates":  func() { _ = g.Mean(make([]float64, 2), 0, make([]uint64, 2), 0, 1) },
 	} {
 		func() {
 			defer func() {
@@ -230,7 +223,6 @@ func FuzzWhole(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, _ := aggregate.NewSum(spec)
 		grid, err := aggregate.NewGrid(spec)
 		if err != nil {
 			t.Fatal(err)
@@ -251,14 +243,12 @@ func FuzzWhole(f *testing.F) {
 			}
 			total += w
 		}
-		if err := got.AddWhole(0, sums, 2, total); err != nil {
+		a, b := make([]float64, len(values)), make([]float64, len(values))
+		if err := grid.Mean(b, 0, sums, 2, total); err != nil {
 			t.Fatal(err)
 		}
 		want.AddWeight(total)
-		got.AddWeight(total)
-		a, b := make([]float64, len(values)), make([]float64, len(values))
 		want.Mean(0, a)
-		got.Mean(0, b)
 		sameBits(t, b, a, "as whole numbers")
 	})
 }

@@ -32,6 +32,7 @@ var methods = map[string][]may{
 	pb.Rounds_Query_FullMethodName:        {{office: attest.Participant}},
 	pb.Rounds_Offer_FullMethodName:        {{office: attest.Participant}},
 	pb.Rounds_Report_FullMethodName:       {{office: attest.Participant}},
+	pb.Rounds_Mask_FullMethodName:         {{office: attest.Participant}},
 	pb.Rounds_Tell_FullMethodName:         {{office: attest.Participant}},
 	pb.Rounds_Leave_FullMethodName:        {{office: attest.Participant}},
 	pb.Witnesses_Cosign_FullMethodName:    {{office: attest.Participant}},

@@ -43,7 +43,13 @@ func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.
 	var err error
 	if a.Kind == entry.Statistics {
 		mean := make([]float64, s.spec.Len()) // four values a column, and a plan's text bounds the columns
-		s.acc.Mean(0, mean)
+		var meanOf func(lo int, mean []float64) error
+		if meanOf, err = c.mean(ctx, a, s); err == nil {
+			err = meanOf(0, mean)
+		}
+		if err != nil {
+			return in, err
+		}
 		var first *model.Model
 		if first, err = trainer.Initial(a.Plan, mean, rows(a.Members)); err == nil {
 			in.Blob, err = c.putModel(ctx, first)
@@ -72,7 +78,7 @@ func (c *combiner) step(ctx context.Context, a round.Combine, s *sum, members []
 		return next, nil, err
 	}
 	n := s.spec.Len()
-	meanOf, err := c.mean(a, s)
+	meanOf, err := c.mean(ctx, a, s)
 	if err != nil {
 		return next, nil, err
 	}
@@ -193,7 +199,10 @@ func (c *combiner) wholeState(ctx context.Context, ref *entry.Blob, strategy agg
 
 // mean returns what fills a block with the mean of a try's sum, with noise where the plan asks for it. Each block is to be asked for once: a
 // second answer would have other noise.
-func (c *combiner) mean(a round.Combine, s *sum) (func(lo int, mean []float64) error, error) {
+func (c *combiner) mean(ctx context.Context, a round.Combine, s *sum) (func(lo int, mean []float64) error, error) {
+	if s.veil != nil {
+		return s.unmasked(ctx)
+	}
 	recipe, private := round.Recipe(a.Plan)
 	if !private {
 		return func(lo int, mean []float64) error {

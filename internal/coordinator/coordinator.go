@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -462,6 +463,7 @@ func (c *Coordinator) serve(l *loop, self attest.Appraisal) *grpc.Server {
 	models := &models{loop: l, manifest: m, blobs: c.blobs, view: view, downloads: fetched, log: c.o.Log}
 	pb.RegisterRoundsServer(server, &rounds{
 		loop: l, presence: l.presence, records: func() int64 { return m().Limits().Records() }, cut: c.cut, progress: c.o.Limits.Progress, log: c.o.Log,
+		identity: func(name string) (ed25519.PublicKey, bool) { return m().Key(attest.Participant, name) },
 	})
 	pb.RegisterRunsServer(server, &runs{
 		loop: l, manifest: m, combiner: &combiner{c.blobs, rand.Reader}, view: view, bounds: c.o.Limits, log: c.o.Log,

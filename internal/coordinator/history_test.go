@@ -153,7 +153,11 @@ func (h history) twice() []string {
 			seen[k] = true
 		}
 		switch f := f.(type) {
-		case entry.UpdateRefused, entry.RoundFailed, entry.Declined:
+		case entry.RoundFailed:
+			if !f.Spared { // as a try is whose masks have not outlived the coordinator
+				out = append(out, fmt.Sprintf("%T %+v", f, f))
+			}
+		case entry.UpdateRefused, entry.Declined:
 			out = append(out, fmt.Sprintf("%T %+v", f, f))
 		case entry.RoundClosed:
 			members := map[entry.Member]bool{}

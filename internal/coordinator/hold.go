@@ -14,6 +14,7 @@ import (
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/mask"
 	"consilium.dev/internal/pages"
 )
 
@@ -52,6 +53,11 @@ type sum struct {
 
 	spec aggregate.Spec // never changes
 
+	// Where updates are masked: what was said of the masks, owned by loop, and once the mean is taken what takes them off.
+	veil  *veil
+	terms func() ([]mask.Term, error)
+	words []uint64 // their sum, modulo 2^64, changed as acc is, which there is not then
+
 	// spool holds the updates where the strategy gathers, else it is nil. Owned by loop, until combined: then nobody alters it, and who combines
 	// reads it.
 	spool   map[entry.Member]*update
@@ -61,7 +67,9 @@ type sum struct {
 
 	pending sync.WaitGroup        // updates that are not yet added
 	acc     *aggregate.Sum        // made with the first update: a try that gets none costs nothing
-	free    func()                // gives acc's memory back, when nobody uses it any more
+	added   int                   // updates, where they are masked
+	weight  float64               // of these
+	free    func()                // gives acc's memory, or that of words, back, when nobody uses it any more
 	clipped map[entry.Member]bool // whose updates were shortened; changed as acc is
 
 	mu      sync.Mutex // guards what follows
@@ -225,7 +233,7 @@ func (h *hold) drop(a attempt) {
 
 // abandon gives the memory of a try's sum and of the updates that were kept for it back when nobody uses it any more.
 func (h *hold) abandon(s *sum) {
-	if s == nil || s.acc == nil && len(s.spool) == 0 {
+	if s == nil || s.free == nil && len(s.spool) == 0 {
 		return
 	}
 	h.workers.Go(func() {
@@ -234,7 +242,7 @@ func (h *hold) abandon(s *sum) {
 		for m, u := range s.spool {
 			h.unspool(m, u)
 		}
-		if s.acc != nil {
+		if s.free != nil {
 			s.free()
 		}
 	})
@@ -265,7 +273,7 @@ func (h *hold) add(a attempt, m entry.Member, u *update) error {
 		h.setApart(m, 4*int64(len(u.values)))
 		return nil
 	}
-	if s.acc == nil {
+	if s.free == nil {
 		if err := s.begin(); err != nil {
 			return fmt.Errorf("making the sum of round %d of run %s: %w", a.round, a.run, err)
 		}
@@ -283,7 +291,11 @@ func (h *hold) add(a attempt, m entry.Member, u *update) error {
 }
 
 // begin takes the memory of a try's sum.
-func (s *sum) begin() error {
+func (s *sum) begin() (err error) {
+	if s.veil != nil {
+		s.words, s.free, err = pages.Make[uint64](s.spec.Len())
+		return err
+	}
 	values, free, err := pages.Make[float64](s.spec.Len())
 	if err != nil {
 		return err
@@ -319,6 +331,12 @@ func (s *sum) drain() {
 // addBatch adds up to [aggregate.AtOnce] updates, which are clipped before if the strategy says so: then each by itself, since each of its
 // tensors has a factor of its own.
 func (s *sum) addBatch(batch []*update) {
+	if s.veil != nil {
+		for _, u := range batch {
+			s.addMasked(u)
+		}
+		return
+	}
 	var values [aggregate.AtOnce][]float32
 	var weights [aggregate.AtOnce]float64
 	for i, u := range batch {
@@ -363,21 +381,27 @@ func (h *hold) unspool(m entry.Member, u *update) {
 // addAll adds values of up to [aggregate.AtOnce] updates to the sum from a place on, by as many workers as there are cores, each of which takes
 // the next blocks that nobody has: sums are exact, so the bits do not depend on how the work is shared out.
 func addAll(acc *aggregate.Sum, from int, values [][]float32, weights []float64) {
-	n := len(values[0])
+	inBlocks(len(values[0]), func(lo, hi int) {
+		var parts [aggregate.AtOnce][]float32
+		for i, v := range values {
+			parts[i] = v[lo:hi]
+		}
+		acc.AddAll(from+lo, parts[:len(values)], weights)
+	})
+}
+
+// inBlocks calls f for blocks that come to n values, by as many workers as there are cores.
+func inBlocks(n int, f func(lo, hi int)) {
 	var next atomic.Int64
 	var g sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), (n+blockLen-1)/blockLen) {
 		g.Go(func() {
-			var parts [aggregate.AtOnce][]float32
 			for {
 				lo := int(next.Add(blockLen)) - blockLen
 				if lo >= n {
 					return
 				}
-				for i, v := range values {
-					parts[i] = v[lo:min(lo+blockLen, n)]
-				}
-				acc.AddAll(from+lo, parts[:len(values)], weights)
+				f(lo, min(lo+blockLen, n))
 			}
 		})
 	}

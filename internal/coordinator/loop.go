@@ -83,6 +83,7 @@ type study struct {
 	shape    trainer.Description
 	strategy aggregate.Strategy
 	recipe   *privacy.Recipe // nil where the plan asks for no noise
+	masks    bool            // updates come masked
 	text     []byte          // the plan as JSON, as participants get it
 }
 
@@ -96,6 +97,7 @@ func studyOf(p entry.Plan) (s study, err error) {
 	if r, private := round.Recipe(p); private {
 		s.recipe = &r
 	}
+	s.masks = p.Masks
 	s.text, err = json.Marshal(p)
 	return s, err
 }
@@ -116,6 +118,14 @@ type message struct {
 type combined struct {
 	in  round.Combined
 	err error
+}
+
+// outcome is what the rules are told of it. An error that it has is of the masks.
+func (c combined) outcome() round.Input {
+	if c.err != nil {
+		return round.Spoil{Run: c.in.Run, Round: c.in.Round, Try: c.in.Try, Reason: "the masks do not come off the sum: " + c.err.Error()}
+	}
+	return c.in
 }
 
 // decide has the loop decide in and returns after its facts are durable, or with the refusal.
@@ -311,6 +321,9 @@ func sumOf(study study, f entry.RoundOpened) *sum {
 	for _, share := range f.Selected {
 		s.spec.Weights = append(s.spec.Weights, share.Weight)
 	}
+	if study.masks {
+		s.veil = newVeil()
+	}
 	if f.Kind == entry.Training && study.strategy.Gathers() {
 		s.spool = map[entry.Member]*update{}
 	}
@@ -353,7 +366,7 @@ func (l *loop) settle(ctx context.Context) error {
 	}
 	for {
 		now := l.time(read)
-		facts, err := l.state.Decide(now, round.Tick{Held: l.hold.digest, Seen: l.presence.sighting, Released: l.released})
+		facts, err := l.state.Decide(now, round.Tick{Held: l.hold.digest, Seen: l.presence.sighting, Released: l.released, Veils: l.hold.veil})
 		if err != nil {
 			return fmt.Errorf("letting time pass: %w", err)
 		}
@@ -369,11 +382,15 @@ func (l *loop) settle(ctx context.Context) error {
 	}
 	now := l.time(l.now())
 	l.wake.Stop()
-	actions := l.state.Todo(round.View{Now: now, Held: l.hold.digest, Seen: l.presence.sighting, Released: l.released})
+	actions := l.state.Todo(round.View{Now: now, Held: l.hold.digest, Seen: l.presence.sighting, Released: l.released, Veils: l.hold.veil})
 	for _, a := range actions {
 		switch a := a.(type) {
 		case round.Combine:
 			l.begin(ctx, a)
+		case round.Mask:
+			if err := l.fix(a); err != nil {
+				return err
+			}
 		case round.Wake:
 			// Also when a lease may have lapsed: a link that is dead without being closed tells nobody.
 			l.wake.Reset(min(max(a.At.Sub(now), time.Millisecond), lease))
@@ -394,6 +411,9 @@ func (l *loop) begin(ctx context.Context, a round.Combine) {
 		return
 	}
 	s.combined = true
+	if s.veil != nil {
+		s.terms = s.veil.terms(l.maskTry(a.Run, a.Round, a.Try), a.Masked, a.Members)
+	}
 	s.reading.Add(1)
 	l.running++
 	work, over := context.WithCancelCause(ctx)
@@ -447,11 +467,13 @@ func (l *loop) finish(ctx context.Context, c combined) error {
 		l.unneeded(c.in, c.err)
 		return nil
 	}
-	if c.err != nil {
+	if spoilt, ok := errors.AsType[*maskError](c.err); ok {
+		l.log.Warn("the masks do not come off a sum", zap.String("run", c.in.Run), zap.Int("round", c.in.Round), zap.Int("try", c.in.Try), zap.Error(spoilt.err))
+	} else if c.err != nil {
 		l.running--
 		return fmt.Errorf("combining round %d of run %s: %w", c.in.Round, c.in.Run, orRestore(c.err))
 	}
-	err := l.take(ctx, c.in)
+	err := l.take(ctx, c.outcome())
 	if _, wrong := errors.AsType[*skew.Error](err); wrong {
 		l.parked = append(l.parked, c)
 		return nil

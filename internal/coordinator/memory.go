@@ -32,9 +32,14 @@ func sumsOf(d trainer.Description, strategy aggregate.Strategy, members int) int
 	return most
 }
 
-// updateOf returns how many bytes the longest update of a run has.
-func updateOf(d trainer.Description) int64 {
-	return 4 * int64(max(aggregate.Spec{Ranges: d.Training}.Len(), aggregate.Spec{Ranges: d.Statistics}.Len()))
+// update returns how many bytes the longest update of a run has.
+func (s study) update() int64 {
+	d := s.shape
+	values := int64(max(aggregate.Spec{Ranges: d.Training}.Len(), aggregate.Spec{Ranges: d.Statistics}.Len()))
+	if s.masks {
+		return 8 * values
+	}
+	return 4 * values
 }
 
 // spool returns how many bytes the updates of a run's round take that are kept until all of them are there; 0 where they are added as they
@@ -89,7 +94,7 @@ func (d demand) all() int64 { return sum64(d.sums, d.open, d.uploads, beside) }
 // demandOf finds out what a run, whose plan was studied, would need beside those that are open. Called by the loop.
 func (l *loop) demandOf(f entry.RunCreated, asked study) demand {
 	d := demand{
-		update: updateOf(asked.shape), spool: asked.spool(len(f.Members)), sums: sumsOf(asked.shape, asked.strategy, len(f.Members)),
+		update: asked.update(), spool: asked.spool(len(f.Members)), sums: sumsOf(asked.shape, asked.strategy, len(f.Members)),
 		uploads: l.hold.limit,
 	}
 	for id, s := range l.studies {
@@ -98,7 +103,7 @@ func (l *loop) demandOf(f entry.RunCreated, asked study) demand {
 			d.open = sum64(d.open, sumsOf(s.shape, s.strategy, n))
 			d.spools = sum64(d.spools, s.spool(n))
 			if !s.strategy.Gathers() {
-				d.others = max(d.others, updateOf(s.shape))
+				d.others = max(d.others, s.update())
 			}
 		}
 	}

@@ -69,6 +69,11 @@ func (l *loop) publish(actions []round.Action) {
 			if w := of(a.Member); fits(a.Member, plan) {
 				w.Train = append(w.Train, train(a, plan))
 			}
+		case round.Mask:
+			plan := l.studies[a.Run].text
+			if w := of(a.Member); fits(a.Member, plan) {
+				w.Masks = append(w.Masks, l.maskAsked(a, plan))
+			}
 		case round.Evaluate:
 			plan := l.studies[a.Run].text
 			if w := of(a.Member); fits(a.Member, plan) {
@@ -112,6 +117,12 @@ func train(a round.Ask, plan []byte) *pb.Train {
 	}
 	if !a.Contributed.IsZero() {
 		t.Contributed = a.Contributed[:]
+	}
+	if a.Masked != nil {
+		t.Masking = &pb.Masking{Weights: a.Weights}
+		for _, m := range a.Masked {
+			t.Masking.Members = append(t.Masking.Members, string(m))
+		}
 	}
 	return t
 }

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"slices"
 	"time"
@@ -27,7 +28,8 @@ type rounds struct {
 	pb.UnimplementedRoundsServer
 	loop     *loop
 	presence *presence
-	records  func() int64         // most that a member may declare
+	records  func() int64 // most that a member may declare
+	identity func(member string) (ed25519.PublicKey, bool)
 	cut      func(transport.Peer) // closes the peer's connection
 	progress time.Duration        // most that an upload may stand still
 	log      *zap.Logger

@@ -36,6 +36,11 @@ func tell(log *zap.Logger, at time.Time, f entry.Fact) {
 			zap.String("update", f.Update.Short()), zap.Int64("bytes", f.Bytes), zap.Int64("resent", f.Resent))
 	case entry.UpdateRefused:
 		log.Warn("update refused", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), member(f.Member), zap.String("reason", f.Reason))
+	case entry.MasksAgreed:
+		log.Info("masks agreed upon", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), zap.Int("members", len(f.Members)))
+	case entry.Unmasking:
+		log.Info("unmasking", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), zap.Int("updates", len(f.Members)),
+			zap.String("early", string(f.Early)))
 	case entry.RoundFailed:
 		log.Warn("round failed", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), zap.String("reason", f.Reason))
 	case entry.RoundClosed:

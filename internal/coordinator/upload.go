@@ -91,13 +91,13 @@ func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferR
 		return "", err
 	}
 	defer r.loop.hold.uploads.end(o.key(), o.running)
-	spec, held, err := r.asked(ctx, o)
+	f, held, err := r.asked(ctx, o)
 	switch {
 	case err != nil || held:
 		return r.refuse(ctx, o, err)
 	case o.in.Weight < 1: // which the rules take for one that was not said
 		return r.reject(ctx, o, round.Reason(round.ErrWeight))
-	case o.size != 4*int64(spec.Len()):
+	case o.size != f.bytes():
 		return r.reject(ctx, o, reasonSize)
 	case o.size > r.loop.hold.limit:
 		return r.reject(ctx, o, reasonMemory)
@@ -107,7 +107,7 @@ func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferR
 		return "", err
 	}
 	if err = r.receive(stream, o, p); err == nil {
-		err = check(spec, o, p.values)
+		err = f.check(o, p.values)
 	}
 	if err != nil {
 		r.part(o, p, err)
@@ -125,13 +125,30 @@ type fault struct {
 
 func (f *fault) Error() string { return f.err.Error() }
 
+// form is how the updates of a try come.
+type form struct {
+	spec   aggregate.Spec
+	masked bool // each value in a word of 64 bits, of which nothing can be seen
+}
+
+// bytes returns how long an update is, decoded.
+func (f form) bytes() int64 {
+	if f.masked {
+		return 8 * int64(f.spec.Len())
+	}
+	return 4 * int64(f.spec.Len())
+}
+
 // check judges an update that is whole.
-func check(spec aggregate.Spec, o offer, values []float32) error {
+func (f form) check(o offer, values []float32) error {
 	got := model.UpdateDigest(o.salt, values)
 	if subtle.ConstantTimeCompare(got[:], o.in.Update[:]) != 1 {
 		return &fault{reasonDigest, errors.New("the update is not the one that was announced")}
 	}
-	if err := spec.Check(values); err != nil {
+	if f.masked {
+		return nil
+	}
+	if err := f.spec.Check(values); err != nil {
 		return &fault{reasonValue, err}
 	}
 	return nil
@@ -160,15 +177,15 @@ func (r *rounds) refuse(ctx context.Context, o offer, err error) (reason string,
 }
 
 // asked returns how the offered update would be summed and whether it is here already, or why it is not wanted.
-func (r *rounds) asked(ctx context.Context, o offer) (spec aggregate.Spec, held bool, err error) {
+func (r *rounds) asked(ctx context.Context, o offer) (f form, held bool, err error) {
 	q := round.Query{Run: o.in.Run, Round: o.in.Round, Try: o.in.Try, Member: o.in.Member, Update: o.in.Update, Weight: o.in.Weight}
 	err = r.loop.send(ctx, message{in: q, after: func() error {
 		if s := r.loop.hold.sums[attempt{o.in.Run, o.in.Round, o.in.Try}]; s != nil {
-			spec, held = s.spec, s.held[o.in.Member] == o.in.Update
+			f, held = form{s.spec, s.veil != nil}, s.held[o.in.Member] == o.in.Update
 		}
 		return nil
 	}})
-	return spec, held, err
+	return f, held, err
 }
 
 // reject writes down that an update was not taken.

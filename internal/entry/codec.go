@@ -43,6 +43,8 @@ var codecs = []codec{
 	kind[RoundOpened]("round_opened"),
 	kind[UpdateAccepted]("update_accepted"),
 	kind[UpdateRefused]("update_refused"),
+	kind[MasksAgreed]("masks_agreed"),
+	kind[Unmasking]("unmasking"),
 	kind[RoundFailed]("round_failed"),
 	kind[RoundClosed]("round_closed"),
 	kind[Evaluated]("evaluated"),

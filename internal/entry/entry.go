@@ -239,13 +239,32 @@ type UpdateRefused struct {
 	Reason string `json:"reason"`
 }
 
+// MasksAgreed says between whom the updates of a try are masked: each of these members has handed every other one a share of what its
+// masks are made of, and from here on updates of these are taken, and of nobody else. The masks lie in memory, so a boot ends the try.
+type MasksAgreed struct {
+	Run     string   `json:"run"`
+	Round   int      `json:"round"`
+	Try     int      `json:"try"`
+	Members []Member `json:"members"` // ascending
+}
+
+// Unmasking says whose masked updates are in the sum, and that no other is taken any more. Only when that is history are the members asked
+// for the shares by which the masks come off the sum: each shows, of each other member and in this try, one kind of share.
+type Unmasking struct {
+	Run     string   `json:"run"`
+	Round   int      `json:"round"`
+	Try     int      `json:"try"`
+	Members []Member `json:"members"`         // ascending, of those in MasksAgreed
+	Early   Early    `json:"early,omitempty"` // as RoundClosed will say it
+}
+
 // RoundFailed ends a try that did not reach its quorum.
 type RoundFailed struct {
 	Run    string `json:"run"`
 	Round  int    `json:"round"`
 	Try    int    `json:"try"`
 	Reason string `json:"reason"`
-	Spared bool   `json:"spared,omitempty"` // it costs none of the plan's tries: a new manifest ended it
+	Spared bool   `json:"spared,omitempty"` // it costs none of the plan's tries: a new manifest ended it, or a boot that its masks have not outlived
 }
 
 // Contribution is what a member gave to a closed round.
@@ -359,6 +378,8 @@ func (Left) fact()            {}
 func (RoundOpened) fact()     {}
 func (UpdateAccepted) fact()  {}
 func (UpdateRefused) fact()   {}
+func (MasksAgreed) fact()     {}
+func (Unmasking) fact()       {}
 func (RoundFailed) fact()     {}
 func (RoundClosed) fact()     {}
 func (Evaluated) fact()       {}
@@ -384,6 +405,7 @@ type Plan struct {
 	Resolution  float64         `json:"resolution" yaml:"resolution"`             // most that the mean may be off; 0 means 2^-36 of max_abs
 	Encoding    string          `json:"encoding,omitempty" yaml:"encoding"`       // codec.Lossy: how updates are made coarser; empty: not at all
 	TopK        float64         `json:"top_k,omitempty" yaml:"top_k"`             // share of an update's values that is sent, above 0 to 1; with the encoding top-k alone
+	Masks       bool            `json:"masks,omitempty" yaml:"masks"`             // updates are masked: the coordinator's memory holds sums of them only
 	Seed        uint64          `json:"seed" yaml:"seed"`                         // at most 2^53-1
 	Local       Local           `json:"local" yaml:"local"`
 	Standardize *Standardize    `json:"standardize,omitempty" yaml:"standardize"`

@@ -25,7 +25,7 @@
 //
 // What it does not do. It does not hide who takes part, nor what the sum itself tells, and no mask shows whether a vector is an honest
 // one. Nothing here is checked against signatures. A wrong share is found, since self seeds and mask keys are held against what was
-// announced, and too many of them end the try; a vector that was masked wrongly gives a wrong sum, which the grid's bound makes fail (aggregate.Sum.AddWhole), but not with
+// announced, and too many of them end the try; a vector that was masked wrongly gives a wrong sum, which the grid's bound makes fail (aggregate.Grid.Mean), but not with
 // certainty.
 //
 // It is an innocent room: chance is a reader that the caller gives, which has to be cryptographic. What is secret decides no branch and no

@@ -8,7 +8,7 @@ const least = 1 << 20
 
 // Make returns n zeros, and what gives their memory back. Whoever holds them calls that once, when nobody uses them any more: to touch
 // them afterwards ends the program. Short vectors, and all on other systems than Linux, are the collector's as ever.
-func Make[T float32 | float64](n int) (values []T, free func(), err error) {
+func Make[T float32 | float64 | uint64](n int) (values []T, free func(), err error) {
 	var zero T
 	if size := sizeOf(zero); n < least/size {
 		return make([]T, n), func() {}, nil
@@ -16,7 +16,7 @@ func Make[T float32 | float64](n int) (values []T, free func(), err error) {
 	return mapped[T](n)
 }
 
-func sizeOf[T float32 | float64](v T) int {
+func sizeOf[T float32 | float64 | uint64](v T) int {
 	if _, ok := any(v).(float32); ok {
 		return 4
 	}

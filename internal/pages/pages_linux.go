@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func mapped[T float32 | float64](n int) ([]T, func(), error) {
+func mapped[T float32 | float64 | uint64](n int) ([]T, func(), error) {
 	var zero T
 	size := sizeOf(zero)
 	if n > math.MaxInt/size {

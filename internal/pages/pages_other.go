@@ -2,4 +2,6 @@
 
 package pages
 
-func mapped[T float32 | float64](n int) ([]T, func(), error) { return make([]T, n), func() {}, nil }
+func mapped[T float32 | float64 | uint64](n int) ([]T, func(), error) {
+	return make([]T, n), func() {}, nil
+}

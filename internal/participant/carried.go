@@ -98,6 +98,22 @@ func (c *carried) put(ctx context.Context, run string, update entry.Digest, own 
 	return nil
 }
 
+// alias keeps what is carried on with an update under another name of the same update too.
+func (c *carried) alias(ctx context.Context, run string, update, other entry.Digest) error {
+	if c.have[run][other] {
+		return nil
+	}
+	text, err := c.blobs.OpenNamed(context.WithoutCancel(ctx), carriedName(run, update))
+	if err == nil {
+		err = c.blobs.PutNamed(context.WithoutCancel(ctx), carriedName(run, other), text)
+	}
+	if err != nil {
+		return &diskError{fmt.Errorf("keeping what is carried on in run %s: %w", run, err)}
+	}
+	c.note(run, other)
+	return nil
+}
+
 func (c *carried) drop(ctx context.Context, run string, update entry.Digest) error {
 	if err := c.blobs.DeleteNamed(context.WithoutCancel(ctx), carriedName(run, update)); err != nil {
 		return &diskError{err}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
@@ -29,13 +30,16 @@ type consented struct {
 
 // consents remembers them, sealed on the member's own disk, so that neither a coordinator's word nor a restart puts another plan
 // in the place of the one that the owner's policy judged. Nothing that the coordinator says drops one, also not that it names
-// the run no more: only newer consents do, when there are too many. It is used by one goroutine at a time.
+// the run no more: only newer consents do, when there are too many. It is changed by one goroutine at a time, which others may ask meanwhile
+// by match and records.
 type consents struct {
 	blobs   *blob.Blobs
 	objects store.Objects
-	most    int // how many are remembered
-	of      map[string]consented
+	most    int    // how many are remembered
 	last    uint64 // greatest order
+
+	mu sync.Mutex // guards what follows, where it is changed or another goroutine reads it
+	of map[string]consented
 }
 
 func newConsents(b *blob.Blobs, o store.Objects, most int) *consents {
@@ -60,7 +64,7 @@ func (c *consents) load(ctx context.Context) error {
 			return &diskError{fmt.Errorf("object %s is no consent of ours (put it back from a copy, or remove it: this member is then out of "+
 				"that run)", name)}
 		}
-		c.of[r.Run] = r
+		c.note(r)
 		c.last = max(c.last, r.Order)
 	}
 	return nil
@@ -88,7 +92,8 @@ func (c *consents) put(ctx context.Context, r consented) error {
 	if err := c.blobs.PutNamed(ctx, consentFolder+r.Run, text); err != nil {
 		return &diskError{fmt.Errorf("keeping the consent to run %s: %w", r.Run, err)}
 	}
-	c.of[r.Run], c.last = r, r.Order
+	c.note(r)
+	c.last = r.Order
 	for len(c.of) > c.most {
 		oldest := r
 		for _, o := range c.of {
@@ -107,13 +112,35 @@ func (c *consents) drop(ctx context.Context, run string) error {
 	if err := c.blobs.DeleteNamed(ctx, consentFolder+run); err != nil {
 		return &diskError{fmt.Errorf("dropping the consent to run %s: %w", run, err)}
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	delete(c.of, run)
 	return nil
 }
 
+func (c *consents) note(r consented) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.of[r.Run] = r
+}
+
+// get returns what was consented to.
+func (c *consents) get(run string) (consented, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, ok := c.of[run]
+	return r, ok
+}
+
+// records returns how many records were declared with the consent to a run, 0 where there is none.
+func (c *consents) records(run string) int64 {
+	r, _ := c.get(run)
+	return r.Records
+}
+
 // match reports whether there is a consent to a run. It is an error if it was given to another lead or to another plan.
 func (c *consents) match(run, lead string, plan []byte) (bool, error) {
-	r, ok := c.of[run]
+	r, ok := c.get(run)
 	switch {
 	case !ok:
 		return false, nil

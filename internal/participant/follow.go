@@ -35,6 +35,7 @@ type session struct {
 	ear     *ear       // over the newest connection
 	wanted  *pb.Wanted
 	news    chan struct{} // holds one token when wanted is newer than what work has seen
+	veiled  chan struct{} // likewise, for veil
 	current string        // key of the task under way
 	cancel  context.CancelFunc
 }
@@ -77,6 +78,7 @@ func (p *Participant) over(ctx context.Context, first *strand, renew *dialer) er
 	s := &session{
 		p: p, line: lines, rounds: pb.NewRoundsClient(lines), blobs: pb.NewBlobsClient(lines),
 		alive: func() { silence.Reset(patience) }, done: map[string]bool{}, news: make(chan struct{}, 1),
+		veiled: make(chan struct{}, 1),
 	}
 	watch.Go(func() {
 		select {
@@ -115,6 +117,7 @@ func (p *Participant) over(ctx context.Context, first *strand, renew *dialer) er
 		return nil
 	})
 	g.Go(func() error { return s.work(work) })
+	g.Go(func() error { return s.veil(work) })
 	g.Go(func() error { s.tell(work); return nil })
 	if p.memory != nil && p.epochs.mayWitness(p.o.Name) {
 		g.Go(func() error { return p.witness(work, lines, s.alive) })
@@ -196,6 +199,7 @@ func (s *session) hear(e *ear, w *pb.Wanted) {
 	case s.news <- struct{}{}:
 	default:
 	}
+	s.again()
 	if s.cancel == nil {
 		return
 	}
@@ -376,5 +380,5 @@ func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
 	}
 	p.plans.forget(closed)
 	p.data.forget(closed)
-	return errors.Join(p.kept.forget(ctx, closed), p.own.forget(ctx, closed))
+	return errors.Join(p.kept.forget(ctx, closed), p.own.forget(ctx, closed), p.masks.forget(ctx, closed))
 }

@@ -91,6 +91,7 @@ type Participant struct {
 	log    *zap.Logger
 	kept   *keeper
 	own    *carried // from one round to the next
+	masks  *masker
 	agreed *consents
 	memory *memory // of its witness, if it is one
 	plans  planCache
@@ -164,7 +165,7 @@ func assemble(o Options) *Participant {
 		asked.folder = o.Tray
 	}
 	return &Participant{
-		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), own: newCarried(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now), standing: newStanding(sealed, o.Objects, o.Now),
+		o: o, log: o.Log, kept: newKeeper(sealed, o.Objects), own: newCarried(sealed, o.Objects), masks: newMasker(sealed, o.Objects), agreed: newConsents(sealed, o.Objects, maxConsents), plans: planCache{}, known: map[string]bool{}, desk: newDesk(o.Now), standing: newStanding(sealed, o.Objects, o.Now),
 		data: &dataCache{files: o.Data}, epochs: newEpochs(sealed, o.Objects, asked, o.Log), ending: make(chan struct{}),
 		parts: newParts(sealed, o.Objects), quotes: transport.NewQuotes(),
 	}
@@ -172,7 +173,7 @@ func assemble(o Options) *Participant {
 
 // load finds what an earlier process left on the disk.
 func (p *Participant) load(ctx context.Context) error {
-	if err := errors.Join(p.kept.load(ctx), p.own.load(ctx)); err != nil {
+	if err := errors.Join(p.kept.load(ctx), p.own.load(ctx), p.masks.load(ctx)); err != nil {
 		return err
 	}
 	if p.memory != nil {

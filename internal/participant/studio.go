@@ -125,6 +125,11 @@ func (r *studio) wants(w *pb.Wanted) bool {
 			return true
 		}
 	}
+	for _, a := range w.Masks { // its update is wanted when masks are agreed upon
+		if r.now != nil && r.now.at == (key{a.Run, int(a.Round)}) {
+			return true
+		}
+	}
 	return false
 }
 

@@ -116,6 +116,16 @@ func (s *session) train(ctx context.Context, t *pb.Train) error {
 		return err
 	}
 	s.p.desk.set("offering", t.Run, t.Round)
+	study, err := s.p.plans.read(t.Run, t.Plan)
+	if err == nil && study.plan.Masks {
+		if u, err = s.mask(ctx, t, study, u); errors.Is(err, errNotOurs) {
+			log.Warn("out of this try", zap.Error(err))
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
 	state, err := s.offer(ctx, t, u)
 	if err != nil {
 		return fmt.Errorf("offering the update of round %d of run %s: %w", t.Round, t.Run, err)
@@ -207,8 +217,8 @@ func (s *session) inPlan(t *pb.Train, plan entry.Plan) error {
 	switch least := s.p.o.Policy.leastRecords(); {
 	case !asked:
 		return fmt.Errorf("%w: the plan has no round %d of the kind %.16q", errNotOurs, t.Round, t.Kind)
-	case t.Weight != s.p.agreed.of[t.Run].Records:
-		return fmt.Errorf("%w: this member declared %d records, not %d", errNotOurs, s.p.agreed.of[t.Run].Records, t.Weight)
+	case t.Weight != s.p.agreed.records(t.Run):
+		return fmt.Errorf("%w: this member declared %d records, not %d", errNotOurs, s.p.agreed.records(t.Run), t.Weight)
 	case plan.Privacy == nil && t.Weight < int64(least):
 		return fmt.Errorf("%w: the owner's policy refuses it: least_records: %d of %d", errNotOurs, t.Weight, least)
 	}

@@ -140,7 +140,7 @@ func (p *Participant) rest() {
 // leave tells the coordinator that this member has left a run, and forgets what was kept for it. That nothing more of the run is
 // done does not wait for it.
 func (s *session) leave(ctx context.Context, run, reason string) error {
-	if _, known := s.p.agreed.of[run]; known {
+	if s.p.agreed.records(run) > 0 {
 		if err := s.p.agreed.drop(context.WithoutCancel(ctx), run); err != nil {
 			return err
 		}

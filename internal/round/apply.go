@@ -68,6 +68,10 @@ func (s *State) fold(at time.Time, f entry.Fact) error {
 		return s.accepted(f)
 	case entry.UpdateRefused:
 		return s.refused(f)
+	case entry.MasksAgreed:
+		return s.masksAgreed(f)
+	case entry.Unmasking:
+		return s.unmasking(at, f)
 	case entry.RoundFailed:
 		return s.failed(at, f)
 	case entry.RoundClosed:
@@ -88,6 +92,7 @@ func (s *State) boot(at time.Time) {
 	for _, r := range s.live {
 		if t := r.open(); t != nil {
 			t.deadline = at.Add(time.Duration(r.fact.Plan.Deadline))
+			t.lost = r.fact.Plan.Masks
 		}
 	}
 }
@@ -178,6 +183,9 @@ func (s *State) accepted(f entry.UpdateAccepted) error {
 	if share, ok := t.share(f.Member); !ok || share.Weight != f.Weight || s.byID[f.Run].member(f.Member).State == left {
 		return fmt.Errorf("%s was not selected with weight %d", f.Member, f.Weight)
 	}
+	if !s.byID[f.Run].masks(t, f.Member) || t.lost {
+		return fmt.Errorf("an update of %s is there, and nobody has agreed upon its masks", f.Member)
+	}
 	if _, twice := t.of(f.Member); twice || t.refused[f.Member] >= maxRefusals {
 		return fmt.Errorf("an update of %s was accepted before, or none is taken any more", f.Member)
 	}
@@ -203,8 +211,8 @@ func (s *State) failed(at time.Time, f entry.RoundFailed) error {
 	if err != nil {
 		return err
 	}
-	if f.Spared && !at.Equal(s.adopted) {
-		return fmt.Errorf("%s is to cost no try, and no manifest was adopted at that instant", t)
+	if f.Spared && !at.Equal(s.adopted) && !t.lost {
+		return fmt.Errorf("%s is to cost no try, and neither was a manifest adopted at that instant nor did its masks go with a boot", t)
 	}
 	t.state, t.closedAt, t.spared = failed, at, f.Spared
 	return nil
@@ -221,6 +229,8 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 		return fmt.Errorf("%s is closed as another kind or with another base than it was opened with", t)
 	case !r.sums(t, f.Members) || f.Model.IsZero():
 		return fmt.Errorf("%s is closed with what was not accepted, with fewer than a quorum, or without a model", t)
+	case !r.unmasked(t, f.Members, f.Early):
+		return fmt.Errorf("%s is closed with other updates than those that were unmasked", t)
 	case !r.early(f.Early, f.Members):
 		return fmt.Errorf("%s is closed early for a reason that its plan does not know", t)
 	case !r.adapts(f.Clip):

@@ -51,6 +51,10 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 		return s.offer(in)
 	case Reject:
 		return s.reject(in)
+	case Veiled:
+		return nil, s.veiledInput(in)
+	case Spoil:
+		return s.spoil(in)
 	case Combined:
 		return s.combined(in)
 	case Evaluation:
@@ -60,7 +64,7 @@ func (s *State) Decide(now time.Time, in Input) ([]entry.Fact, error) {
 	case Retire:
 		return s.retire(now, in), nil
 	case Tick:
-		return s.tick(now, in.Held, in.Seen, in.Released), nil
+		return s.tick(now, in), nil
 	}
 	panic(fmt.Sprintf("round: unknown input %T", in))
 }
@@ -127,6 +131,8 @@ func (s *State) asked(q Query) (*try, error) {
 	}
 	if a, ok := t.of(q.Member); ok && a.Update != q.Update {
 		return nil, fmt.Errorf("%w: %s of %s", ErrSecond, a.Update.Short(), q.Member)
+	} else if !ok && (t.lost || !s.byID[q.Run].masks(t, q.Member)) {
+		return nil, fmt.Errorf("%w: no masks are agreed upon with %s in %s, or they are coming off", ErrClosed, q.Member, t)
 	} else if !ok && t.refused[q.Member] >= maxRefusals {
 		return nil, fmt.Errorf("%w: %d times", ErrOften, maxRefusals)
 	}
@@ -190,6 +196,9 @@ func (s *State) combined(in Combined) ([]entry.Fact, error) {
 	}
 	if !s.byID[in.Run].sums(t, in.Members) || in.Model.IsZero() {
 		panic("round: combined what was not accepted, or fewer than a quorum")
+	}
+	if !s.byID[in.Run].unmasked(t, in.Members, in.Early) {
+		panic("round: combined others than were unmasked")
 	}
 	if !s.byID[in.Run].early(in.Early, in.Members) {
 		panic("round: closed early for a reason that the plan does not know")

@@ -173,6 +173,7 @@ type (
 		Held     Held
 		Seen     Seen
 		Released Released
+		Veils    Veils
 	}
 )
 

@@ -148,5 +148,8 @@ func sound(f entry.RunCreated) error {
 			return fmt.Errorf("%s, by whose updates strategy %s measures the others, is not asked", m, s.Name())
 		}
 	}
+	if err := checkMasks(p, len(f.Members)); err != nil {
+		return err
+	}
 	return CheckPrivacy(p)
 }

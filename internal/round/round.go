@@ -87,7 +87,8 @@ type try struct {
 	opened   time.Time
 	deadline time.Time // renewed by each boot
 	state    string    // "open", "closed", "failed"
-	spared   bool      // a new manifest ended it: it costs no try
+	spared   bool      // a new manifest ended it, or a boot that its masks have not outlived: it costs no try
+	lost     bool      // its masks were in the memory of a process that is gone
 	accepted []entry.UpdateAccepted
 	index    map[entry.Member]int // of accepted
 	refused  map[entry.Member]int
@@ -97,6 +98,10 @@ type try struct {
 	early    entry.Early
 	model    entry.Digest
 	members  []entry.Contribution // of model
+
+	masked    []entry.Member // between whom updates are masked; nil until that is agreed upon
+	unmasking []entry.Member // whose are in the sum; nil before no more are taken
+
 	figures  []entry.Evaluated
 	reported map[entry.Member]bool // whose figures are there
 }

@@ -9,8 +9,9 @@ import (
 )
 
 // tick returns what follows from the time alone, for each run the next step.
-func (s *State) tick(now time.Time, held Held, seen Seen, released Released) []entry.Fact {
+func (s *State) tick(now time.Time, in Tick) []entry.Fact {
 	var out []entry.Fact
+	seen, released := in.Seen, in.Released
 	for _, r := range s.live {
 		switch t := r.open(); {
 		case r.withheld(released):
@@ -21,7 +22,11 @@ func (s *State) tick(now time.Time, held Held, seen Seen, released Released) []e
 		case r.overlong(now):
 			out = append(out, r.end(failed, fmt.Sprintf("it took longer than its max_time of %v; it was at: %s", time.Duration(r.fact.Plan.MaxTime), r.phase())))
 		case t != nil:
-			out = append(out, s.overdue(now, r, t, held)...)
+			next := s.masks(now, r, t, in.Held, seen, in.Veils.of(t))
+			if next == nil {
+				next = s.overdue(now, r, t, in.Held)
+			}
+			out = append(out, next...)
 		case len(r.tries) == 0:
 			out = append(out, s.begin(now, r, seen)...)
 		default:
@@ -37,6 +42,7 @@ type progress struct {
 	waiting []entry.Member       // may still send what is not held
 	out     []entry.Member       // refused too often
 	left    []entry.Member       // have withdrawn and are not held
+	bare    []entry.Member       // have no masks
 }
 
 // has reports whether the member's update is in memory; "" is nobody's.
@@ -53,6 +59,8 @@ func (r *run) progress(t *try, held Held) progress {
 			p.held = append(p.held, entry.Contribution{Member: share.Member, Weight: share.Weight, Update: a.Update})
 		case r.member(share.Member).State == left:
 			p.left = append(p.left, share.Member)
+		case t.masked != nil && !slices.Contains(t.masked, share.Member):
+			p.bare = append(p.bare, share.Member)
 		case accepted || t.refused[share.Member] < maxRefusals:
 			p.waiting = append(p.waiting, share.Member)
 		default:
@@ -62,7 +70,7 @@ func (r *run) progress(t *try, held Held) progress {
 	return p
 }
 
-// overdue fails a try that cannot reach its quorum any more, and the run with its last try, or where too few members are left.
+// overdue fails a try that cannot reach its quorum any more.
 func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
 	p, quorum := r.progress(t, held), r.fact.Plan.Quorum
 	late := !now.Before(t.deadline)
@@ -79,10 +87,18 @@ func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
 		if len(p.left) > 0 {
 			reason += "; left: " + listed(p.left)
 		}
+		if len(p.bare) > 0 {
+			reason += "; without masks: " + listed(p.bare)
+		}
 	}
 	if late && len(p.held) >= quorum || !late && possible >= quorum {
 		reason = fmt.Sprintf("the update of %s, by which the others are measured, is missing", needed)
 	}
+	return r.fails(t, reason)
+}
+
+// fails ends a try, and the run with its last one, or where too few members are left.
+func (r *run) fails(t *try, reason string) []entry.Fact {
 	out := facts(entry.RoundFailed{Run: r.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Reason: reason})
 	switch attempt, why := t.fact.Try-r.spared(t.fact.Round), r.deserted(); {
 	case why != "":

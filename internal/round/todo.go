@@ -15,6 +15,7 @@ type View struct {
 	Held     Held
 	Seen     Seen
 	Released Released
+	Veils    Veils
 }
 
 // Action is something that should be going on: one of this package's structs of the names below. An action that is going on
@@ -40,7 +41,9 @@ type (
 		Weight     int64
 		Base       *entry.Blob // nil in a statistics round
 		Model      entry.Digest
-		Accepted   entry.Digest // the update that was accepted and is not in memory any more, zero for none
+		Accepted   entry.Digest   // the update that was accepted and is not in memory any more, zero for none
+		Masked     []entry.Member // between whom updates are masked, the member among them; nil for no masks
+		Weights    []int64        // of all who were asked, where there are masks: they fix the grid to which a member rounds before it masks
 		// The member's newest update that is part of a closed training round, zero for none: what it keeps for the next one hangs on it.
 		Contributed entry.Digest
 		Plan        entry.Plan
@@ -58,8 +61,9 @@ type (
 		State      *entry.Blob // of the optimiser; nil before its first step
 		Early      entry.Early // why it is not waited for everybody selected
 		Plan       entry.Plan
-		Selected   int     // members that were asked, whoever answered: over so many a sum with noise is taken
-		Clip       float64 // norm to which their updates were clipped, 0 for none
+		Selected   int            // members that were asked, whoever answered: over so many a sum with noise is taken
+		Masked     []entry.Member // between whom the updates are masked; nil for no masks
+		Clip       float64        // norm to which their updates were clipped, 0 for none
 	}
 	// Evaluate asks a member for its figures of the model that a round made.
 	Evaluate struct {
@@ -103,8 +107,20 @@ func (s *State) Todo(v View) []Action {
 		switch {
 		case r.withheld(v.Released):
 		case t != nil:
-			p := r.progress(t, v.Held)
-			if early, ready := s.ready(v.Now, r, t, p, v.Seen); ready {
+			veil, p := v.Veils.of(t), r.progress(t, v.Held)
+			if r.stage(t, veil) != 0 {
+				if s.unveiled(r, t, veil) {
+					out = append(out, r.combine(t, p, t.early))
+					break
+				}
+				asks, wakes := s.veil(v.Now, r, t, veil, v.Seen)
+				out = append(out, asks...)
+				for _, w := range wakes {
+					at(w)
+				}
+				break
+			}
+			if early, ready := s.ready(v.Now, r, t, p, v.Seen); ready && !r.fact.Plan.Masks {
 				out = append(out, r.combine(t, p, early))
 				break
 			}
@@ -150,10 +166,16 @@ func (r *run) asks(t *try, p progress) []Action {
 	for _, m := range p.waiting {
 		share, _ := t.share(m)
 		a, _ := t.of(m) // zero for none
-		out = append(out, Ask{
+		ask := Ask{
 			Run: f.Run, Lead: r.fact.Lead, Round: f.Round, Try: f.Try, Kind: f.Kind, Member: m, Weight: share.Weight,
-			Base: f.Base, Model: f.Model, Accepted: a.Update, Contributed: r.contributed[m], Plan: r.fact.Plan,
-		})
+			Base: f.Base, Model: f.Model, Accepted: a.Update, Contributed: r.contributed[m], Plan: r.fact.Plan, Masked: t.masked,
+		}
+		for _, s := range f.Selected {
+			if t.masked != nil {
+				ask.Weights = append(ask.Weights, s.Weight)
+			}
+		}
+		out = append(out, ask)
 	}
 	return out
 }
@@ -162,6 +184,7 @@ func (r *run) combine(t *try, p progress, early entry.Early) Combine {
 	return Combine{
 		Run: t.fact.Run, Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, Members: p.held, Base: t.fact.Base,
 		State: r.state, Early: early, Plan: r.fact.Plan, Selected: len(t.fact.Selected), Clip: t.fact.Clip,
+		Masked: t.masked,
 	}
 }
 

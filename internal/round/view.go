@@ -36,8 +36,10 @@ type Round struct {
 	Round, Try int
 	Kind       entry.RoundKind
 	State      string // "open", "closed", "failed"; "closing": see Run.Visible
-	Spared     bool   // failed for a new manifest, which costs no try
+	Spared     bool   // failed for a new manifest, or for a boot and its masks, which costs no try
 	Selected   []entry.Share
+	Masked     []entry.Member // between whom updates are masked; nil before that is agreed upon, and without masks
+	Unmasking  []entry.Member // whose are in the sum; nil before no more are taken
 	Accepted   []entry.UpdateAccepted
 	Received   int64   // bytes of accepted updates on the wire
 	Resent     int64   // bytes of accepted updates that were sent more than once
@@ -188,7 +190,7 @@ func (s *State) view(r *run) Run {
 			Round: t.fact.Round, Try: t.fact.Try, Kind: t.fact.Kind, State: t.state, Selected: t.fact.Selected,
 			Accepted: slices.Clip(t.accepted), Bound: t.fact.Bound, Opened: t.opened, Deadline: t.deadline, Closed: t.closedAt,
 			Model: t.model, Members: t.members, Evaluated: slices.Clip(t.figures), Early: t.early, Spared: t.spared,
-			Clip: t.fact.Clip,
+			Clip: t.fact.Clip, Masked: t.masked, Unmasking: t.unmasking,
 		}
 		for _, a := range t.accepted {
 			v.Received += a.Bytes

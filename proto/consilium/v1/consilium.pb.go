@@ -77,6 +77,58 @@ func (CosignAnswer_State) EnumDescriptor() ([]byte, []int) {
 	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{9, 0}
 }
 
+type MaskAsked_Stage int32
+
+const (
+	MaskAsked_STAGE_UNSPECIFIED MaskAsked_Stage = 0
+	MaskAsked_STAGE_ANNOUNCE    MaskAsked_Stage = 1 // keys
+	MaskAsked_STAGE_SHARE       MaskAsked_Stage = 2 // shares of what its masks are made of, one for each of the others
+	MaskAsked_STAGE_SHOW        MaskAsked_Stage = 3 // of each of the others and of itself, a share that it was handed
+)
+
+// Enum value maps for MaskAsked_Stage.
+var (
+	MaskAsked_Stage_name = map[int32]string{
+		0: "STAGE_UNSPECIFIED",
+		1: "STAGE_ANNOUNCE",
+		2: "STAGE_SHARE",
+		3: "STAGE_SHOW",
+	}
+	MaskAsked_Stage_value = map[string]int32{
+		"STAGE_UNSPECIFIED": 0,
+		"STAGE_ANNOUNCE":    1,
+		"STAGE_SHARE":       2,
+		"STAGE_SHOW":        3,
+	}
+)
+
+func (x MaskAsked_Stage) Enum() *MaskAsked_Stage {
+	p := new(MaskAsked_Stage)
+	*p = x
+	return p
+}
+
+func (x MaskAsked_Stage) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MaskAsked_Stage) Descriptor() protoreflect.EnumDescriptor {
+	return file_consilium_v1_consilium_proto_enumTypes[1].Descriptor()
+}
+
+func (MaskAsked_Stage) Type() protoreflect.EnumType {
+	return &file_consilium_v1_consilium_proto_enumTypes[1]
+}
+
+func (x MaskAsked_Stage) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MaskAsked_Stage.Descriptor instead.
+func (MaskAsked_Stage) EnumDescriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13, 0}
+}
+
 type QueryReply_State int32
 
 const (
@@ -116,11 +168,11 @@ func (x QueryReply_State) String() string {
 }
 
 func (QueryReply_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_consilium_v1_consilium_proto_enumTypes[1].Descriptor()
+	return file_consilium_v1_consilium_proto_enumTypes[2].Descriptor()
 }
 
 func (QueryReply_State) Type() protoreflect.EnumType {
-	return &file_consilium_v1_consilium_proto_enumTypes[1]
+	return &file_consilium_v1_consilium_proto_enumTypes[2]
 }
 
 func (x QueryReply_State) Number() protoreflect.EnumNumber {
@@ -129,7 +181,7 @@ func (x QueryReply_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use QueryReply_State.Descriptor instead.
 func (QueryReply_State) EnumDescriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20, 0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27, 0}
 }
 
 type OfferReply_State int32
@@ -171,11 +223,11 @@ func (x OfferReply_State) String() string {
 }
 
 func (OfferReply_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_consilium_v1_consilium_proto_enumTypes[2].Descriptor()
+	return file_consilium_v1_consilium_proto_enumTypes[3].Descriptor()
 }
 
 func (OfferReply_State) Type() protoreflect.EnumType {
-	return &file_consilium_v1_consilium_proto_enumTypes[2]
+	return &file_consilium_v1_consilium_proto_enumTypes[3]
 }
 
 func (x OfferReply_State) Number() protoreflect.EnumNumber {
@@ -184,7 +236,7 @@ func (x OfferReply_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OfferReply_State.Descriptor instead.
 func (OfferReply_State) EnumDescriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24, 0}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31, 0}
 }
 
 type StatusRequest struct {
@@ -952,9 +1004,10 @@ type Wanted struct {
 	// Every run that the member takes part in and that has not ended, with its newest closed round; updates of rounds up
 	// to that one, and of runs that are not here, are no longer needed. The newest of those that have ended are here too,
 	// marked so: how they ended is news, and nothing of them is needed.
-	Progress      []*Progress `protobuf:"bytes,4,rep,name=progress,proto3" json:"progress,omitempty"`
-	Version       string      `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"` // of the coordinator's program
-	Clock         int64       `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"`    // what the coordinator's clock said when it sent this, as in FollowRequest
+	Progress      []*Progress  `protobuf:"bytes,4,rep,name=progress,proto3" json:"progress,omitempty"`
+	Version       string       `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"` // of the coordinator's program
+	Masks         []*MaskAsked `protobuf:"bytes,6,rep,name=masks,proto3" json:"masks,omitempty"`
+	Clock         int64        `protobuf:"varint,8,opt,name=clock,proto3" json:"clock,omitempty"` // what the coordinator's clock said when it sent this, as in FollowRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1024,11 +1077,468 @@ func (x *Wanted) GetVersion() string {
 	return ""
 }
 
+func (x *Wanted) GetMasks() []*MaskAsked {
+	if x != nil {
+		return x.Masks
+	}
+	return nil
+}
+
 func (x *Wanted) GetClock() int64 {
 	if x != nil {
 		return x.Clock
 	}
 	return 0
+}
+
+// MaskAsked is what the masks of a try need of a member now.
+type MaskAsked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Round         int32                  `protobuf:"varint,2,opt,name=round,proto3" json:"round,omitempty"`
+	Try           int32                  `protobuf:"varint,3,opt,name=try,proto3" json:"try,omitempty"`
+	Stage         MaskAsked_Stage        `protobuf:"varint,4,opt,name=stage,proto3,enum=consilium.v1.MaskAsked_Stage" json:"stage,omitempty"`
+	Lead          string                 `protobuf:"bytes,5,opt,name=lead,proto3" json:"lead,omitempty"`
+	Plan          []byte                 `protobuf:"bytes,6,opt,name=plan,proto3" json:"plan,omitempty"`     // entry.Plan as JSON
+	Keys          []*MaskKeys            `protobuf:"bytes,7,rep,name=keys,proto3" json:"keys,omitempty"`     // of all between whom the masks are, ascending by member; in STAGE_SHARE
+	Shares        []*SealedShare         `protobuf:"bytes,8,rep,name=shares,proto3" json:"shares,omitempty"` // that the others have sealed for the member; in STAGE_SHOW
+	In            []string               `protobuf:"bytes,9,rep,name=in,proto3" json:"in,omitempty"`         // members whose updates are in the sum, ascending; in STAGE_SHOW
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaskAsked) Reset() {
+	*x = MaskAsked{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaskAsked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaskAsked) ProtoMessage() {}
+
+func (x *MaskAsked) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaskAsked.ProtoReflect.Descriptor instead.
+func (*MaskAsked) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *MaskAsked) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *MaskAsked) GetRound() int32 {
+	if x != nil {
+		return x.Round
+	}
+	return 0
+}
+
+func (x *MaskAsked) GetTry() int32 {
+	if x != nil {
+		return x.Try
+	}
+	return 0
+}
+
+func (x *MaskAsked) GetStage() MaskAsked_Stage {
+	if x != nil {
+		return x.Stage
+	}
+	return MaskAsked_STAGE_UNSPECIFIED
+}
+
+func (x *MaskAsked) GetLead() string {
+	if x != nil {
+		return x.Lead
+	}
+	return ""
+}
+
+func (x *MaskAsked) GetPlan() []byte {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *MaskAsked) GetKeys() []*MaskKeys {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *MaskAsked) GetShares() []*SealedShare {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *MaskAsked) GetIn() []string {
+	if x != nil {
+		return x.In
+	}
+	return nil
+}
+
+// MaskKeys are a member's public keys for the masks of one try.
+type MaskKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	Keys          []byte                 `protobuf:"bytes,2,opt,name=keys,proto3" json:"keys,omitempty"`           // as package mask encodes them
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // by the member's identity key, over mask.Announcement
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaskKeys) Reset() {
+	*x = MaskKeys{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaskKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaskKeys) ProtoMessage() {}
+
+func (x *MaskKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaskKeys.ProtoReflect.Descriptor instead.
+func (*MaskKeys) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *MaskKeys) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *MaskKeys) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *MaskKeys) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// SealedShare is what one member hands another, which nobody else can read.
+type SealedShare struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"` // to whom, from who sends it; from whom, to who gets it
+	Sealed        []byte                 `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"` // as package mask seals it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealedShare) Reset() {
+	*x = SealedShare{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealedShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealedShare) ProtoMessage() {}
+
+func (x *SealedShare) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealedShare.ProtoReflect.Descriptor instead.
+func (*SealedShare) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SealedShare) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *SealedShare) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// ShownShare is a share that a member was handed: of the self mask of one whose update is in the sum, of the mask key of one whose is not.
+type ShownShare struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"` // whose secret it is a share of
+	Share         []byte                 `protobuf:"bytes,2,opt,name=share,proto3" json:"share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShownShare) Reset() {
+	*x = ShownShare{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShownShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShownShare) ProtoMessage() {}
+
+func (x *ShownShare) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShownShare.ProtoReflect.Descriptor instead.
+func (*ShownShare) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ShownShare) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *ShownShare) GetShare() []byte {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
+// MaskRequest holds one of three, as it was asked for.
+type MaskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Round         int32                  `protobuf:"varint,2,opt,name=round,proto3" json:"round,omitempty"`
+	Try           int32                  `protobuf:"varint,3,opt,name=try,proto3" json:"try,omitempty"`
+	Keys          *MaskKeys              `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`
+	Shares        []*SealedShare         `protobuf:"bytes,5,rep,name=shares,proto3" json:"shares,omitempty"`
+	Shown         []*ShownShare          `protobuf:"bytes,6,rep,name=shown,proto3" json:"shown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaskRequest) Reset() {
+	*x = MaskRequest{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaskRequest) ProtoMessage() {}
+
+func (x *MaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaskRequest.ProtoReflect.Descriptor instead.
+func (*MaskRequest) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *MaskRequest) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *MaskRequest) GetRound() int32 {
+	if x != nil {
+		return x.Round
+	}
+	return 0
+}
+
+func (x *MaskRequest) GetTry() int32 {
+	if x != nil {
+		return x.Try
+	}
+	return 0
+}
+
+func (x *MaskRequest) GetKeys() *MaskKeys {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *MaskRequest) GetShares() []*SealedShare {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *MaskRequest) GetShown() []*ShownShare {
+	if x != nil {
+		return x.Shown
+	}
+	return nil
+}
+
+type MaskReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaskReply) Reset() {
+	*x = MaskReply{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaskReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaskReply) ProtoMessage() {}
+
+func (x *MaskReply) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaskReply.ProtoReflect.Descriptor instead.
+func (*MaskReply) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
+}
+
+// Masking is how an update is masked.
+type Masking struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       []string               `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`         // between whom, ascending
+	Weights       []int64                `protobuf:"varint,2,rep,packed,name=weights,proto3" json:"weights,omitempty"` // of all who were asked, which fix the grid of the sum
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Masking) Reset() {
+	*x = Masking{}
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Masking) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Masking) ProtoMessage() {}
+
+func (x *Masking) ProtoReflect() protoreflect.Message {
+	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Masking.ProtoReflect.Descriptor instead.
+func (*Masking) Descriptor() ([]byte, []int) {
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Masking) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *Masking) GetWeights() []int64 {
+	if x != nil {
+		return x.Weights
+	}
+	return nil
 }
 
 type Invitation struct {
@@ -1042,7 +1552,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1564,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[13]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1577,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{13}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Invitation) GetRun() string {
@@ -1104,13 +1614,14 @@ type Train struct {
 	Plan          []byte                 `protobuf:"bytes,9,opt,name=plan,proto3" json:"plan,omitempty"`                          // entry.Plan as JSON
 	Lead          string                 `protobuf:"bytes,10,opt,name=lead,proto3" json:"lead,omitempty"`                         // who started the run: the owner's policy is asked again before each training
 	Contributed   []byte                 `protobuf:"bytes,11,opt,name=contributed,proto3" json:"contributed,omitempty"`           // digest of this member's newest update that is part of a closed training round of the run; empty: none is
+	Masking       *Masking               `protobuf:"bytes,12,opt,name=masking,proto3" json:"masking,omitempty"`                   // absent where the plan has no masks
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Train) Reset() {
 	*x = Train{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1633,7 @@ func (x *Train) String() string {
 func (*Train) ProtoMessage() {}
 
 func (x *Train) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[14]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1646,7 @@ func (x *Train) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Train.ProtoReflect.Descriptor instead.
 func (*Train) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{14}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Train) GetRun() string {
@@ -1215,6 +1726,13 @@ func (x *Train) GetContributed() []byte {
 	return nil
 }
 
+func (x *Train) GetMasking() *Masking {
+	if x != nil {
+		return x.Masking
+	}
+	return nil
+}
+
 type Evaluate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
@@ -1229,7 +1747,7 @@ type Evaluate struct {
 
 func (x *Evaluate) Reset() {
 	*x = Evaluate{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1759,7 @@ func (x *Evaluate) String() string {
 func (*Evaluate) ProtoMessage() {}
 
 func (x *Evaluate) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[15]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1772,7 @@ func (x *Evaluate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evaluate.ProtoReflect.Descriptor instead.
 func (*Evaluate) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{15}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Evaluate) GetRun() string {
@@ -1312,7 +1830,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +1842,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[16]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +1855,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{16}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Progress) GetRun() string {
@@ -1386,7 +1904,7 @@ type ConsentRequest struct {
 
 func (x *ConsentRequest) Reset() {
 	*x = ConsentRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1916,7 @@ func (x *ConsentRequest) String() string {
 func (*ConsentRequest) ProtoMessage() {}
 
 func (x *ConsentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[17]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1929,7 @@ func (x *ConsentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsentRequest.ProtoReflect.Descriptor instead.
 func (*ConsentRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{17}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ConsentRequest) GetRun() string {
@@ -1443,7 +1961,7 @@ type ConsentReply struct {
 
 func (x *ConsentReply) Reset() {
 	*x = ConsentReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1973,7 @@ func (x *ConsentReply) String() string {
 func (*ConsentReply) ProtoMessage() {}
 
 func (x *ConsentReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[18]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1986,7 @@ func (x *ConsentReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsentReply.ProtoReflect.Descriptor instead.
 func (*ConsentReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{18}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
 }
 
 type QueryRequest struct {
@@ -1483,7 +2001,7 @@ type QueryRequest struct {
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1495,7 +2013,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[19]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1508,7 +2026,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{19}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *QueryRequest) GetRun() string {
@@ -1549,7 +2067,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +2079,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[20]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +2092,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{20}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *QueryReply) GetState() QueryReply_State {
@@ -1604,7 +2122,7 @@ type OfferRequest struct {
 
 func (x *OfferRequest) Reset() {
 	*x = OfferRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +2134,7 @@ func (x *OfferRequest) String() string {
 func (*OfferRequest) ProtoMessage() {}
 
 func (x *OfferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[21]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +2147,7 @@ func (x *OfferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferRequest.ProtoReflect.Descriptor instead.
 func (*OfferRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{21}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *OfferRequest) GetPart() isOfferRequest_Part {
@@ -1690,7 +2208,7 @@ type OfferHeader struct {
 
 func (x *OfferHeader) Reset() {
 	*x = OfferHeader{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +2220,7 @@ func (x *OfferHeader) String() string {
 func (*OfferHeader) ProtoMessage() {}
 
 func (x *OfferHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[22]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +2233,7 @@ func (x *OfferHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferHeader.ProtoReflect.Descriptor instead.
 func (*OfferHeader) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{22}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *OfferHeader) GetRun() string {
@@ -1795,7 +2313,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +2325,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[23]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +2338,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{23}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Chunk) GetOffset() int64 {
@@ -1870,7 +2388,7 @@ type OfferReply struct {
 
 func (x *OfferReply) Reset() {
 	*x = OfferReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +2400,7 @@ func (x *OfferReply) String() string {
 func (*OfferReply) ProtoMessage() {}
 
 func (x *OfferReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[24]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +2413,7 @@ func (x *OfferReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferReply.ProtoReflect.Descriptor instead.
 func (*OfferReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{24}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OfferReply) GetState() OfferReply_State {
@@ -1941,7 +2459,7 @@ type TellRequest struct {
 
 func (x *TellRequest) Reset() {
 	*x = TellRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2471,7 @@ func (x *TellRequest) String() string {
 func (*TellRequest) ProtoMessage() {}
 
 func (x *TellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[25]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2484,7 @@ func (x *TellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellRequest.ProtoReflect.Descriptor instead.
 func (*TellRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{25}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TellRequest) GetDoing() string {
@@ -2026,7 +2544,7 @@ type TellReply struct {
 
 func (x *TellReply) Reset() {
 	*x = TellReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2556,7 @@ func (x *TellReply) String() string {
 func (*TellReply) ProtoMessage() {}
 
 func (x *TellReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[26]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2569,7 @@ func (x *TellReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellReply.ProtoReflect.Descriptor instead.
 func (*TellReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{26}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
 }
 
 type LeaveRequest struct {
@@ -2064,7 +2582,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2594,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[27]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2607,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{27}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LeaveRequest) GetRun() string {
@@ -2114,7 +2632,7 @@ type LeaveReply struct {
 
 func (x *LeaveReply) Reset() {
 	*x = LeaveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2644,7 @@ func (x *LeaveReply) String() string {
 func (*LeaveReply) ProtoMessage() {}
 
 func (x *LeaveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[28]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2657,7 @@ func (x *LeaveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveReply.ProtoReflect.Descriptor instead.
 func (*LeaveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{28}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
 }
 
 type ReportRequest struct {
@@ -2154,7 +2672,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2684,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[29]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2697,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{29}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReportRequest) GetRun() string {
@@ -2223,7 +2741,7 @@ type Metric struct {
 
 func (x *Metric) Reset() {
 	*x = Metric{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2753,7 @@ func (x *Metric) String() string {
 func (*Metric) ProtoMessage() {}
 
 func (x *Metric) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[30]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2766,7 @@ func (x *Metric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metric.ProtoReflect.Descriptor instead.
 func (*Metric) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{30}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Metric) GetSet() string {
@@ -2294,7 +2812,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2824,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[31]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2837,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{31}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
 }
 
 type FetchRequest struct {
@@ -2334,7 +2852,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2864,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[32]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2877,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{32}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FetchRequest) GetModel() []byte {
@@ -2400,7 +2918,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2930,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[33]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2943,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{33}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StartRequest) GetRequest() string {
@@ -2452,7 +2970,7 @@ type StartReply struct {
 
 func (x *StartReply) Reset() {
 	*x = StartReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2982,7 @@ func (x *StartReply) String() string {
 func (*StartReply) ProtoMessage() {}
 
 func (x *StartReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[34]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2995,7 @@ func (x *StartReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartReply.ProtoReflect.Descriptor instead.
 func (*StartReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{34}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StartReply) GetRun() string {
@@ -2504,7 +3022,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +3034,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[35]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +3047,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{35}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CancelRequest) GetRun() string {
@@ -2555,7 +3073,7 @@ type CancelReply struct {
 
 func (x *CancelReply) Reset() {
 	*x = CancelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +3085,7 @@ func (x *CancelReply) String() string {
 func (*CancelReply) ProtoMessage() {}
 
 func (x *CancelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[36]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +3098,7 @@ func (x *CancelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelReply.ProtoReflect.Descriptor instead.
 func (*CancelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{36}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CancelReply) GetRun() string {
@@ -2598,7 +3116,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2610,7 +3128,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[37]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2623,7 +3141,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{37}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
 }
 
 type ListReply struct {
@@ -2636,7 +3154,7 @@ type ListReply struct {
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +3166,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[38]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +3179,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{38}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListReply) GetRuns() []*RunSummary {
@@ -2694,7 +3212,7 @@ type RunSummary struct {
 
 func (x *RunSummary) Reset() {
 	*x = RunSummary{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2706,7 +3224,7 @@ func (x *RunSummary) String() string {
 func (*RunSummary) ProtoMessage() {}
 
 func (x *RunSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[39]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2719,7 +3237,7 @@ func (x *RunSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunSummary.ProtoReflect.Descriptor instead.
 func (*RunSummary) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{39}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RunSummary) GetRun() string {
@@ -2787,7 +3305,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3317,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[40]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3330,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{40}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ShowRequest) GetRun() string {
@@ -2842,7 +3360,7 @@ type ShowReply struct {
 
 func (x *ShowReply) Reset() {
 	*x = ShowReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2854,7 +3372,7 @@ func (x *ShowReply) String() string {
 func (*ShowReply) ProtoMessage() {}
 
 func (x *ShowReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[41]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2867,7 +3385,7 @@ func (x *ShowReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowReply.ProtoReflect.Descriptor instead.
 func (*ShowReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{41}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ShowReply) GetSummary() *RunSummary {
@@ -2970,7 +3488,7 @@ type Privacy struct {
 
 func (x *Privacy) Reset() {
 	*x = Privacy{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3500,7 @@ func (x *Privacy) String() string {
 func (*Privacy) ProtoMessage() {}
 
 func (x *Privacy) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[42]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3513,7 @@ func (x *Privacy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Privacy.ProtoReflect.Descriptor instead.
 func (*Privacy) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{42}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Privacy) GetUnit() string {
@@ -3065,7 +3583,7 @@ type MemberView struct {
 
 func (x *MemberView) Reset() {
 	*x = MemberView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3077,7 +3595,7 @@ func (x *MemberView) String() string {
 func (*MemberView) ProtoMessage() {}
 
 func (x *MemberView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[43]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3090,7 +3608,7 @@ func (x *MemberView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberView.ProtoReflect.Descriptor instead.
 func (*MemberView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{43}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *MemberView) GetMember() string {
@@ -3179,7 +3697,7 @@ type Activity struct {
 
 func (x *Activity) Reset() {
 	*x = Activity{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3191,7 +3709,7 @@ func (x *Activity) String() string {
 func (*Activity) ProtoMessage() {}
 
 func (x *Activity) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[44]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3204,7 +3722,7 @@ func (x *Activity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activity.ProtoReflect.Descriptor instead.
 func (*Activity) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{44}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Activity) GetDoing() string {
@@ -3281,7 +3799,7 @@ type RoundView struct {
 
 func (x *RoundView) Reset() {
 	*x = RoundView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3293,7 +3811,7 @@ func (x *RoundView) String() string {
 func (*RoundView) ProtoMessage() {}
 
 func (x *RoundView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[45]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3306,7 +3824,7 @@ func (x *RoundView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoundView.ProtoReflect.Descriptor instead.
 func (*RoundView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{45}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RoundView) GetRound() int32 {
@@ -3439,7 +3957,7 @@ type MemberEffect struct {
 
 func (x *MemberEffect) Reset() {
 	*x = MemberEffect{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +3969,7 @@ func (x *MemberEffect) String() string {
 func (*MemberEffect) ProtoMessage() {}
 
 func (x *MemberEffect) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[46]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +3982,7 @@ func (x *MemberEffect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberEffect.ProtoReflect.Descriptor instead.
 func (*MemberEffect) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{46}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *MemberEffect) GetMember() string {
@@ -3491,7 +4009,7 @@ type MemberMetrics struct {
 
 func (x *MemberMetrics) Reset() {
 	*x = MemberMetrics{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +4021,7 @@ func (x *MemberMetrics) String() string {
 func (*MemberMetrics) ProtoMessage() {}
 
 func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[47]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +4034,7 @@ func (x *MemberMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberMetrics.ProtoReflect.Descriptor instead.
 func (*MemberMetrics) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{47}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *MemberMetrics) GetMember() string {
@@ -3541,7 +4059,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3553,7 +4071,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[48]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3566,7 +4084,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{48}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{55}
 }
 
 type ListModelsReply struct {
@@ -3578,7 +4096,7 @@ type ListModelsReply struct {
 
 func (x *ListModelsReply) Reset() {
 	*x = ListModelsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +4108,7 @@ func (x *ListModelsReply) String() string {
 func (*ListModelsReply) ProtoMessage() {}
 
 func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[49]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3603,7 +4121,7 @@ func (x *ListModelsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsReply.ProtoReflect.Descriptor instead.
 func (*ListModelsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{49}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListModelsReply) GetModels() []*ModelView {
@@ -3622,7 +4140,7 @@ type ShowModelRequest struct {
 
 func (x *ShowModelRequest) Reset() {
 	*x = ShowModelRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +4152,7 @@ func (x *ShowModelRequest) String() string {
 func (*ShowModelRequest) ProtoMessage() {}
 
 func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[50]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +4165,7 @@ func (x *ShowModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelRequest.ProtoReflect.Descriptor instead.
 func (*ShowModelRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{50}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ShowModelRequest) GetModel() string {
@@ -3666,7 +4184,7 @@ type ShowModelReply struct {
 
 func (x *ShowModelReply) Reset() {
 	*x = ShowModelReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3678,7 +4196,7 @@ func (x *ShowModelReply) String() string {
 func (*ShowModelReply) ProtoMessage() {}
 
 func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[51]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3691,7 +4209,7 @@ func (x *ShowModelReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowModelReply.ProtoReflect.Descriptor instead.
 func (*ShowModelReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{51}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ShowModelReply) GetModel() *ModelView {
@@ -3730,7 +4248,7 @@ type ModelView struct {
 
 func (x *ModelView) Reset() {
 	*x = ModelView{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3742,7 +4260,7 @@ func (x *ModelView) String() string {
 func (*ModelView) ProtoMessage() {}
 
 func (x *ModelView) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[52]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3755,7 +4273,7 @@ func (x *ModelView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelView.ProtoReflect.Descriptor instead.
 func (*ModelView) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{52}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ModelView) GetModel() []byte {
@@ -3913,7 +4431,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3925,7 +4443,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[53]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3938,7 +4456,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{53}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{60}
 }
 
 type CheckpointReply struct {
@@ -3952,7 +4470,7 @@ type CheckpointReply struct {
 
 func (x *CheckpointReply) Reset() {
 	*x = CheckpointReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3964,7 +4482,7 @@ func (x *CheckpointReply) String() string {
 func (*CheckpointReply) ProtoMessage() {}
 
 func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[54]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3977,7 +4495,7 @@ func (x *CheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointReply.ProtoReflect.Descriptor instead.
 func (*CheckpointReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{54}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CheckpointReply) GetCheckpoint() []byte {
@@ -4010,7 +4528,7 @@ type TileRequest struct {
 
 func (x *TileRequest) Reset() {
 	*x = TileRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4022,7 +4540,7 @@ func (x *TileRequest) String() string {
 func (*TileRequest) ProtoMessage() {}
 
 func (x *TileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[55]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4035,7 +4553,7 @@ func (x *TileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TileRequest.ProtoReflect.Descriptor instead.
 func (*TileRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{55}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *TileRequest) GetPath() string {
@@ -4055,7 +4573,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4067,7 +4585,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[56]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4080,7 +4598,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{56}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ProveRequest) GetLine() int64 {
@@ -4106,7 +4624,7 @@ type ProveReply struct {
 
 func (x *ProveReply) Reset() {
 	*x = ProveReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4118,7 +4636,7 @@ func (x *ProveReply) String() string {
 func (*ProveReply) ProtoMessage() {}
 
 func (x *ProveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[57]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4131,7 +4649,7 @@ func (x *ProveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveReply.ProtoReflect.Descriptor instead.
 func (*ProveReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{57}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ProveReply) GetHashes() [][]byte {
@@ -4151,7 +4669,7 @@ type ExtendsRequest struct {
 
 func (x *ExtendsRequest) Reset() {
 	*x = ExtendsRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4163,7 +4681,7 @@ func (x *ExtendsRequest) String() string {
 func (*ExtendsRequest) ProtoMessage() {}
 
 func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[58]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4176,7 +4694,7 @@ func (x *ExtendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsRequest.ProtoReflect.Descriptor instead.
 func (*ExtendsRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{58}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ExtendsRequest) GetOld() int64 {
@@ -4202,7 +4720,7 @@ type ExtendsReply struct {
 
 func (x *ExtendsReply) Reset() {
 	*x = ExtendsReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4214,7 +4732,7 @@ func (x *ExtendsReply) String() string {
 func (*ExtendsReply) ProtoMessage() {}
 
 func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[59]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4227,7 +4745,7 @@ func (x *ExtendsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendsReply.ProtoReflect.Descriptor instead.
 func (*ExtendsReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{59}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ExtendsReply) GetHashes() [][]byte {
@@ -4247,7 +4765,7 @@ type EntriesRequest struct {
 
 func (x *EntriesRequest) Reset() {
 	*x = EntriesRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4259,7 +4777,7 @@ func (x *EntriesRequest) String() string {
 func (*EntriesRequest) ProtoMessage() {}
 
 func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[60]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4272,7 +4790,7 @@ func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
 func (*EntriesRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{60}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *EntriesRequest) GetFrom() int64 {
@@ -4298,7 +4816,7 @@ type EntriesReply struct {
 
 func (x *EntriesReply) Reset() {
 	*x = EntriesReply{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +4828,7 @@ func (x *EntriesReply) String() string {
 func (*EntriesReply) ProtoMessage() {}
 
 func (x *EntriesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[61]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +4841,7 @@ func (x *EntriesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesReply.ProtoReflect.Descriptor instead.
 func (*EntriesReply) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{61}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *EntriesReply) GetLines() [][]byte {
@@ -4342,7 +4860,7 @@ type KeptRequest struct {
 
 func (x *KeptRequest) Reset() {
 	*x = KeptRequest{}
-	mi := &file_consilium_v1_consilium_proto_msgTypes[62]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4354,7 +4872,7 @@ func (x *KeptRequest) String() string {
 func (*KeptRequest) ProtoMessage() {}
 
 func (x *KeptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_consilium_v1_consilium_proto_msgTypes[62]
+	mi := &file_consilium_v1_consilium_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4367,7 +4885,7 @@ func (x *KeptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptRequest.ProtoReflect.Descriptor instead.
 func (*KeptRequest) Descriptor() ([]byte, []int) {
-	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{62}
+	return file_consilium_v1_consilium_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *KeptRequest) GetLine() int64 {
@@ -4443,19 +4961,58 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x04line\x18\x04 \x01(\tR\x04line\"?\n" +
 	"\rFollowRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
-	"\x05clock\x18\b \x01(\x03R\x05clock\"\x87\x02\n" +
+	"\x05clock\x18\b \x01(\x03R\x05clock\"\xb6\x02\n" +
 	"\x06Wanted\x12:\n" +
 	"\vinvitations\x18\x01 \x03(\v2\x18.consilium.v1.InvitationR\vinvitations\x12)\n" +
 	"\x05train\x18\x02 \x03(\v2\x13.consilium.v1.TrainR\x05train\x122\n" +
 	"\bevaluate\x18\x03 \x03(\v2\x16.consilium.v1.EvaluateR\bevaluate\x122\n" +
 	"\bprogress\x18\x04 \x03(\v2\x16.consilium.v1.ProgressR\bprogress\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\x12\x14\n" +
-	"\x05clock\x18\b \x01(\x03R\x05clock\"F\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12-\n" +
+	"\x05masks\x18\x06 \x03(\v2\x17.consilium.v1.MaskAskedR\x05masks\x12\x14\n" +
+	"\x05clock\x18\b \x01(\x03R\x05clock\"\xe6\x02\n" +
+	"\tMaskAsked\x12\x10\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
+	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x10\n" +
+	"\x03try\x18\x03 \x01(\x05R\x03try\x123\n" +
+	"\x05stage\x18\x04 \x01(\x0e2\x1d.consilium.v1.MaskAsked.StageR\x05stage\x12\x12\n" +
+	"\x04lead\x18\x05 \x01(\tR\x04lead\x12\x12\n" +
+	"\x04plan\x18\x06 \x01(\fR\x04plan\x12*\n" +
+	"\x04keys\x18\a \x03(\v2\x16.consilium.v1.MaskKeysR\x04keys\x121\n" +
+	"\x06shares\x18\b \x03(\v2\x19.consilium.v1.SealedShareR\x06shares\x12\x0e\n" +
+	"\x02in\x18\t \x03(\tR\x02in\"S\n" +
+	"\x05Stage\x12\x15\n" +
+	"\x11STAGE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eSTAGE_ANNOUNCE\x10\x01\x12\x0f\n" +
+	"\vSTAGE_SHARE\x10\x02\x12\x0e\n" +
+	"\n" +
+	"STAGE_SHOW\x10\x03\"T\n" +
+	"\bMaskKeys\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\x12\x12\n" +
+	"\x04keys\x18\x02 \x01(\fR\x04keys\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"=\n" +
+	"\vSealedShare\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\x12\x16\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\":\n" +
+	"\n" +
+	"ShownShare\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\fR\x05share\"\xd6\x01\n" +
+	"\vMaskRequest\x12\x10\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
+	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x10\n" +
+	"\x03try\x18\x03 \x01(\x05R\x03try\x12*\n" +
+	"\x04keys\x18\x04 \x01(\v2\x16.consilium.v1.MaskKeysR\x04keys\x121\n" +
+	"\x06shares\x18\x05 \x03(\v2\x19.consilium.v1.SealedShareR\x06shares\x12.\n" +
+	"\x05shown\x18\x06 \x03(\v2\x18.consilium.v1.ShownShareR\x05shown\"\v\n" +
+	"\tMaskReply\"=\n" +
+	"\aMasking\x12\x18\n" +
+	"\amembers\x18\x01 \x03(\tR\amembers\x12\x18\n" +
+	"\aweights\x18\x02 \x03(\x03R\aweights\"F\n" +
 	"\n" +
 	"Invitation\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x12\n" +
 	"\x04lead\x18\x02 \x01(\tR\x04lead\x12\x12\n" +
-	"\x04plan\x18\x03 \x01(\fR\x04plan\"\x86\x02\n" +
+	"\x04plan\x18\x03 \x01(\fR\x04plan\"\xb7\x02\n" +
 	"\x05Train\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x10\n" +
@@ -4468,7 +5025,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x04plan\x18\t \x01(\fR\x04plan\x12\x12\n" +
 	"\x04lead\x18\n" +
 	" \x01(\tR\x04lead\x12 \n" +
-	"\vcontributed\x18\v \x01(\fR\vcontributed\"\x84\x01\n" +
+	"\vcontributed\x18\v \x01(\fR\vcontributed\x12/\n" +
+	"\amasking\x18\f \x01(\v2\x15.consilium.v1.MaskingR\amasking\"\x84\x01\n" +
 	"\bEvaluate\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x14\n" +
@@ -4728,12 +5286,13 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\fEntriesReply\x12\x14\n" +
 	"\x05lines\x18\x01 \x03(\fR\x05lines\"!\n" +
 	"\vKeptRequest\x12\x12\n" +
-	"\x04line\x18\x01 \x01(\x03R\x04line2\xcb\x03\n" +
+	"\x04line\x18\x01 \x01(\x03R\x04line2\x87\x04\n" +
 	"\x06Rounds\x12=\n" +
 	"\x06Follow\x12\x1b.consilium.v1.FollowRequest\x1a\x14.consilium.v1.Wanted0\x01\x12C\n" +
 	"\aConsent\x12\x1c.consilium.v1.ConsentRequest\x1a\x1a.consilium.v1.ConsentReply\x12=\n" +
 	"\x05Query\x12\x1a.consilium.v1.QueryRequest\x1a\x18.consilium.v1.QueryReply\x12A\n" +
 	"\x05Offer\x12\x1a.consilium.v1.OfferRequest\x1a\x18.consilium.v1.OfferReply(\x010\x01\x12:\n" +
+	"\x04Mask\x12\x19.consilium.v1.MaskRequest\x1a\x17.consilium.v1.MaskReply\x12:\n" +
 	"\x04Tell\x12\x19.consilium.v1.TellRequest\x1a\x17.consilium.v1.TellReply\x12=\n" +
 	"\x05Leave\x12\x1a.consilium.v1.LeaveRequest\x1a\x18.consilium.v1.LeaveReply\x12@\n" +
 	"\x06Report\x12\x1b.consilium.v1.ReportRequest\x1a\x19.consilium.v1.ReportReply2N\n" +
@@ -4777,158 +5336,176 @@ func file_consilium_v1_consilium_proto_rawDescGZIP() []byte {
 	return file_consilium_v1_consilium_proto_rawDescData
 }
 
-var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_consilium_v1_consilium_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_consilium_v1_consilium_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_consilium_v1_consilium_proto_goTypes = []any{
 	(CosignAnswer_State)(0),   // 0: consilium.v1.CosignAnswer.State
-	(QueryReply_State)(0),     // 1: consilium.v1.QueryReply.State
-	(OfferReply_State)(0),     // 2: consilium.v1.OfferReply.State
-	(*StatusRequest)(nil),     // 3: consilium.v1.StatusRequest
-	(*StatusReply)(nil),       // 4: consilium.v1.StatusReply
-	(*PublishRequest)(nil),    // 5: consilium.v1.PublishRequest
-	(*PublishReply)(nil),      // 6: consilium.v1.PublishReply
-	(*ManifestRequest)(nil),   // 7: consilium.v1.ManifestRequest
-	(*ManifestReply)(nil),     // 8: consilium.v1.ManifestReply
-	(*CosignSaid)(nil),        // 9: consilium.v1.CosignSaid
-	(*CosignKept)(nil),        // 10: consilium.v1.CosignKept
-	(*CosignAsked)(nil),       // 11: consilium.v1.CosignAsked
-	(*CosignAnswer)(nil),      // 12: consilium.v1.CosignAnswer
-	(*Cosignature)(nil),       // 13: consilium.v1.Cosignature
-	(*FollowRequest)(nil),     // 14: consilium.v1.FollowRequest
-	(*Wanted)(nil),            // 15: consilium.v1.Wanted
-	(*Invitation)(nil),        // 16: consilium.v1.Invitation
-	(*Train)(nil),             // 17: consilium.v1.Train
-	(*Evaluate)(nil),          // 18: consilium.v1.Evaluate
-	(*Progress)(nil),          // 19: consilium.v1.Progress
-	(*ConsentRequest)(nil),    // 20: consilium.v1.ConsentRequest
-	(*ConsentReply)(nil),      // 21: consilium.v1.ConsentReply
-	(*QueryRequest)(nil),      // 22: consilium.v1.QueryRequest
-	(*QueryReply)(nil),        // 23: consilium.v1.QueryReply
-	(*OfferRequest)(nil),      // 24: consilium.v1.OfferRequest
-	(*OfferHeader)(nil),       // 25: consilium.v1.OfferHeader
-	(*Chunk)(nil),             // 26: consilium.v1.Chunk
-	(*OfferReply)(nil),        // 27: consilium.v1.OfferReply
-	(*TellRequest)(nil),       // 28: consilium.v1.TellRequest
-	(*TellReply)(nil),         // 29: consilium.v1.TellReply
-	(*LeaveRequest)(nil),      // 30: consilium.v1.LeaveRequest
-	(*LeaveReply)(nil),        // 31: consilium.v1.LeaveReply
-	(*ReportRequest)(nil),     // 32: consilium.v1.ReportRequest
-	(*Metric)(nil),            // 33: consilium.v1.Metric
-	(*ReportReply)(nil),       // 34: consilium.v1.ReportReply
-	(*FetchRequest)(nil),      // 35: consilium.v1.FetchRequest
-	(*StartRequest)(nil),      // 36: consilium.v1.StartRequest
-	(*StartReply)(nil),        // 37: consilium.v1.StartReply
-	(*CancelRequest)(nil),     // 38: consilium.v1.CancelRequest
-	(*CancelReply)(nil),       // 39: consilium.v1.CancelReply
-	(*ListRequest)(nil),       // 40: consilium.v1.ListRequest
-	(*ListReply)(nil),         // 41: consilium.v1.ListReply
-	(*RunSummary)(nil),        // 42: consilium.v1.RunSummary
-	(*ShowRequest)(nil),       // 43: consilium.v1.ShowRequest
-	(*ShowReply)(nil),         // 44: consilium.v1.ShowReply
-	(*Privacy)(nil),           // 45: consilium.v1.Privacy
-	(*MemberView)(nil),        // 46: consilium.v1.MemberView
-	(*Activity)(nil),          // 47: consilium.v1.Activity
-	(*RoundView)(nil),         // 48: consilium.v1.RoundView
-	(*MemberEffect)(nil),      // 49: consilium.v1.MemberEffect
-	(*MemberMetrics)(nil),     // 50: consilium.v1.MemberMetrics
-	(*ListModelsRequest)(nil), // 51: consilium.v1.ListModelsRequest
-	(*ListModelsReply)(nil),   // 52: consilium.v1.ListModelsReply
-	(*ShowModelRequest)(nil),  // 53: consilium.v1.ShowModelRequest
-	(*ShowModelReply)(nil),    // 54: consilium.v1.ShowModelReply
-	(*ModelView)(nil),         // 55: consilium.v1.ModelView
-	(*CheckpointRequest)(nil), // 56: consilium.v1.CheckpointRequest
-	(*CheckpointReply)(nil),   // 57: consilium.v1.CheckpointReply
-	(*TileRequest)(nil),       // 58: consilium.v1.TileRequest
-	(*ProveRequest)(nil),      // 59: consilium.v1.ProveRequest
-	(*ProveReply)(nil),        // 60: consilium.v1.ProveReply
-	(*ExtendsRequest)(nil),    // 61: consilium.v1.ExtendsRequest
-	(*ExtendsReply)(nil),      // 62: consilium.v1.ExtendsReply
-	(*EntriesRequest)(nil),    // 63: consilium.v1.EntriesRequest
-	(*EntriesReply)(nil),      // 64: consilium.v1.EntriesReply
-	(*KeptRequest)(nil),       // 65: consilium.v1.KeptRequest
+	(MaskAsked_Stage)(0),      // 1: consilium.v1.MaskAsked.Stage
+	(QueryReply_State)(0),     // 2: consilium.v1.QueryReply.State
+	(OfferReply_State)(0),     // 3: consilium.v1.OfferReply.State
+	(*StatusRequest)(nil),     // 4: consilium.v1.StatusRequest
+	(*StatusReply)(nil),       // 5: consilium.v1.StatusReply
+	(*PublishRequest)(nil),    // 6: consilium.v1.PublishRequest
+	(*PublishReply)(nil),      // 7: consilium.v1.PublishReply
+	(*ManifestRequest)(nil),   // 8: consilium.v1.ManifestRequest
+	(*ManifestReply)(nil),     // 9: consilium.v1.ManifestReply
+	(*CosignSaid)(nil),        // 10: consilium.v1.CosignSaid
+	(*CosignKept)(nil),        // 11: consilium.v1.CosignKept
+	(*CosignAsked)(nil),       // 12: consilium.v1.CosignAsked
+	(*CosignAnswer)(nil),      // 13: consilium.v1.CosignAnswer
+	(*Cosignature)(nil),       // 14: consilium.v1.Cosignature
+	(*FollowRequest)(nil),     // 15: consilium.v1.FollowRequest
+	(*Wanted)(nil),            // 16: consilium.v1.Wanted
+	(*MaskAsked)(nil),         // 17: consilium.v1.MaskAsked
+	(*MaskKeys)(nil),          // 18: consilium.v1.MaskKeys
+	(*SealedShare)(nil),       // 19: consilium.v1.SealedShare
+	(*ShownShare)(nil),        // 20: consilium.v1.ShownShare
+	(*MaskRequest)(nil),       // 21: consilium.v1.MaskRequest
+	(*MaskReply)(nil),         // 22: consilium.v1.MaskReply
+	(*Masking)(nil),           // 23: consilium.v1.Masking
+	(*Invitation)(nil),        // 24: consilium.v1.Invitation
+	(*Train)(nil),             // 25: consilium.v1.Train
+	(*Evaluate)(nil),          // 26: consilium.v1.Evaluate
+	(*Progress)(nil),          // 27: consilium.v1.Progress
+	(*ConsentRequest)(nil),    // 28: consilium.v1.ConsentRequest
+	(*ConsentReply)(nil),      // 29: consilium.v1.ConsentReply
+	(*QueryRequest)(nil),      // 30: consilium.v1.QueryRequest
+	(*QueryReply)(nil),        // 31: consilium.v1.QueryReply
+	(*OfferRequest)(nil),      // 32: consilium.v1.OfferRequest
+	(*OfferHeader)(nil),       // 33: consilium.v1.OfferHeader
+	(*Chunk)(nil),             // 34: consilium.v1.Chunk
+	(*OfferReply)(nil),        // 35: consilium.v1.OfferReply
+	(*TellRequest)(nil),       // 36: consilium.v1.TellRequest
+	(*TellReply)(nil),         // 37: consilium.v1.TellReply
+	(*LeaveRequest)(nil),      // 38: consilium.v1.LeaveRequest
+	(*LeaveReply)(nil),        // 39: consilium.v1.LeaveReply
+	(*ReportRequest)(nil),     // 40: consilium.v1.ReportRequest
+	(*Metric)(nil),            // 41: consilium.v1.Metric
+	(*ReportReply)(nil),       // 42: consilium.v1.ReportReply
+	(*FetchRequest)(nil),      // 43: consilium.v1.FetchRequest
+	(*StartRequest)(nil),      // 44: consilium.v1.StartRequest
+	(*StartReply)(nil),        // 45: consilium.v1.StartReply
+	(*CancelRequest)(nil),     // 46: consilium.v1.CancelRequest
+	(*CancelReply)(nil),       // 47: consilium.v1.CancelReply
+	(*ListRequest)(nil),       // 48: consilium.v1.ListRequest
+	(*ListReply)(nil),         // 49: consilium.v1.ListReply
+	(*RunSummary)(nil),        // 50: consilium.v1.RunSummary
+	(*ShowRequest)(nil),       // 51: consilium.v1.ShowRequest
+	(*ShowReply)(nil),         // 52: consilium.v1.ShowReply
+	(*Privacy)(nil),           // 53: consilium.v1.Privacy
+	(*MemberView)(nil),        // 54: consilium.v1.MemberView
+	(*Activity)(nil),          // 55: consilium.v1.Activity
+	(*RoundView)(nil),         // 56: consilium.v1.RoundView
+	(*MemberEffect)(nil),      // 57: consilium.v1.MemberEffect
+	(*MemberMetrics)(nil),     // 58: consilium.v1.MemberMetrics
+	(*ListModelsRequest)(nil), // 59: consilium.v1.ListModelsRequest
+	(*ListModelsReply)(nil),   // 60: consilium.v1.ListModelsReply
+	(*ShowModelRequest)(nil),  // 61: consilium.v1.ShowModelRequest
+	(*ShowModelReply)(nil),    // 62: consilium.v1.ShowModelReply
+	(*ModelView)(nil),         // 63: consilium.v1.ModelView
+	(*CheckpointRequest)(nil), // 64: consilium.v1.CheckpointRequest
+	(*CheckpointReply)(nil),   // 65: consilium.v1.CheckpointReply
+	(*TileRequest)(nil),       // 66: consilium.v1.TileRequest
+	(*ProveRequest)(nil),      // 67: consilium.v1.ProveRequest
+	(*ProveReply)(nil),        // 68: consilium.v1.ProveReply
+	(*ExtendsRequest)(nil),    // 69: consilium.v1.ExtendsRequest
+	(*ExtendsReply)(nil),      // 70: consilium.v1.ExtendsReply
+	(*EntriesRequest)(nil),    // 71: consilium.v1.EntriesRequest
+	(*EntriesReply)(nil),      // 72: consilium.v1.EntriesReply
+	(*KeptRequest)(nil),       // 73: consilium.v1.KeptRequest
 }
 var file_consilium_v1_consilium_proto_depIdxs = []int32{
-	10, // 0: consilium.v1.CosignSaid.kept:type_name -> consilium.v1.CosignKept
-	12, // 1: consilium.v1.CosignSaid.answer:type_name -> consilium.v1.CosignAnswer
+	11, // 0: consilium.v1.CosignSaid.kept:type_name -> consilium.v1.CosignKept
+	13, // 1: consilium.v1.CosignSaid.answer:type_name -> consilium.v1.CosignAnswer
 	0,  // 2: consilium.v1.CosignAnswer.state:type_name -> consilium.v1.CosignAnswer.State
-	16, // 3: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
-	17, // 4: consilium.v1.Wanted.train:type_name -> consilium.v1.Train
-	18, // 5: consilium.v1.Wanted.evaluate:type_name -> consilium.v1.Evaluate
-	19, // 6: consilium.v1.Wanted.progress:type_name -> consilium.v1.Progress
-	1,  // 7: consilium.v1.QueryReply.state:type_name -> consilium.v1.QueryReply.State
-	25, // 8: consilium.v1.OfferRequest.header:type_name -> consilium.v1.OfferHeader
-	26, // 9: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
-	2,  // 10: consilium.v1.OfferReply.state:type_name -> consilium.v1.OfferReply.State
-	33, // 11: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
-	42, // 12: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
-	42, // 13: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
-	46, // 14: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
-	48, // 15: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
-	45, // 16: consilium.v1.ShowReply.privacy:type_name -> consilium.v1.Privacy
-	47, // 17: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
-	50, // 18: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
-	49, // 19: consilium.v1.RoundView.effects:type_name -> consilium.v1.MemberEffect
-	33, // 20: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
-	55, // 21: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
-	55, // 22: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
-	50, // 23: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
-	49, // 24: consilium.v1.ModelView.effects:type_name -> consilium.v1.MemberEffect
-	13, // 25: consilium.v1.CheckpointReply.cosignatures:type_name -> consilium.v1.Cosignature
-	14, // 26: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
-	20, // 27: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
-	22, // 28: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
-	24, // 29: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
-	28, // 30: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
-	30, // 31: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
-	32, // 32: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
-	9,  // 33: consilium.v1.Witnesses.Cosign:input_type -> consilium.v1.CosignSaid
-	35, // 34: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
-	36, // 35: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
-	40, // 36: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
-	43, // 37: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
-	38, // 38: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
-	43, // 39: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
-	51, // 40: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
-	53, // 41: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
-	56, // 42: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
-	58, // 43: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
-	59, // 44: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
-	61, // 45: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
-	63, // 46: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
-	65, // 47: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
-	5,  // 48: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
-	7,  // 49: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
-	3,  // 50: consilium.v1.Federation.Status:input_type -> consilium.v1.StatusRequest
-	15, // 51: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
-	21, // 52: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
-	23, // 53: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
-	27, // 54: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
-	29, // 55: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
-	31, // 56: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
-	34, // 57: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
-	11, // 58: consilium.v1.Witnesses.Cosign:output_type -> consilium.v1.CosignAsked
-	26, // 59: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
-	37, // 60: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
-	41, // 61: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
-	44, // 62: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
-	39, // 63: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
-	44, // 64: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
-	52, // 65: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
-	54, // 66: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
-	57, // 67: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
-	26, // 68: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
-	60, // 69: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
-	62, // 70: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
-	64, // 71: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
-	26, // 72: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
-	6,  // 73: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
-	8,  // 74: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
-	4,  // 75: consilium.v1.Federation.Status:output_type -> consilium.v1.StatusReply
-	51, // [51:76] is the sub-list for method output_type
-	26, // [26:51] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	24, // 3: consilium.v1.Wanted.invitations:type_name -> consilium.v1.Invitation
+	25, // 4: consilium.v1.Wanted.train:type_name -> consilium.v1.Train
+	26, // 5: consilium.v1.Wanted.evaluate:type_name -> consilium.v1.Evaluate
+	27, // 6: consilium.v1.Wanted.progress:type_name -> consilium.v1.Progress
+	17, // 7: consilium.v1.Wanted.masks:type_name -> consilium.v1.MaskAsked
+	1,  // 8: consilium.v1.MaskAsked.stage:type_name -> consilium.v1.MaskAsked.Stage
+	18, // 9: consilium.v1.MaskAsked.keys:type_name -> consilium.v1.MaskKeys
+	19, // 10: consilium.v1.MaskAsked.shares:type_name -> consilium.v1.SealedShare
+	18, // 11: consilium.v1.MaskRequest.keys:type_name -> consilium.v1.MaskKeys
+	19, // 12: consilium.v1.MaskRequest.shares:type_name -> consilium.v1.SealedShare
+	20, // 13: consilium.v1.MaskRequest.shown:type_name -> consilium.v1.ShownShare
+	23, // 14: consilium.v1.Train.masking:type_name -> consilium.v1.Masking
+	2,  // 15: consilium.v1.QueryReply.state:type_name -> consilium.v1.QueryReply.State
+	33, // 16: consilium.v1.OfferRequest.header:type_name -> consilium.v1.OfferHeader
+	34, // 17: consilium.v1.OfferRequest.chunk:type_name -> consilium.v1.Chunk
+	3,  // 18: consilium.v1.OfferReply.state:type_name -> consilium.v1.OfferReply.State
+	41, // 19: consilium.v1.ReportRequest.metrics:type_name -> consilium.v1.Metric
+	50, // 20: consilium.v1.ListReply.runs:type_name -> consilium.v1.RunSummary
+	50, // 21: consilium.v1.ShowReply.summary:type_name -> consilium.v1.RunSummary
+	54, // 22: consilium.v1.ShowReply.members:type_name -> consilium.v1.MemberView
+	56, // 23: consilium.v1.ShowReply.rounds:type_name -> consilium.v1.RoundView
+	53, // 24: consilium.v1.ShowReply.privacy:type_name -> consilium.v1.Privacy
+	55, // 25: consilium.v1.MemberView.activity:type_name -> consilium.v1.Activity
+	58, // 26: consilium.v1.RoundView.metrics:type_name -> consilium.v1.MemberMetrics
+	57, // 27: consilium.v1.RoundView.effects:type_name -> consilium.v1.MemberEffect
+	41, // 28: consilium.v1.MemberMetrics.metrics:type_name -> consilium.v1.Metric
+	63, // 29: consilium.v1.ListModelsReply.models:type_name -> consilium.v1.ModelView
+	63, // 30: consilium.v1.ShowModelReply.model:type_name -> consilium.v1.ModelView
+	58, // 31: consilium.v1.ModelView.metrics:type_name -> consilium.v1.MemberMetrics
+	57, // 32: consilium.v1.ModelView.effects:type_name -> consilium.v1.MemberEffect
+	14, // 33: consilium.v1.CheckpointReply.cosignatures:type_name -> consilium.v1.Cosignature
+	15, // 34: consilium.v1.Rounds.Follow:input_type -> consilium.v1.FollowRequest
+	28, // 35: consilium.v1.Rounds.Consent:input_type -> consilium.v1.ConsentRequest
+	30, // 36: consilium.v1.Rounds.Query:input_type -> consilium.v1.QueryRequest
+	32, // 37: consilium.v1.Rounds.Offer:input_type -> consilium.v1.OfferRequest
+	21, // 38: consilium.v1.Rounds.Mask:input_type -> consilium.v1.MaskRequest
+	36, // 39: consilium.v1.Rounds.Tell:input_type -> consilium.v1.TellRequest
+	38, // 40: consilium.v1.Rounds.Leave:input_type -> consilium.v1.LeaveRequest
+	40, // 41: consilium.v1.Rounds.Report:input_type -> consilium.v1.ReportRequest
+	10, // 42: consilium.v1.Witnesses.Cosign:input_type -> consilium.v1.CosignSaid
+	43, // 43: consilium.v1.Blobs.Fetch:input_type -> consilium.v1.FetchRequest
+	44, // 44: consilium.v1.Runs.Start:input_type -> consilium.v1.StartRequest
+	48, // 45: consilium.v1.Runs.List:input_type -> consilium.v1.ListRequest
+	51, // 46: consilium.v1.Runs.Show:input_type -> consilium.v1.ShowRequest
+	46, // 47: consilium.v1.Runs.Cancel:input_type -> consilium.v1.CancelRequest
+	51, // 48: consilium.v1.Runs.Watch:input_type -> consilium.v1.ShowRequest
+	59, // 49: consilium.v1.Models.ListModels:input_type -> consilium.v1.ListModelsRequest
+	61, // 50: consilium.v1.Models.ShowModel:input_type -> consilium.v1.ShowModelRequest
+	64, // 51: consilium.v1.Log.Checkpoint:input_type -> consilium.v1.CheckpointRequest
+	66, // 52: consilium.v1.Log.Tile:input_type -> consilium.v1.TileRequest
+	67, // 53: consilium.v1.Log.Prove:input_type -> consilium.v1.ProveRequest
+	69, // 54: consilium.v1.Log.Extends:input_type -> consilium.v1.ExtendsRequest
+	71, // 55: consilium.v1.Log.Entries:input_type -> consilium.v1.EntriesRequest
+	73, // 56: consilium.v1.Log.Kept:input_type -> consilium.v1.KeptRequest
+	6,  // 57: consilium.v1.Federation.Publish:input_type -> consilium.v1.PublishRequest
+	8,  // 58: consilium.v1.Federation.Manifest:input_type -> consilium.v1.ManifestRequest
+	4,  // 59: consilium.v1.Federation.Status:input_type -> consilium.v1.StatusRequest
+	16, // 60: consilium.v1.Rounds.Follow:output_type -> consilium.v1.Wanted
+	29, // 61: consilium.v1.Rounds.Consent:output_type -> consilium.v1.ConsentReply
+	31, // 62: consilium.v1.Rounds.Query:output_type -> consilium.v1.QueryReply
+	35, // 63: consilium.v1.Rounds.Offer:output_type -> consilium.v1.OfferReply
+	22, // 64: consilium.v1.Rounds.Mask:output_type -> consilium.v1.MaskReply
+	37, // 65: consilium.v1.Rounds.Tell:output_type -> consilium.v1.TellReply
+	39, // 66: consilium.v1.Rounds.Leave:output_type -> consilium.v1.LeaveReply
+	42, // 67: consilium.v1.Rounds.Report:output_type -> consilium.v1.ReportReply
+	12, // 68: consilium.v1.Witnesses.Cosign:output_type -> consilium.v1.CosignAsked
+	34, // 69: consilium.v1.Blobs.Fetch:output_type -> consilium.v1.Chunk
+	45, // 70: consilium.v1.Runs.Start:output_type -> consilium.v1.StartReply
+	49, // 71: consilium.v1.Runs.List:output_type -> consilium.v1.ListReply
+	52, // 72: consilium.v1.Runs.Show:output_type -> consilium.v1.ShowReply
+	47, // 73: consilium.v1.Runs.Cancel:output_type -> consilium.v1.CancelReply
+	52, // 74: consilium.v1.Runs.Watch:output_type -> consilium.v1.ShowReply
+	60, // 75: consilium.v1.Models.ListModels:output_type -> consilium.v1.ListModelsReply
+	62, // 76: consilium.v1.Models.ShowModel:output_type -> consilium.v1.ShowModelReply
+	65, // 77: consilium.v1.Log.Checkpoint:output_type -> consilium.v1.CheckpointReply
+	34, // 78: consilium.v1.Log.Tile:output_type -> consilium.v1.Chunk
+	68, // 79: consilium.v1.Log.Prove:output_type -> consilium.v1.ProveReply
+	70, // 80: consilium.v1.Log.Extends:output_type -> consilium.v1.ExtendsReply
+	72, // 81: consilium.v1.Log.Entries:output_type -> consilium.v1.EntriesReply
+	34, // 82: consilium.v1.Log.Kept:output_type -> consilium.v1.Chunk
+	7,  // 83: consilium.v1.Federation.Publish:output_type -> consilium.v1.PublishReply
+	9,  // 84: consilium.v1.Federation.Manifest:output_type -> consilium.v1.ManifestReply
+	5,  // 85: consilium.v1.Federation.Status:output_type -> consilium.v1.StatusReply
+	60, // [60:86] is the sub-list for method output_type
+	34, // [34:60] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_consilium_v1_consilium_proto_init() }
@@ -4940,7 +5517,7 @@ func file_consilium_v1_consilium_proto_init() {
 		(*CosignSaid_Kept)(nil),
 		(*CosignSaid_Answer)(nil),
 	}
-	file_consilium_v1_consilium_proto_msgTypes[21].OneofWrappers = []any{
+	file_consilium_v1_consilium_proto_msgTypes[28].OneofWrappers = []any{
 		(*OfferRequest_Header)(nil),
 		(*OfferRequest_Chunk)(nil),
 	}
@@ -4949,8 +5526,8 @@ func file_consilium_v1_consilium_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_consilium_v1_consilium_proto_rawDesc), len(file_consilium_v1_consilium_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   63,
+			NumEnums:      4,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -27,6 +27,7 @@ const (
 	Rounds_Consent_FullMethodName = "/consilium.v1.Rounds/Consent"
 	Rounds_Query_FullMethodName   = "/consilium.v1.Rounds/Query"
 	Rounds_Offer_FullMethodName   = "/consilium.v1.Rounds/Offer"
+	Rounds_Mask_FullMethodName    = "/consilium.v1.Rounds/Mask"
 	Rounds_Tell_FullMethodName    = "/consilium.v1.Rounds/Tell"
 	Rounds_Leave_FullMethodName   = "/consilium.v1.Rounds/Leave"
 	Rounds_Report_FullMethodName  = "/consilium.v1.Rounds/Report"
@@ -47,6 +48,9 @@ type RoundsClient interface {
 	Query(ctx context.Context, in *QueryRequest, opts ...grpc.CallOption) (*QueryReply, error)
 	// Offer uploads one update: a header, then, once the coordinator answered "send", its chunks in order.
 	Offer(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[OfferRequest, OfferReply], error)
+	// Mask hands in what the masks of a try need of the calling member, as Wanted asks for it. It may be repeated; the first that is
+	// taken counts.
+	Mask(ctx context.Context, in *MaskRequest, opts ...grpc.CallOption) (*MaskReply, error)
 	// Tell says what the participant does now. It is told at each change and with each heartbeat; what was told lapses after three.
 	Tell(ctx context.Context, in *TellRequest, opts ...grpc.CallOption) (*TellReply, error)
 	// Leave withdraws the calling member from a run. It may be repeated.
@@ -115,6 +119,16 @@ func (c *roundsClient) Offer(ctx context.Context, opts ...grpc.CallOption) (grpc
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Rounds_OfferClient = grpc.BidiStreamingClient[OfferRequest, OfferReply]
 
+func (c *roundsClient) Mask(ctx context.Context, in *MaskRequest, opts ...grpc.CallOption) (*MaskReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MaskReply)
+	err := c.cc.Invoke(ctx, Rounds_Mask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *roundsClient) Tell(ctx context.Context, in *TellRequest, opts ...grpc.CallOption) (*TellReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TellReply)
@@ -160,6 +174,9 @@ type RoundsServer interface {
 	Query(context.Context, *QueryRequest) (*QueryReply, error)
 	// Offer uploads one update: a header, then, once the coordinator answered "send", its chunks in order.
 	Offer(grpc.BidiStreamingServer[OfferRequest, OfferReply]) error
+	// Mask hands in what the masks of a try need of the calling member, as Wanted asks for it. It may be repeated; the first that is
+	// taken counts.
+	Mask(context.Context, *MaskRequest) (*MaskReply, error)
 	// Tell says what the participant does now. It is told at each change and with each heartbeat; what was told lapses after three.
 	Tell(context.Context, *TellRequest) (*TellReply, error)
 	// Leave withdraws the calling member from a run. It may be repeated.
@@ -187,6 +204,9 @@ func (UnimplementedRoundsServer) Query(context.Context, *QueryRequest) (*QueryRe
 }
 func (UnimplementedRoundsServer) Offer(grpc.BidiStreamingServer[OfferRequest, OfferReply]) error {
 	return status.Error(codes.Unimplemented, "method Offer not implemented")
+}
+func (UnimplementedRoundsServer) Mask(context.Context, *MaskRequest) (*MaskReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Mask not implemented")
 }
 func (UnimplementedRoundsServer) Tell(context.Context, *TellRequest) (*TellReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Tell not implemented")
@@ -272,6 +292,24 @@ func _Rounds_Offer_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Rounds_OfferServer = grpc.BidiStreamingServer[OfferRequest, OfferReply]
 
+func _Rounds_Mask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MaskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RoundsServer).Mask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rounds_Mask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RoundsServer).Mask(ctx, req.(*MaskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Rounds_Tell_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TellRequest)
 	if err := dec(in); err != nil {
@@ -340,6 +378,10 @@ var Rounds_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Query",
 			Handler:    _Rounds_Query_Handler,
+		},
+		{
+			MethodName: "Mask",
+			Handler:    _Rounds_Mask_Handler,
 		},
 		{
 			MethodName: "Tell",

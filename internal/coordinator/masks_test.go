@@ -1,0 +1,70 @@
+package coordinator_test
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"consilium.dev/internal/entry"
+)
+
+// masked makes a plan whose updates are masked.
+func masked(p *entry.Plan) { p.Masks = true }
+
+// TestMasks: a run whose updates are masked makes the very models of one whose updates are not: statistics, weights, control variates and all;
+// in whatever order members come, and where coordinator and members begin again in between.
+func TestMasks(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*entry.Plan){
+		"fedadam":  adam,
+		"scaffold": locally("scaffold", nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			backwards := slices.Clone(hospitals)
+			slices.Reverse(backwards)
+			want := undisturbedModel(t, plan(t, change), hospitals, false)
+			if got := undisturbedModel(t, plan(t, change, masked), backwards, false); got != want {
+				t.Errorf("with masks the model is %s, without it is %s", got, want)
+			}
+			if got := undisturbedModel(t, plan(t, change, masked), hospitals, true); got != want {
+				t.Errorf("with masks, and begun again in between, the model is %s, without it is %s", got, want)
+			}
+		})
+	}
+}
+
+// undisturbedModel returns the last model of a run; where asked for, the coordinator and one member after the other begin again between rounds.
+func undisturbedModel(t *testing.T, p entry.Plan, order []string, disturb bool) (id entry.Digest) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		council, all := w.serve(), map[string]*program{}
+		for _, name := range order {
+			all[name] = w.join(name)
+		}
+		run := w.start(p)
+		for n := 1; disturb && n < p.Rounds; n++ {
+			w.books["council"].awaitMany(t, n+1, "round closed", "run", run)
+			all[order[n]].stop()
+			council.stop()
+			council = w.serve()
+			all[order[n]] = w.join(order[n])
+		}
+		id = final(w.completed(run))
+	})
+	return id
+}
+
+// TestCrashMasked is TestCrash for a run whose updates are masked. What the coordinator knew of masks is lost with it, and the next try draws
+// others; a participant that begins again goes on with its own.
+func TestCrashMasked(t *testing.T) {
+	for _, victim := range []string{"council", "budapest"} {
+		t.Run(victim, func(t *testing.T) {
+			eachWay(t, plan(t, adam, pair, short, masked), victim, func(t *testing.T, c *crashes) {
+				if victim == "budapest" && c.how != before && c.tally["put mask"] != 4 {
+					t.Errorf("killed at %d steps of its masks, want 4", c.tally["put mask"])
+				}
+			})
+		})
+	}
+}
