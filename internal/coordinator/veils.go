@@ -218,58 +218,29 @@ func (e *maskError) Unwrap() error { return e.err }
 // terms returns what takes the masks off the sum of the members in: the self masks of these, and the pairwise masks of these with those of
 // masked who are not in. The loop calls it when enough is shown; what it returns computes for a while, beside the loop.
 func (v *veil) terms(t mask.Try, masked []entry.Member, in []entry.Contribution) func() ([]mask.Term, error) {
-	type secret struct {
-		of     int
-		shares []mask.Share
-	}
-	var all []secret
+	all := make([]mask.Member, len(v.among))
 	for i, m := range v.among {
-		if !slices.Contains(masked, m) {
-			continue
+		one := mask.Member{Name: string(m), Public: v.keys[m].public, Status: mask.Left}
+		switch {
+		case slices.ContainsFunc(in, func(c entry.Contribution) bool { return c.Member == m }):
+			one.Status = mask.Answered
+		case slices.Contains(masked, m):
+			one.Status = mask.Missing
 		}
-		s := secret{of: i}
 		for _, j := range v.graph.Holders(i) {
 			if y, ok := v.shown[v.among[j]][m]; ok {
-				s.shares = append(s.shares, mask.Share{X: v.graph.X(i, j), Y: y[:]})
+				one.Shares = append(one.Shares, mask.Share{X: v.graph.X(i, j), Y: y[:]})
 			}
 		}
-		all = append(all, s)
+		all[i] = one
 	}
-	among, graph, keys := v.among, v.graph, maps.Clone(v.keys)
-	has := func(m entry.Member) bool {
-		return slices.ContainsFunc(in, func(c entry.Contribution) bool { return c.Member == m })
-	}
+	graph := v.graph
 	return func() ([]mask.Term, error) {
-		var out []mask.Term
-		for _, s := range all {
-			m := among[s.of]
-			secret, err := mask.CombineSecret(graph.Threshold(), s.shares)
-			if err != nil {
-				return nil, &maskError{fmt.Errorf("the shares of what %s is masked by: %w", m, err)}
-			}
-			if has(m) {
-				term, err := keys[m].public.SelfSeed(secret)
-				if err != nil {
-					return nil, &maskError{fmt.Errorf("the shares of what %s is masked by: %w", m, err)}
-				}
-				out = append(out, term.Negated())
-				continue
-			}
-			if err := keys[m].public.MaskKey(secret); err != nil {
-				return nil, &maskError{fmt.Errorf("the shares of the mask key of %s: %w", m, err)}
-			}
-			for _, j := range graph.Neighbours(s.of) {
-				if other := among[j]; has(other) {
-					// What the other has added is the reverse of what m would have.
-					term, err := mask.Between(t, string(m), secret, string(other), keys[other].public)
-					if err != nil {
-						return nil, &maskError{err}
-					}
-					out = append(out, term)
-				}
-			}
+		terms, err := graph.Unmask(t, all)
+		if err != nil {
+			return nil, &maskError{err}
 		}
-		return out, nil
+		return terms, nil
 	}
 }
 
