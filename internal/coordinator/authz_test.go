@@ -72,7 +72,7 @@ func TestWhoMayCall(t *testing.T) {
 	everybody := append([]string{"participant"}, people...)
 	allowed := map[string][]string{
 		"Rounds/Follow": enclave, "Rounds/Consent": enclave, "Rounds/Query": enclave, "Rounds/Offer": enclave, "Rounds/Report": enclave,
-		"Rounds/Tell": enclave, "Rounds/Leave": enclave,
+		"Rounds/Mask": enclave, "Rounds/Tell": enclave, "Rounds/Leave": enclave,
 		"Witnesses/Cosign": enclave,
 		"Blobs/Fetch":      everybody,
 		"Runs/Start":       lead, "Runs/Cancel": lead, "Runs/List": people, "Runs/Show": people, "Runs/Watch": people,

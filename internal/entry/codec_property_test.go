@@ -38,7 +38,7 @@ func anyFact() *rapid.Generator[entry.Fact] {
 	return rapid.OneOf(
 		anyOf[entry.ManifestAdopted](), anyOf[entry.HandedOver](), anyOf[entry.Booted](), anyOf[entry.Admitted](), anyOf[entry.RunCreated](),
 		anyOf[entry.Consented](), anyOf[entry.Declined](), anyOf[entry.Left](), anyOf[entry.RoundOpened](), anyOf[entry.UpdateAccepted](), anyOf[entry.UpdateRefused](),
-		anyOf[entry.RoundFailed](), anyOf[entry.RoundClosed](), anyOf[entry.Evaluated](), anyOf[entry.RunEnded](), anyOf[entry.TagMoved](), anyOf[entry.Dropped](),
+		anyOf[entry.MasksAgreed](), anyOf[entry.Unmasking](), anyOf[entry.RoundFailed](), anyOf[entry.RoundClosed](), anyOf[entry.Evaluated](), anyOf[entry.RunEnded](), anyOf[entry.TagMoved](), anyOf[entry.Dropped](),
 	)
 }
 

@@ -75,6 +75,10 @@ func facts() map[string]entry.Fact {
 			Run: "0011223344556677", Round: 1, Try: 2, Member: "cleveland", Update: digest(11),
 			Reason: "value",
 		},
+		"masks_agreed": entry.MasksAgreed{Run: "0011223344556677", Round: 1, Try: 2, Members: []entry.Member{"budapest", "cleveland"}},
+		"unmasking": entry.Unmasking{
+			Run: "0011223344556677", Round: 1, Try: 2, Members: []entry.Member{"budapest", "cleveland"}, Early: entry.Absent,
+		},
 		"round_failed": entry.RoundFailed{Run: "0011223344556677", Round: 1, Try: 1, Reason: "quorum", Spared: true},
 		"round_closed": entry.RoundClosed{
 			Run: "0011223344556677", Round: 1, Try: 2, Kind: entry.Training, Base: digest(9), Model: digest(12),
@@ -97,7 +101,7 @@ func plan() entry.Plan {
 		Strategy: entry.Strategy{Name: "fedadam", Params: map[string]any{"beta1": 0.9, "beta2": 0.99}},
 		Rounds:   50, Quorum: 3, ReportGoal: 4, Members: []entry.Member{"budapest", "cleveland"}, Deadline: entry.Duration(90 * time.Second),
 		Grace: entry.Duration(30 * time.Second), MaxTime: entry.Duration(72 * time.Hour), Tries: 3,
-		MaxAbs: 16, Resolution: 1e-9, Encoding: "bf16", TopK: 0.01, Seed: 1<<53 - 1, Local: entry.Local{Steps: 5, Epochs: 2, LearningRate: 0.1, Batch: 32, L2: 0.01},
+		MaxAbs: 16, Resolution: 1e-9, Encoding: "bf16", TopK: 0.01, Masks: true, Seed: 1<<53 - 1, Local: entry.Local{Steps: 5, Epochs: 2, LearningRate: 0.1, Batch: 32, L2: 0.01},
 		Standardize: &entry.Standardize{MaxAbs: 1 << 20, Given: map[string]entry.Scale{"age": {Mean: 54.5, Scale: 9.25}}}, Privacy: &entry.Privacy{
 			Unit: "participant", ClipNorm: 0.5, NoiseMultiplier: 1.25, Delta: 1e-5,
 			Adaptive:        &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 1.5},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ var update = flag.Bool("update", false, "write the scenarios' traces anew; read 
 //	adopt EPOCH MANIFEST [PREVIOUS]             a manifest
 //	create RUN [KEY=VALUE ...]                  request, lead, members, quorum, rounds, tries, deadline, max_abs, resolution,
 //	                                            standardize (its max_abs), trainer, strategy, initial, report_goal, grace,
-//	                                            max_time
+//	                                            max_time, masks
 //	consent RUN MEMBER RECORDS                  decline RUN MEMBER RULE
 //	query RUN ROUND.TRY MEMBER UPDATE [WEIGHT]  offer RUN ROUND.TRY MEMBER UPDATE WEIGHT
 //	reject RUN ROUND.TRY MEMBER UPDATE REASON [TIMES]
@@ -36,6 +37,8 @@ var update = flag.Bool("update", false, "write the scenarios' traces anew; read 
 //	combine RUN                                 both
 //	evaluate RUN ROUND MEMBER [SET/NAME=VALUE/ROWS/BETTER ...]
 //	leave RUN MEMBER [REASON]                   seen MEMBER connected, gone or paused: known only until a crash
+//	announce RUN MEMBER...                      answers what Todo asks of the members about masks, as likewise do
+//	share RUN MEMBER...                         and unveil RUN MEMBER...; spoil RUN says that the masks do not come off
 //	advance DURATION                            boot     crash: memory is lost, the log replayed, and a process boots
 //	cancel RUN                                  by a fact that no input leads to yet
 //	todo                                        show RUN
@@ -67,7 +70,7 @@ func play(t *testing.T, text string) string {
 	t.Helper()
 	s := &script{
 		TB: t, now: start, state: round.New(), held: map[string]entry.Digest{}, names: map[entry.Digest]string{},
-		begun: map[string]round.Combine{}, leads: []string{"lin"}, sighted: map[entry.Member]round.Sighting{},
+		veils: map[string]round.Veil{}, begun: map[string]round.Combine{}, leads: []string{"lin"}, sighted: map[entry.Member]round.Sighting{},
 		limits: round.Limits{
 			Members: []entry.Member{"a", "b", "c", "d"}, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"},
 			LeastParticipants: 2, MaxAbs: 1024, RoundsMax: 10, OpenRuns: 2,
@@ -104,6 +107,7 @@ type script struct {
 	state   *round.State
 	log     []entry.Line
 	held    map[string]entry.Digest // memory: what a crash erases
+	veils   map[string]round.Veil   // memory, too
 	begun   map[string]round.Combine
 	sighted map[entry.Member]round.Sighting // memory, too
 	limits  round.Limits
@@ -124,6 +128,7 @@ func (s *script) do(args []string) {
 	case "crash":
 		clear(s.held)
 		clear(s.begun)
+		clear(s.veils)
 		clear(s.sighted)
 		s.state = s.replay()
 		s.decide(round.Boot{})
@@ -136,6 +141,14 @@ func (s *script) do(args []string) {
 		}
 	case "finish":
 		s.finish(args[0])
+	case "announce", "share", "unveil":
+		for _, m := range args[1:] {
+			s.veil(name, args[0], entry.Member(m))
+		}
+	case "spoil":
+		c := s.begun[args[0]]
+		delete(s.begun, args[0])
+		s.decide(round.Spoil{Run: c.Run, Round: c.Round, Try: c.Try, Reason: "a share is wrong"})
 	case "todo":
 		for _, a := range s.state.Todo(s.view()) {
 			s.printf("%s", s.action(a))
@@ -210,7 +223,7 @@ func (s *script) create(run string, o map[string]string) round.Create {
 		Rounds: int(s.number(or("rounds", "1"))), Quorum: int(s.number(or("quorum", "3"))), Tries: int(s.number(or("tries", "2"))),
 		Deadline: entry.Duration(s.duration(or("deadline", "1m"))), MaxAbs: s.float(or("max_abs", "16")),
 		Resolution: s.float(or("resolution", "0")), ReportGoal: int(s.number(or("report_goal", "0"))),
-		Grace: entry.Duration(s.duration(or("grace", "0"))), MaxTime: entry.Duration(s.duration(or("max_time", "0"))),
+		Grace: entry.Duration(s.duration(or("grace", "0"))), MaxTime: entry.Duration(s.duration(or("max_time", "0"))), Masks: or("masks", "") == "true",
 	}
 	if m := or("reference", ""); m != "" {
 		p.Strategy.Params = map[string]any{"reference": m}
@@ -307,6 +320,32 @@ func (s *script) finish(run string) {
 	})
 }
 
+// veil is a member's answer to what Todo asks it about masks, in memory as a coordinator has it.
+func (s *script) veil(how, run string, m entry.Member) {
+	stage := map[string]round.Stage{"announce": round.Announce, "share": round.Share, "unveil": round.Show}[how]
+	in, v, key := round.Veiled{Run: run, Round: 1, Try: 1, Stage: stage, Member: m}, round.Veil{}, ""
+	if r, ok := s.state.Run(run); ok && len(r.Rounds) > 0 {
+		t := r.Rounds[len(r.Rounds)-1]
+		in.Round, in.Try = t.Round, t.Try
+	}
+	key = tryKey(run, in.Round, in.Try)
+	v = s.veils[key]
+	for _, a := range s.state.Todo(s.view()) {
+		if a, ok := a.(round.Mask); ok && a.Run == run && a.Stage == round.Share && v.Among == nil {
+			v.Among = a.Among
+		}
+	}
+	if _, err := s.state.Decide(s.now, in); err != nil {
+		s.printf("refused (%s): %v", round.Reason(err), err)
+		return
+	}
+	to := map[round.Stage]*[]entry.Member{round.Announce: &v.Announced, round.Share: &v.Shared, round.Show: &v.Shown}[stage]
+	*to = append(slices.Clone(*to), m)
+	slices.Sort(*to)
+	s.veils[key] = v
+	s.settle()
+}
+
 // decide is the loop's: what follows is written and applied.
 func (s *script) decide(in round.Input) {
 	facts, err := s.state.Decide(s.now, in)
@@ -338,7 +377,7 @@ func (s *script) apply(facts ...entry.Fact) {
 func (s *script) settle() {
 	for before := -1; before != len(s.log); {
 		before = len(s.log)
-		s.decide(round.Tick{Held: s.holds, Seen: s.seen})
+		s.decide(round.Tick{Held: s.holds, Seen: s.seen, Veils: s.veilOf})
 	}
 	if again := s.replay(); !reflect.DeepEqual(s.state, again) {
 		s.Fatalf("the state differs from its replay:\n%s", cmp.Diff(s.state.Runs(), again.Runs()))
@@ -355,7 +394,13 @@ func (s *script) replay() *round.State {
 	return again
 }
 
-func (s *script) view() round.View { return round.View{Now: s.now, Held: s.holds, Seen: s.seen} }
+func (s *script) view() round.View {
+	return round.View{Now: s.now, Held: s.holds, Seen: s.seen, Veils: s.veilOf}
+}
+
+func (s *script) veilOf(run string, number, try int) round.Veil {
+	return s.veils[tryKey(run, number, try)]
+}
 
 // seen takes whoever the scenario does not speak of for connected.
 func (s *script) seen(m entry.Member) round.Sighting {

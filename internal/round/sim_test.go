@@ -56,6 +56,7 @@ type world struct {
 	held  map[string]entry.Digest         // memory: what a crash erases
 	seen  map[entry.Member]round.Sighting // likewise; whoever is not in it is connected
 	busy  map[string]bool                 // tries whose mean is being taken
+	veils map[string]round.Veil           // memory: what was said of masks
 	mail  []round.Input                   // on its way to the coordinator
 
 	members []entry.Member
@@ -72,10 +73,11 @@ var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{
 		TB: t, chance: rand.New(rand.NewPCG(seed, 1)), now: start, state: round.New(), held: map[string]entry.Digest{},
-		busy: map[string]bool{}, kept: map[string]entry.Digest{}, seen: map[entry.Member]round.Sighting{},
+		busy: map[string]bool{}, veils: map[string]round.Veil{}, kept: map[string]entry.Digest{}, seen: map[entry.Member]round.Sighting{},
 		audit: audit{
 			models: map[string]entry.Digest{}, quorum: map[string]int{}, last: map[string]int{}, over: map[string]bool{},
 			accepted: map[string]entry.Digest{}, goal: map[string]int{}, reference: map[string]entry.Member{}, gone: map[string]bool{}, plans: map[string]entry.Plan{},
+			masked: map[string][]entry.Member{}, unmasking: map[string][]entry.Member{},
 		},
 	}
 	for i := range 2 + w.chance.IntN(5) {
@@ -124,7 +126,9 @@ func (w *world) create(i int) {
 	if w.chance.IntN(2) == 0 {
 		p.ReportGoal = p.Quorum + w.chance.IntN(len(w.members)-p.Quorum+1)
 	}
-	if w.chance.IntN(4) == 0 && p.Quorum > 1 {
+	if !private && w.chance.IntN(3) == 0 && len(w.members) > 1 {
+		p.Masks, p.Quorum, p.ReportGoal = true, max(p.Quorum, len(w.members)/2+1, 2), 0
+	} else if w.chance.IntN(4) == 0 && p.Quorum > 1 {
 		who := w.members[w.chance.IntN(len(w.members))]
 		p.Strategy = entry.Strategy{Name: "fltrust", Params: map[string]any{"reference": string(who)}}
 	}
@@ -170,12 +174,14 @@ func (w *world) step() {
 	w.check()
 }
 
-func (w *world) view() round.View { return round.View{Now: w.now, Held: w.holds, Seen: w.sighting} }
+func (w *world) view() round.View {
+	return round.View{Now: w.now, Held: w.holds, Seen: w.sighting, Veils: w.veil}
+}
 
 // settle is the coordinator's loop: time passes until nothing follows from it any more.
 func (w *world) settle() {
 	for range 100 {
-		if w.decide(round.Tick{Held: w.holds, Seen: w.sighting}) == 0 {
+		if w.decide(round.Tick{Held: w.holds, Seen: w.sighting, Veils: w.veil}) == 0 {
 			return
 		}
 	}
@@ -263,6 +269,7 @@ func (w *world) mustBeAccepted(o round.Offer) {
 func (w *world) crash() {
 	clear(w.held)
 	clear(w.busy)
+	clear(w.veils)
 	clear(w.seen)
 	w.mail = nil
 	w.state = w.replay()
@@ -310,6 +317,8 @@ func (w *world) act() {
 		}
 	case round.Ask:
 		w.answer(a)
+	case round.Mask:
+		w.mask(a)
 	case round.Evaluate:
 		w.send(round.Evaluation{Run: a.Run, Round: a.Round, Member: a.Member, Model: a.Model})
 	case round.Combine:
@@ -348,6 +357,50 @@ func (w *world) answer(a round.Ask) {
 	w.send(in)
 }
 
+// mask answers what the masks of a try need; now and then it answers another stage.
+func (w *world) mask(a round.Mask) {
+	if key := tryKey(a.Run, a.Round, a.Try); a.Stage == round.Share && w.veils[key].Among == nil {
+		v := w.veils[key]
+		v.Among = a.Among
+		w.veils[key] = v
+	}
+	in := round.Veiled{Run: a.Run, Round: a.Round, Try: a.Try, Stage: a.Stage, Member: a.Member}
+	if w.chanceOf(5) {
+		in.Stage = round.Stage(w.chance.IntN(5))
+	}
+	w.send(in)
+}
+
+func (w *world) veil(run string, number, try int) round.Veil {
+	return w.veils[tryKey(run, number, try)]
+}
+
+// veiled takes an answer as the coordinator does, which knows what was said before.
+func (w *world) veiled(in round.Veiled) {
+	if _, err := w.state.Decide(w.now, in); err != nil {
+		return
+	}
+	key := tryKey(in.Run, in.Round, in.Try)
+	v := w.veils[key]
+	add := func(to []entry.Member) []entry.Member {
+		if slices.Contains(to, in.Member) {
+			return to
+		}
+		out := append(slices.Clone(to), in.Member)
+		slices.Sort(out)
+		return out
+	}
+	switch {
+	case in.Stage == round.Announce && v.Among == nil:
+		v.Announced = add(v.Announced)
+	case in.Stage == round.Share && slices.Contains(v.Among, in.Member):
+		v.Shared = add(v.Shared)
+	case in.Stage == round.Show:
+		v.Shown = add(v.Shown)
+	}
+	w.veils[key] = v
+}
+
 // combine takes the mean beside the loop: its outcome is another message.
 func (w *world) combine(a round.Combine) {
 	key := tryKey(a.Run, a.Round, a.Try)
@@ -355,6 +408,10 @@ func (w *world) combine(a round.Combine) {
 		return
 	}
 	w.busy[key] = true
+	if a.Masked != nil && w.chanceOf(10) {
+		w.mail = append(w.mail, round.Spoil{Run: a.Run, Round: a.Round, Try: a.Try, Reason: "a share is wrong"})
+		return
+	}
 	in := round.Combined{
 		Run: a.Run, Round: a.Round, Try: a.Try, Members: a.Members, Model: mean(a.Base, a.Members),
 		Blob: entry.Blob{Plain: mean(a.Base, a.Members)}, Early: a.Early,
@@ -394,6 +451,10 @@ func (w *world) deliver() {
 	w.mail = slices.Delete(w.mail, i, i+1)
 	if o, ok := in.(round.Offer); ok && w.busy[tryKey(o.Run, o.Round, o.Try)] {
 		return // the sum is closed: the coordinator refuses it before the rules see it
+	}
+	if v, ok := in.(round.Veiled); ok {
+		w.veiled(v)
+		return
 	}
 	w.decide(in)
 }
@@ -443,7 +504,9 @@ type audit struct {
 	over      map[string]bool
 	accepted  map[string]entry.Digest // by try and member
 	goal      map[string]int
-	gone      map[string]bool // who has left a run
+	masked    map[string][]entry.Member // by try, since the last boot
+	unmasking map[string][]entry.Member // likewise
+	gone      map[string]bool           // who has left a run
 	budget    entry.Budget
 	plans     map[string]entry.Plan
 	spent     []privacy.Mechanism     // rounds with noise
@@ -465,13 +528,32 @@ func (a *audit) read(f entry.Fact) error {
 		if a.over[f.Run] || f.Round != a.last[f.Run]+1 || f.Model != a.models[f.Run] {
 			return fmt.Errorf("opened after round %d of model %s", a.last[f.Run], a.models[f.Run].Short())
 		}
+	case entry.Booted:
+		clear(a.masked)
+		clear(a.unmasking)
+	case entry.MasksAgreed:
+		key := tryKey(f.Run, f.Round, f.Try)
+		if a.masked[key] != nil || len(f.Members) < a.quorum[f.Run] || !a.plans[f.Run].Masks {
+			return fmt.Errorf("masks are agreed upon twice, or by fewer than a quorum")
+		}
+		a.masked[key] = f.Members
+	case entry.Unmasking:
+		key := tryKey(f.Run, f.Round, f.Try)
+		if a.unmasking[key] != nil || len(f.Members) < a.quorum[f.Run] {
+			return fmt.Errorf("unmasked twice, or for fewer than a quorum")
+		}
+		a.unmasking[key] = f.Members
 	case entry.Left:
 		a.gone[f.Run+string(f.Member)] = true
 	case entry.UpdateAccepted:
 		if a.gone[f.Run+string(f.Member)] {
 			return fmt.Errorf("accepted of %s, which has left", f.Member)
 		}
-		key := tryKey(f.Run, f.Round, f.Try) + string(f.Member)
+		key := tryKey(f.Run, f.Round, f.Try)
+		if a.plans[f.Run].Masks && (a.unmasking[key] != nil || !slices.Contains(a.masked[key], f.Member)) {
+			return fmt.Errorf("accepted of %s, which has no masks, or after it was said whose updates are in the sum", f.Member)
+		}
+		key += string(f.Member)
 		if _, twice := a.accepted[key]; twice || a.over[f.Run] || f.Round != a.last[f.Run]+1 {
 			return fmt.Errorf("accepted twice, or out of its round")
 		}
@@ -521,8 +603,14 @@ func (a *audit) close(f entry.RoundClosed) error {
 	if err := a.spend(f); err != nil {
 		return err
 	}
+	if a.plans[f.Run].Masks && len(f.Members) != len(a.unmasking[tryKey(f.Run, f.Round, f.Try)]) {
+		return fmt.Errorf("closed with others than were unmasked since the last boot")
+	}
 	seen := map[entry.Member]bool{}
 	for _, c := range f.Members {
+		if a.plans[f.Run].Masks && !slices.Contains(a.unmasking[tryKey(f.Run, f.Round, f.Try)], c.Member) {
+			return fmt.Errorf("closed with %s, which was not unmasked", c.Member)
+		}
 		if seen[c.Member] || a.accepted[tryKey(f.Run, f.Round, f.Try)+string(c.Member)] != c.Update {
 			return fmt.Errorf("%s counts twice, or with what was not accepted", c.Member)
 		}

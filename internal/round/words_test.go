@@ -67,6 +67,10 @@ func (s *script) fact(f entry.Fact) string {
 		return fmt.Sprintf("accepted %s %s's %s with %d", at(f.Run, f.Round, f.Try), f.Member, s.name(f.Update), f.Weight)
 	case entry.UpdateRefused:
 		return fmt.Sprintf("refused %s %s's %s: %s", at(f.Run, f.Round, f.Try), f.Member, s.name(f.Update), f.Reason)
+	case entry.MasksAgreed:
+		return fmt.Sprintf("masks of %s agreed upon by %v", at(f.Run, f.Round, f.Try), f.Members)
+	case entry.Unmasking:
+		return fmt.Sprintf("unmasking %s of %v%s", at(f.Run, f.Round, f.Try), f.Members, early(f.Early))
 	case entry.RoundFailed:
 		if f.Spared {
 			return fmt.Sprintf("spared %s: %s", at(f.Run, f.Round, f.Try), f.Reason)
@@ -91,6 +95,18 @@ func (s *script) action(a round.Action) string {
 		text := fmt.Sprintf("ask %s for %s %d.%d %s with %d from %s", a.Member, a.Run, a.Round, a.Try, a.Kind, a.Weight, s.blob(a.Base))
 		if !a.Accepted.IsZero() {
 			text += ", accepted was " + s.name(a.Accepted)
+		}
+		if a.Masked != nil {
+			text += fmt.Sprintf(", masked among %v of %v", a.Masked, a.Weights)
+		}
+		return text
+	case round.Mask:
+		text := fmt.Sprintf("have %s %s for %s %d.%d", a.Member, []string{"", "announce", "share", "show"}[a.Stage], a.Run, a.Round, a.Try)
+		if a.Among != nil {
+			text += fmt.Sprintf(" among %v", a.Among)
+		}
+		if a.In != nil {
+			text += fmt.Sprintf(" of %v", a.In)
 		}
 		return text
 	case round.Combine:
