@@ -11,9 +11,10 @@ import (
 )
 
 const privacyLong = `Privacy reckons, without a coordinator, what rounds with noise cost and how much noise they need, before a plan is written. Two
-accountants answer: renyi is the bound that the federation's log and its budget go by; tight is that of the
-loss distribution of continuous noise, nearly exact and never too little, and shows what the bound gives away. Whom epsilon protects --unit says, as the plan's privacy block does: a participant as a whole, or one
-record of one. Records may be drawn, in secret, with a rate; participants are in every round.`
+accountants answer: renyi is the bound that the federation's log and its budget go by; tight is that of the loss distribution
+of continuous noise, nearly exact and never too little, and shows what the bound gives away. Whom epsilon protects --unit says,
+as the plan's privacy block does: a participant as a whole, or one record of one. Records may be drawn, in secret, with a rate;
+participants are in every round.`
 
 func privacyCommand(a *app) *cobra.Command {
 	group := &cobra.Command{Use: "privacy", Short: "Reckon what noise costs, and how much is needed", Long: privacyLong}
