@@ -95,6 +95,7 @@ policy:                             # what the data's owner allows; what is not 
   trainers: []                      # fill in: what may train on the data, for example [builtin/logistic]
   least_participants: 0             # fill in: fewest members whose updates may be combined, 2 or more
   least_records: 10                 # fewest rows to train on, and fewest rows of which figures are given away
+  # masks: required                 # refuse runs whose updates come to the coordinator's enclave without masks
   schemas: []                       # digests of the schemas that may read the records; none here: any schema of a plan
 `
 

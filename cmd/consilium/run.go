@@ -213,6 +213,9 @@ func showRun(w *page, r client.Run, all bool) {
 	if p.MaxTime > 0 {
 		w.printf("          %s at most, until %s\n", time.Duration(p.MaxTime), clock(r.Created.Add(time.Duration(p.MaxTime))))
 	}
+	if p.Masks {
+		w.printf("          updates are masked: the coordinator sees their sum alone\n")
+	}
 	showPrivacy(w, r)
 	for _, warning := range warnings(r.Simulated, r.Rollback) {
 		w.printf("warning   %s\n", warning)

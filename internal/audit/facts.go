@@ -72,8 +72,13 @@ func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
 	if a.broken {
 		return
 	}
-	facts, err := a.state.Decide(later(at, a.state.Newest()), round.Tick{Held: a.held, Seen: seenBy(f)})
-	i := slices.IndexFunc(facts, func(g entry.Fact) bool { return same(g, f) })
+	facts, err := a.state.Decide(later(at, a.state.Newest()), round.Tick{Held: a.held, Seen: seenBy(f), Veils: veilsBy(f)})
+	is := func(g entry.Fact) bool { return same(g, f) }
+	i := slices.IndexFunc(facts, is)
+	if spoilt, ok := f.(entry.RoundFailed); ok && i < 0 && a.unmasks(spoilt) { // what the shares gave only memory knew
+		facts, err = a.state.Decide(later(at, a.state.Newest()), round.Spoil{Run: spoilt.Run, Round: spoilt.Round, Try: spoilt.Try, Reason: spoilt.Reason})
+		i = slices.IndexFunc(facts, is)
+	}
 	if err != nil || i < 0 {
 		a.find(n, "the rules do not draw this from what had happened by then, or not so")
 		return
@@ -88,12 +93,52 @@ func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
 // nobody is what was known of the members where none of them was waited for.
 func nobody(entry.Member) round.Sighting { return round.Sighting{Paused: true} }
 
+// veilsBy returns what was known of the masks of a try where a fact says what follows from it: those between whom masks are had shared them,
+// and those whose updates are in a closed round's sum had shown what they held.
+func veilsBy(f entry.Fact) round.Veils {
+	v := round.Veil{}
+	of := func(run string, number, try int) round.Veils {
+		return func(r string, n, t int) round.Veil {
+			if r != run || n != number || t != try {
+				return round.Veil{}
+			}
+			return v
+		}
+	}
+	switch f := f.(type) {
+	case entry.MasksAgreed:
+		v.Among, v.Shared = f.Members, f.Members
+		return of(f.Run, f.Round, f.Try)
+	case entry.RoundClosed:
+		for _, c := range f.Members {
+			v.Among = append(v.Among, c.Member)
+		}
+		v.Shown = v.Among
+		return of(f.Run, f.Round, f.Try)
+	}
+	return nil
+}
+
+// unmasks reports whether the masks of a try were coming off when it failed.
+func (a *auditor) unmasks(f entry.RoundFailed) bool {
+	r, ok := a.state.Run(f.Run)
+	if !ok || len(r.Rounds) == 0 {
+		return false
+	}
+	t := r.Rounds[len(r.Rounds)-1]
+	return t.Round == f.Round && t.Try == f.Try && t.State == "open" && t.Unmasking != nil
+}
+
 // seenBy returns what was known of the members where a fact says whether absent ones were waited for.
 func seenBy(f entry.Fact) round.Seen {
 	early := entry.Early("")
 	switch f := f.(type) {
 	case entry.RoundOpened:
 		early = f.Early
+	case entry.Unmasking:
+		early = f.Early
+	case entry.MasksAgreed: // who has no masks was not waited for
+		return nobody
 	case entry.RoundClosed:
 		early = f.Early
 	case entry.RunEnded:
@@ -241,7 +286,7 @@ func (a *auditor) complete(at time.Time, f entry.RoundClosed) bool {
 		}
 	}
 	todo := a.state.Todo(round.View{
-		Seen: seenBy(f), Now: later(at, a.state.Newest()),
+		Seen: seenBy(f), Now: later(at, a.state.Newest()), Veils: veilsBy(f),
 		Held: func(run string, number, try int, m entry.Member) (entry.Digest, bool) {
 			d, ok := held[m]
 			return d, ok && run == f.Run && number == f.Round && try == f.Try

@@ -392,7 +392,7 @@ func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line
 	case entry.Left:
 		a.present(n, l.At, f.Member)
 		a.follows(n, l.At, round.Leave{Run: f.Run, Member: f.Member, Reason: f.Reason}, f)
-	case entry.RoundOpened, entry.RoundFailed, entry.RunEnded:
+	case entry.RoundOpened, entry.MasksAgreed, entry.Unmasking, entry.RoundFailed, entry.RunEnded:
 		a.passes(n, l.At, f)
 	case entry.UpdateAccepted:
 		a.present(n, l.At, f.Member)

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"consilium.dev/internal/entry"
 )
@@ -67,4 +68,38 @@ func TestCrashMasked(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestMasksAudited: an audit finds nothing wrong with a history of masked rounds, in which a member stayed away and the coordinator began
+// again; and it finds masks, updates under them and models that the rules do not draw from what the history says.
+func TestMasksAudited(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		council, all := w.serve(), w.joinAll()
+		run := w.start(plan(t, masked, func(p *entry.Plan) { p.Rounds, p.Quorum, p.Grace = 2, 3, entry.Duration(time.Minute) }))
+		w.books["council"].awaitMany(t, 2, "round closed", "run", run)
+		all["longbeach"].stop()
+		council.stop()
+		w.serve()
+		w.completed(run)
+		facts := w.facts()
+		if n := len(only[entry.Unmasking](facts)); n < 3 || len(only[entry.MasksAgreed](facts)) < n {
+			t.Errorf("%d times masks came off, want once for each of 3 rounds at least", n)
+		}
+		if r := w.verify(w.export()); len(r.Findings) != 0 {
+			t.Errorf("an audit finds %v", r.Findings)
+		}
+		for name, folder := range map[string]string{
+			"masks with fewer than a quorum":      reworded(w, w.export(), func(f *entry.MasksAgreed) { f.Members = f.Members[:2] }),
+			"masks with a stranger":               reworded(w, w.export(), func(f *entry.MasksAgreed) { f.Members = append(f.Members, "zurich") }),
+			"fewer updates than are in the model": reworded(w, w.export(), func(f *entry.Unmasking) { f.Members = f.Members[1:] }),
+			"unmasked early without a reason":     reworded(w, w.export(), func(f *entry.Unmasking) { f.Early = entry.ReportGoal }),
+			"a model of other updates":            reworded(w, w.export(), func(f *entry.RoundClosed) { f.Members = f.Members[1:] }),
+		} {
+			if r := w.verify(folder); len(r.Findings) < 2 { // one is of the checkpoint
+				t.Errorf("%s: an audit finds %v", name, r.Findings)
+			}
+		}
+	})
 }

@@ -236,6 +236,12 @@ func TestPrivacyOfRecords(t *testing.T) {
 // respent changes in a copy of a history what its last closing says was spent.
 func (w *world) respent(folder string, change func(*entry.Spent)) string {
 	w.t.Helper()
+	return reworded(w, folder, func(f *entry.RoundClosed) { change(&f.Spent) })
+}
+
+// reworded changes the last fact of a kind in a copy of a history.
+func reworded[F entry.Fact](w *world, folder string, change func(*F)) string {
+	w.t.Helper()
 	path := filepath.Join(folder, "log.jsonl")
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -244,8 +250,8 @@ func (w *world) respent(folder string, change func(*entry.Spent)) string {
 	lines := strings.SplitAfter(string(text), "\n")
 	for n, line := range slices.Backward(lines) {
 		l, err := entry.Decode([]byte(strings.TrimSuffix(line, "\n")))
-		if f, ok := l.Fact.(entry.RoundClosed); err == nil && ok {
-			change(&f.Spent)
+		if f, ok := l.Fact.(F); err == nil && ok {
+			change(&f)
 			lines[n] = string(entry.Encode(l.Salt, l.At, f)) + "\n"
 			break
 		}

@@ -249,7 +249,7 @@ func (r *runs) show(ctx context.Context, text string) (*pb.ShowReply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.view.run(run.Run, run.lack, r.manifest().MayReadMetrics(caller(ctx).Name)), nil
+	return r.view.run(run, r.manifest().MayReadMetrics(caller(ctx).Name)), nil
 }
 
 // find returns the run that text names: by id, by a unique prefix of it, or by a name that one run has.
@@ -275,12 +275,19 @@ func (r *runs) find(ctx context.Context, text string) (sighted, error) {
 type sighted struct {
 	round.Run
 	lack *lack
+	veil round.Veil // of its newest try
 }
 
 // named returns the runs that text may name. Called by the loop.
 func (r *runs) named(text string) []sighted {
 	state := r.loop.state
-	see := func(run round.Run) sighted { return sighted{run.Visible(r.loop.released), r.loop.lacks(run)} }
+	see := func(run round.Run) sighted {
+		out := sighted{Run: run.Visible(r.loop.released), lack: r.loop.lacks(run)}
+		if n := len(run.Rounds); n > 0 {
+			out.veil = r.loop.hold.veil(run.Fact.Run, run.Rounds[n-1].Round, run.Rounds[n-1].Try)
+		}
+		return out
+	}
 	if run, ok := state.Run(text); ok {
 		return []sighted{see(run)}
 	}

@@ -29,13 +29,14 @@ type viewer struct {
 }
 
 // run is everything that there is to show of a run; figures only to those who may read them.
-func (v *viewer) run(r round.Run, lacking *lack, figures bool) *pb.ShowReply {
+func (v *viewer) run(seen sighted, figures bool) *pb.ShowReply {
+	r := seen.Run
 	plan, err := json.Marshal(r.Fact.Plan)
 	if err != nil {
 		panic("coordinator: a plan that came from JSON does not go back: " + err.Error())
 	}
 	out := &pb.ShowReply{
-		Summary: summary(r), Plan: plan, Reason: r.Reason, Waiting: v.waiting(r, lacking), Simulated: v.simulated,
+		Summary: summary(r), Plan: plan, Reason: r.Reason, Waiting: v.waiting(seen), Simulated: v.simulated,
 		Rollback: v.rollback(), NowUs: v.now().UnixMicro(),
 	}
 	if p := r.Fact.Plan.Privacy; p != nil {
@@ -145,7 +146,8 @@ func metrics(all []entry.Evaluated) []*pb.MemberMetrics {
 }
 
 // waiting says for whom a run waits, and since when they have not been heard from.
-func (v *viewer) waiting(r round.Run, lacking *lack) string {
+func (v *viewer) waiting(seen sighted) string {
+	r, lacking := seen.Run, seen.lack
 	if lacking != nil {
 		return fmt.Sprintf("round %d is closed and waits for its witnesses: %s", lacking.round, lacking.words("cosigned", v.sighting))
 	}
@@ -156,16 +158,7 @@ func (v *viewer) waiting(r round.Run, lacking *lack) string {
 	what, of := "answer to the invitation", len(r.Members)
 	if n := len(r.Rounds); n > 0 && r.Rounds[n-1].State == "open" {
 		last := r.Rounds[n-1]
-		what, of = fmt.Sprintf("update of round %d", last.Round), len(last.Selected)
-		sent := map[entry.Member]bool{}
-		for _, a := range last.Accepted {
-			sent[a.Member] = true
-		}
-		for _, s := range last.Selected {
-			if !sent[s.Member] {
-				missing = append(missing, s.Member)
-			}
-		}
+		what, of, missing = updating(last, r.Fact.Plan.Masks, seen.veil)
 	} else if n == 0 {
 		for _, m := range r.Members {
 			if m.State == "invited" {
@@ -183,6 +176,36 @@ func (v *viewer) waiting(r round.Run, lacking *lack) string {
 		who = append(who, v.sighting(m))
 	}
 	return fmt.Sprintf("waiting for %d of %d (%s): %s", len(missing), of, what, strings.Join(who, ", "))
+}
+
+// updating returns of whom something is still missing in an open try: an update, or what its masks need.
+func updating(t round.Round, masks bool, v round.Veil) (what string, of int, missing []entry.Member) {
+	var asked, there []entry.Member
+	for _, s := range t.Selected {
+		asked = append(asked, s.Member)
+	}
+	switch {
+	case t.Unmasking != nil:
+		what, asked, there = "shares that take the masks off round %d", t.Unmasking, v.Shown
+	case masks && t.Masked == nil && v.Among != nil:
+		what, asked, there = "shares of masks for round %d", v.Among, v.Shared
+	case masks && t.Masked == nil:
+		what, there = "keys of masks for round %d", v.Announced
+	default:
+		what = "update of round %d"
+		if masks {
+			asked = t.Masked
+		}
+		for _, a := range t.Accepted {
+			there = append(there, a.Member)
+		}
+	}
+	for _, m := range asked {
+		if !slices.Contains(there, m) {
+			missing = append(missing, m)
+		}
+	}
+	return fmt.Sprintf(what, t.Round), len(asked), missing
 }
 
 // evaluating returns whose figures of the newest model are still missing.

@@ -18,6 +18,9 @@ import (
 // defaultLeastRecords is the fewest rows where the owner says nothing.
 const defaultLeastRecords = 10
 
+// masksRequired has a member take part in no run whose updates are not masked.
+const masksRequired = "required"
+
 // Policy is what the data's owner allows, as participant.yaml says it. The zero Policy allows nothing.
 type Policy struct {
 	Leads             []string `yaml:"leads"`              // people whose runs may use the data
@@ -29,6 +32,7 @@ type Policy struct {
 	LeastRecords int `yaml:"least_records"`
 	// Digests, as SchemaDigest gives them, of the schemas by which the records may be read. Empty: whichever a plan names.
 	Schemas []entry.Digest `yaml:"schemas"`
+	Masks   string         `yaml:"masks"` // "required": no run without; "": as a plan says
 	Adopt   string         `yaml:"adopt"` // newer manifests: "auto", which "" means, or "ask"
 }
 
@@ -37,6 +41,9 @@ type Policy struct {
 func (p Policy) check() error {
 	if p.Adopt != "" && p.Adopt != adoptAuto && p.Adopt != adoptAsk {
 		return fmt.Errorf("policy: adopt: %.64q is unknown, want %s or %s", p.Adopt, adoptAuto, adoptAsk)
+	}
+	if p.Masks != "" && p.Masks != masksRequired {
+		return fmt.Errorf("policy: masks: %.64q is unknown, want %s or nothing", p.Masks, masksRequired)
 	}
 	for _, name := range p.Strategies {
 		if err := aggregate.CheckName(name); err != nil {
@@ -72,6 +79,8 @@ func (p Policy) Refuses(lead string, plan entry.Plan) string {
 		return "least_participants: the owner has not set it to 2 or more"
 	case plan.Quorum < p.LeastParticipants:
 		return fmt.Sprintf("least_participants: the plan closes rounds with %d, the owner wants %d", plan.Quorum, p.LeastParticipants)
+	case p.Masks == masksRequired && !plan.Masks:
+		return "masks: the plan has none, and the owner requires them"
 	case p.LeastRecords < 0:
 		return "least_records: the owner has set it below 0"
 	case len(p.Schemas) > 0:
