@@ -97,7 +97,7 @@ func (e *AbsentError) Error() string {
 
 // What says in one line what is wrong and what to do, without the looks.
 func (e *AbsentError) What() string {
-	return "no platform was found that this machine could attest by; Platforms in docs/operating.md says what to do, simulated:PATH is for trying things out without"
+	return "no platform was found that this machine could attest by; Platforms in docs/operating.md says what to do; simulated:PATH is for trying things out without"
 }
 
 // Attester has a device make evidence, one piece at a time. It fits attest.Attester.
