@@ -48,7 +48,9 @@ func run(ctx context.Context, out io.Writer, skips string, packages []string) (b
 	if why := raceless(ctx); why == "" {
 		fmt.Fprintln(out, "race detector: on")
 		cmd.Args = append(cmd.Args, "-race")
-		cmd.Env = append(cmd.Environ(), "CGO_ENABLED=1")
+		// A program under the race detector sleeps for a second before it exits, in case goroutines that nobody waited for race meanwhile. Here
+		// every goroutine has an owner that waits, and the tests start hundreds of programs.
+		cmd.Env = append(cmd.Environ(), "CGO_ENABLED=1", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	} else {
 		fmt.Fprintln(out, "race detector: off,", why)
 	}

@@ -50,6 +50,9 @@ func TestScripts(t *testing.T) {
 			e.Setenv("ATTEST", filepath.Join(golden, "..", "..", "..", "..", "internal", "attest")) // its real evidence
 			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, "xdg"))
 			e.Setenv("TZ", "UTC")
+			if os.Getenv("GORACE") == "" { // or each consilium that talks to somebody would sleep for a second before it exits
+				e.Setenv("GORACE", "atexit_sleep_ms=0")
+			}
 			e.Values[processKey{}] = map[string]*process{}
 			e.Values[federationKey{}] = federation
 			e.Values[testKey{}] = t
