@@ -20,6 +20,7 @@ var strategies = map[string]func(*params) rule{
 	"fedprox":    fedProxRule,
 	"fednova":    fedNovaRule,
 	"scaffold":   scaffoldRule,
+	"fedbuff":    fedBuffRule,
 
 	"median":            medianRule,
 	"trimmed-mean":      trimmedMeanRule,
@@ -40,6 +41,7 @@ type rule struct {
 	control   func(Turnout) float64             // that of control variates; nil: there are none
 	gather    func(*gathered) (gatherer, error) // nil: the exact weighted mean does
 	clip      *clip                             // nil: no update is shortened before it is added
+	buffer    *buffer                           // nil: rounds are synchronous
 	least     int                               // fewest updates, 0 as 1
 	member    string                            // without whose update there is no model; "" where there is no such member
 }
@@ -211,6 +213,18 @@ func (p *params) whole(name string, value, least, most int) int {
 	if x != math.Trunc(x) {
 		p.refuse(name, x, "a whole number")
 		return value
+	}
+	return int(x)
+}
+
+// count reads a whole number that has no default between two bounds, both included.
+func (p *params) count(name string, least, most int) int {
+	x := p.number(name, math.NaN(), float64(least), float64(most))
+	if math.IsNaN(x) {
+		return least // it was refused
+	}
+	if x != math.Trunc(x) {
+		p.refuse(name, x, "a whole number")
 	}
 	return int(x)
 }

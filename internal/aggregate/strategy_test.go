@@ -74,6 +74,13 @@ func TestNewStrategyRefuses(t *testing.T) {
 		{"fltrust", map[string]any{"reference": ""}, `parameter reference of strategy fltrust is "", want a text`},
 		{"norm-clipping", nil, "strategy norm-clipping needs the parameter max_norm"},
 		{"norm-clipping", map[string]any{"max_norm": math.Inf(1)}, "max_norm"},
+		{"fedbuff", nil, "strategy fedbuff needs the parameter buffer_size, a number"},
+		{"fedbuff", map[string]any{"buffer_size": 0.0}, "parameter buffer_size of strategy fedbuff is 0, want 1 to"},
+		{"fedbuff", map[string]any{"buffer_size": 2.5}, "parameter buffer_size of strategy fedbuff is 2.5, want a whole number"},
+		{"fedbuff", map[string]any{"buffer_size": 2.0, "exponent": -0.5}, "parameter exponent of strategy fedbuff is -0.5, want 0 to 8"},
+		{"fedbuff", map[string]any{"buffer_size": 2.0, "max_staleness": -1.0}, "max_staleness"},
+		{"fedbuff", map[string]any{"buffer_size": 2.0, "max_staleness": 0.5}, "max_staleness of strategy fedbuff is 0.5, want a whole number"},
+		{"fedbuff", map[string]any{"buffer_size": 2.0, "normalize": "records"}, "normalize of strategy fedbuff is \"records\", want buffer_size or sum_of_weights"},
 		{"fedadagrad", map[string]any{"bias_correction": 1.0}, "bias_correction of strategy fedadagrad is 1"},
 	} {
 		s, err := aggregate.NewStrategy(c.name, c.params)
@@ -147,7 +154,7 @@ func TestFedAdamFollowsPaper(t *testing.T) {
 
 // needed are the parameters that strategies have no default for.
 var needed = map[string]map[string]any{
-	"fltrust": {"reference": "m3"}, "centered-clipping": {"radius": 1.0}, "norm-clipping": {"max_norm": 1.0},
+	"fltrust": {"reference": "m3"}, "centered-clipping": {"radius": 1.0}, "norm-clipping": {"max_norm": 1.0}, "fedbuff": {"buffer_size": 2.0},
 }
 
 // TestStepSameBits goes through three rounds of each strategy in one piece, and in parts of any length in any order, with the state written down and
