@@ -49,11 +49,12 @@ func fedBuffCase(t *testing.T, c sample[fedBuffInput, fedBuffParams, fedBuffExpe
 		params["max_staleness"] = *m
 	}
 	s := strategy(t, "fedbuff", params)
-	if s.Buffer() != c.Params.BufferSize || len(c.Input.Arrivals) != len(c.Expected.Arrivals) {
-		t.Fatalf("buffer of %d; %d arrivals, %d are expected", s.Buffer(), len(c.Input.Arrivals), len(c.Expected.Arrivals))
+	b := s.Buffer()
+	if b.Size() != c.Params.BufferSize || len(c.Input.Arrivals) != len(c.Expected.Arrivals) {
+		t.Fatalf("buffer of %d; %d arrivals, %d are expected", b.Size(), len(c.Input.Arrivals), len(c.Expected.Arrivals))
 	}
 	spec := aggregate.Spec{
-		Ranges: []aggregate.Range{{Len: len(c.Input.Global), MaxAbs: 16}}, Weights: s.Weights(make([]int64, s.Buffer())),
+		Ranges: []aggregate.Range{{Len: len(c.Input.Global), MaxAbs: 16}}, Weights: b.Weights(make([]int64, b.Size())),
 	}
 	empty := func() *aggregate.Sum {
 		sum, err := aggregate.NewSum(spec)
@@ -62,11 +63,11 @@ func fedBuffCase(t *testing.T, c sample[fedBuffInput, fedBuffParams, fedBuffExpe
 		}
 		return sum
 	}
-	one, _ := s.Weigh(1, 0)
+	one, _ := b.Weigh(1, 0)
 	global, version, sum, in := float32s(c.Input.Global), 0, empty(), 0
 	for i, a := range c.Input.Arrivals {
 		want := c.Expected.Arrivals[i]
-		n, why := s.Staleness(version, a.BaseVersion)
+		n, why := b.Staleness(version, a.BaseVersion)
 		update := float32s(a.Update)
 		if err, bad := spec.Check(update).(*aggregate.ValueError); bad && why == "" {
 			why = err.Reason
@@ -77,11 +78,11 @@ func fedBuffCase(t *testing.T, c sample[fedBuffInput, fedBuffParams, fedBuffExpe
 		if why != "" {
 			continue
 		}
-		weight, counted := s.Weigh(1, n)
+		weight, counted := b.Weigh(1, n)
 		c.Tolerance.check(t, fmt.Sprintf("weight of arrival %d", i), []float64{weight / one}, []number{want.Weight})
 		sum.Add(0, update, weight)
 		sum.AddWeight(counted)
-		if in++; in < s.Buffer() {
+		if in++; in < b.Size() {
 			continue
 		}
 		mean := make([]float64, len(global))

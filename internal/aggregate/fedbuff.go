@@ -29,7 +29,7 @@ import "math"
 //	learning_rate   1                above 0 to 1e6, of the server
 func fedBuffRule(p *params) rule {
 	r := fedAvgRule(p)
-	r.buffer = &buffer{
+	r.buffer = Buffer{
 		size: p.count("buffer_size", 1, maxParticipants), exponent: p.number("exponent", 0.5, 0, 8),
 		stalest: p.whole("max_staleness", maxStaleness, 0, maxStaleness),
 		fixed:   p.choice("normalize", "buffer_size", "sum_of_weights") == "buffer_size",
@@ -44,8 +44,9 @@ const (
 	fresh = 1 << 28
 )
 
-// buffer is what an asynchronous rule does with updates beside the step that it makes of their sum.
-type buffer struct {
+// Buffer is what an asynchronous strategy does with updates beside the step that it makes of their sum. The zero value is that of synchronous
+// strategies: there is none. It is a value.
+type Buffer struct {
 	size     int
 	stalest  int
 	exponent float64
@@ -58,30 +59,23 @@ const (
 	TooStale      Reason = "too_stale"       // trained from a model that too many have followed
 )
 
-// Buffer returns how many updates close a round under the strategy though others may still come, 0 where it does not say. Where it says so the strategy
-// is asynchronous: whoever is still training when a round closes goes on.
-func (s Strategy) Buffer() int {
-	if s.rule.buffer == nil {
-		return 0
-	}
-	return s.rule.buffer.size
-}
+// Buffer returns the buffer of an asynchronous strategy, the zero value where rounds are synchronous.
+func (s Strategy) Buffer() Buffer { return s.rule.buffer }
 
-// MaxStaleness returns how many rounds before the open one the base of an update may be at most. It is 0 where rounds are synchronous.
-func (s Strategy) MaxStaleness() int {
-	if s.rule.buffer == nil {
-		return 0
-	}
-	return s.rule.buffer.stalest
-}
+// Size returns how many updates close a round though others may still come; whoever is still training then goes on. It is 0 where rounds are
+// synchronous.
+func (b Buffer) Size() int { return b.size }
+
+// MaxStaleness returns how many rounds before the open one that may be at most whose base an update is of. It is 0 where rounds are synchronous.
+func (b Buffer) MaxStaleness() int { return b.stalest }
 
 // Staleness returns by how many rounds an update is late for the open one that was trained from the base model of another, or why it is not taken:
 // [FromTheFuture] or [TooStale].
-func (s Strategy) Staleness(open, base int) (int, Reason) {
+func (b Buffer) Staleness(open, base int) (int, Reason) {
 	switch n := open - base; {
 	case n < 0:
 		return 0, FromTheFuture
-	case n > s.MaxStaleness():
+	case n > b.stalest:
 		return 0, TooStale
 	default:
 		return n, ""
@@ -89,8 +83,8 @@ func (s Strategy) Staleness(open, base int) (int, Reason) {
 }
 
 // Weights returns the most that the update of each member may weigh in a round's sum, for the records that it has declared: see [Spec].
-func (s Strategy) Weights(records []int64) []int64 {
-	if s.rule.buffer == nil {
+func (b Buffer) Weights(records []int64) []int64 {
+	if b.size == 0 {
 		return records
 	}
 	out := make([]int64, len(records))
@@ -102,9 +96,8 @@ func (s Strategy) Weights(records []int64) []int64 {
 
 // Weigh returns with what weight an update of a member with so many records, and so stale, is added to the sum, and as what weight it counts in
 // what the sum is divided by: see [Sum.Add] and [Sum.AddWeight]. Both are whole. It has the same bits on every processor.
-func (s Strategy) Weigh(records int64, staleness int) (weight, counted float64) {
-	b := s.rule.buffer
-	if b == nil {
+func (b Buffer) Weigh(records int64, staleness int) (weight, counted float64) {
+	if b.size == 0 {
 		return float64(records), float64(records)
 	}
 	weight = b.weight(staleness)
@@ -114,17 +107,17 @@ func (s Strategy) Weigh(records int64, staleness int) (weight, counted float64) 
 	return weight, weight
 }
 
-// Bound is [Bound] for a round of the strategy in a run of so many, whose members have declared so many records.
-func (s Strategy) Bound(maxAbs float64, records []int64, quorum, rounds int) float64 {
-	bound := Bound(maxAbs, s.Weights(records), quorum)
-	if b := s.rule.buffer; b != nil && !b.fixed {
+// Bound is the function [Bound] for a training round in a run of so many, whose members have declared so many records.
+func (b Buffer) Bound(maxAbs float64, records []int64, quorum, rounds int) float64 {
+	bound := Bound(maxAbs, b.Weights(records), quorum)
+	if b.size > 0 && !b.fixed {
 		bound *= fresh / b.weight(max(min(b.stalest, rounds-1), 0)) // all may be as stale as can be
 	}
 	return bound
 }
 
 // weight returns the weight of an update in the sum.
-func (b *buffer) weight(staleness int) float64 {
+func (b Buffer) weight(staleness int) float64 {
 	if staleness < 0 || staleness > b.stalest {
 		panic("aggregate: an update is weighed that is staler than its strategy takes it")
 	}

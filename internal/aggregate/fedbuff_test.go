@@ -13,12 +13,12 @@ import (
 	"consilium.dev/internal/aggregate"
 )
 
-func fedBuff(t testing.TB, params map[string]any) aggregate.Strategy {
+func fedBuff(t testing.TB, params map[string]any) aggregate.Buffer {
 	t.Helper()
 	if params["buffer_size"] == nil {
 		params["buffer_size"] = 4.0
 	}
-	return strategy(t, "fedbuff", params)
+	return strategy(t, "fedbuff", params).Buffer()
 }
 
 // TestFedBuffWeighs pins the weights of stale updates, in 2^-28, which every processor must reach.
@@ -50,21 +50,17 @@ func TestFedBuffWeighs(t *testing.T) {
 			t.Errorf("exponent %v, staleness %d: weighs %v and counts as %v, want %v twice", c.exponent, c.staleness, weight, counted, c.want)
 		}
 	}
-	if weight, counted := strategy(t, "fedavg", nil).Weigh(77, 0); weight != 77 || counted != 77 {
+	if weight, counted := strategy(t, "fedavg", nil).Buffer().Weigh(77, 0); weight != 77 || counted != 77 {
 		t.Errorf("under fedavg 77 records weigh %v and count as %v", weight, counted)
 	}
 }
 
 // TestFedBuffWeighsRight: a weight is within one step of 2^-28 of the power that the paper says.
-func TestFedBuffWeighsRight(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+func TestFedBuffWeighsRight(top *testing.T) {
+	rapid.Check(top, func(t *rapid.T) {
 		exponent := rapid.Float64Range(0, 8).Draw(t, "exponent")
 		staleness := rapid.IntRange(0, 1<<16).Draw(t, "staleness")
-		s, err := aggregate.NewStrategy("fedbuff", map[string]any{"buffer_size": 1.0, "exponent": exponent})
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, _ := s.Weigh(1, staleness)
+		got, _ := fedBuff(top, map[string]any{"exponent": exponent}).Weigh(1, staleness)
 		want := math.Max(0x1p28*math.Pow(float64(1+staleness), -exponent), 1)
 		if got != math.Trunc(got) || math.Abs(got-want) > 0.51 {
 			t.Errorf("weight = %v, want %v, rounded", got, want)
@@ -75,7 +71,7 @@ func TestFedBuffWeighsRight(t *testing.T) {
 func TestFedBuffStaleness(t *testing.T) {
 	few := fedBuff(t, map[string]any{"max_staleness": 2.0})
 	for _, c := range []struct {
-		strategy   aggregate.Strategy
+		buffer     aggregate.Buffer
 		open, base int
 		want       int
 		reason     aggregate.Reason
@@ -85,18 +81,18 @@ func TestFedBuffStaleness(t *testing.T) {
 		{few, 5, 2, 0, aggregate.TooStale},
 		{few, 5, 6, 0, aggregate.FromTheFuture},
 		{fedBuff(t, map[string]any{}), 1 << 16, 1, 1<<16 - 1, ""},
-		{strategy(t, "fedavg", nil), 5, 5, 0, ""},
-		{strategy(t, "fedavg", nil), 5, 4, 0, aggregate.TooStale},
-		{strategy(t, "fedavg", nil), 5, 6, 0, aggregate.FromTheFuture},
+		{strategy(t, "fedavg", nil).Buffer(), 5, 5, 0, ""},
+		{strategy(t, "fedavg", nil).Buffer(), 5, 4, 0, aggregate.TooStale},
+		{strategy(t, "fedavg", nil).Buffer(), 5, 6, 0, aggregate.FromTheFuture},
 	} {
-		if got, reason := c.strategy.Staleness(c.open, c.base); got != c.want || reason != c.reason {
-			t.Errorf("%s: base of round %d in round %d: staleness %d, %q, want %d, %q", c.strategy.Name(), c.base, c.open, got, reason, c.want, c.reason)
+		if got, reason := c.buffer.Staleness(c.open, c.base); got != c.want || reason != c.reason {
+			t.Errorf("%+v: base of round %d in round %d: staleness %d, %q, want %d, %q", c.buffer, c.base, c.open, got, reason, c.want, c.reason)
 		}
 	}
-	if n := few.Buffer(); n != 4 {
+	if n := few.Size(); n != 4 {
 		t.Errorf("buffer of %d, want 4", n)
 	}
-	if n := strategy(t, "fedavg", nil).Buffer(); n != 0 {
+	if n := strategy(t, "fedavg", nil).Buffer().Size(); n != 0 {
 		t.Errorf("fedavg has a buffer of %d", n)
 	}
 }
@@ -108,7 +104,7 @@ type stale struct {
 }
 
 // buffered empties a buffer: updates are added in the order given, each part of the vector by a worker of its own that begins at another of them.
-func buffered(t testing.TB, s aggregate.Strategy, maxAbs float64, all []stale, order []int, workers int) []float64 {
+func buffered(t testing.TB, s aggregate.Buffer, maxAbs float64, all []stale, order []int, workers int) []float64 {
 	t.Helper()
 	n, records := len(all[0].update), make([]int64, len(all))
 	for i, u := range all {
@@ -150,10 +146,7 @@ func TestFedBuffSameBits(top *testing.T) {
 			"normalize":     rapid.SampledFrom([]string{"buffer_size", "sum_of_weights"}).Draw(t, "normalize"),
 			"max_staleness": float64(rapid.IntRange(0, 300).Draw(t, "max_staleness")),
 		}
-		s, err := aggregate.NewStrategy("fedbuff", params)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := fedBuff(top, params)
 		var all []stale
 		for _, p := range parties(chance, rapid.IntRange(1, 30).Draw(t, "updates"), rapid.IntRange(1, 60).Draw(t, "values"), 500, maxAbs) {
 			all = append(all, stale{p, chance.IntN(min(s.MaxStaleness(), rounds-1) + 1)})
@@ -200,15 +193,15 @@ func TestFedBuffBound(t *testing.T) {
 			t.Errorf("%v in %d rounds: bound %v, want %v", c.params, c.rounds, got, c.want)
 		}
 	}
-	if got, want := strategy(t, "fedavg", nil).Bound(16, records, 2, 9), aggregate.Bound(16, records, 2); got != want {
+	if got, want := strategy(t, "fedavg", nil).Buffer().Bound(16, records, 2, 9), aggregate.Bound(16, records, 2); got != want {
 		t.Errorf("fedavg: bound %v, want %v", got, want)
 	}
-	if w := (aggregate.Strategy{}).Weights(records); !slices.Equal(w, records) {
+	if w := (aggregate.Buffer{}).Weights(records); !slices.Equal(w, records) {
 		t.Errorf("without a strategy weights are %v", w)
 	}
 }
 
-// TestFedBuffRefusesToWeigh: who has not asked [aggregate.Strategy.Staleness] is at fault.
+// TestFedBuffRefusesToWeigh: who has not asked [aggregate.Buffer.Staleness] is at fault.
 func TestFedBuffRefusesToWeigh(t *testing.T) {
 	for _, staleness := range []int{-1, 3} {
 		func() {

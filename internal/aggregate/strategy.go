@@ -41,7 +41,7 @@ type rule struct {
 	control   func(Turnout) float64             // that of control variates; nil: there are none
 	gather    func(*gathered) (gatherer, error) // nil: the exact weighted mean does
 	clip      *clip                             // nil: no update is shortened before it is added
-	buffer    *buffer                           // nil: rounds are synchronous
+	buffer    Buffer                            // zero: rounds are synchronous
 	least     int                               // fewest updates, 0 as 1
 	member    string                            // without whose update there is no model; "" where there is no such member
 }

@@ -398,6 +398,7 @@ func (a *auditor) fact(ctx context.Context, n int64, root [32]byte, l entry.Line
 		a.present(n, l.At, f.Member)
 		a.follows(n, l.At, round.Offer{
 			Run: f.Run, Round: f.Round, Try: f.Try, Member: f.Member, Update: f.Update, Weight: f.Weight, Bytes: f.Bytes, Resent: f.Resent,
+			Source: round.Source{Base: f.Round - f.Staleness},
 		}, f)
 		a.fresh[part{f.Run, f.Round, f.Try, f.Member}] = f.Update
 	case entry.UpdateRefused:

@@ -111,7 +111,7 @@ func (h Hold) Sum(spec aggregate.Spec, updates [][]float32) ([]float64, error) {
 			return nil, errors.New("no memory for it")
 		}
 		m := entry.Member(fmt.Sprint("member ", i))
-		if err := h.h.add(a, m, &update{m, entry.Digest{byte(i + 1)}, spec.Weights[i], values, release}); err != nil {
+		if err := h.h.add(h.h.sums[a], &update{member: m, digest: entry.Digest{byte(i + 1)}, weight: spec.Weights[i], values: values, release: release}); err != nil {
 			return nil, err
 		}
 	}
@@ -144,7 +144,7 @@ func (h Hold) Receive(ctx context.Context, s *Round, m entry.Member, weight int6
 	s.mu.Lock() // the loop is one
 	defer s.mu.Unlock()
 	s.received++
-	return h.h.add(s.try, m, &update{digest: entry.Digest{byte(s.received), byte(s.received >> 8)}, weight: weight, values: p.values, release: p.release})
+	return h.h.add(h.h.sums[s.try], &update{member: m, digest: entry.Digest{byte(s.received), byte(s.received >> 8)}, weight: weight, values: p.values, release: p.release})
 }
 
 // Round is a try that is open.

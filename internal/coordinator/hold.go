@@ -51,7 +51,9 @@ type sum struct {
 	combined bool                          // owned by loop: the mean is being taken, nothing may be added
 	over     context.CancelCauseFunc       // owned by loop: ends the combination; nil before it began
 
-	spec aggregate.Spec // never changes
+	spec   aggregate.Spec // never changes, like what follows
+	of     attempt
+	buffer aggregate.Buffer // by which updates are weighed
 
 	// Where updates are masked: what was said of the masks, owned by loop, and once the mean is taken what takes them off.
 	veil  *veil
@@ -92,9 +94,11 @@ var errOver = errors.New("its try has ended")
 type update struct {
 	member  entry.Member
 	digest  entry.Digest
-	weight  int64
+	weight  int64 // that its member has declared
 	values  []float32
 	release func()
+
+	staleness int // rounds by which it comes late
 }
 
 // reserve waits for n bytes: first until they are within the member's own share, then in line. The caller releases them once.
@@ -260,8 +264,8 @@ func (h *hold) digest(run string, round, try int, m entry.Member) (entry.Digest,
 
 // add begins to add an accepted update to its try's sum, beside the loop, which calls it. A second copy of what is held
 // already is only released.
-func (h *hold) add(a attempt, m entry.Member, u *update) error {
-	s := h.sums[a]
+func (h *hold) add(s *sum, u *update) error {
+	m := u.member
 	if s == nil || s.held[m] == u.digest {
 		u.release()
 		return nil
@@ -275,7 +279,7 @@ func (h *hold) add(a attempt, m entry.Member, u *update) error {
 	}
 	if s.free == nil {
 		if err := s.begin(); err != nil {
-			return fmt.Errorf("making the sum of round %d of run %s: %w", a.round, a.run, err)
+			return fmt.Errorf("making the sum of round %d of run %s: %w", s.of.round, s.of.run, err)
 		}
 	}
 	s.held[m] = u.digest
@@ -340,17 +344,18 @@ func (s *sum) addBatch(batch []*update) {
 	var values [aggregate.AtOnce][]float32
 	var weights [aggregate.AtOnce]float64
 	for i, u := range batch {
-		values[i], weights[i] = u.values, float64(u.weight)
-		s.acc.AddWeight(weights[i])
+		weight, counted := s.buffer.Weigh(u.weight, u.staleness)
+		values[i], weights[i] = u.values, weight
+		s.acc.AddWeight(counted)
 	}
 	if s.clip == nil {
 		addAll(s.acc, 0, values[:len(batch)], weights[:len(batch)])
 		return
 	}
-	for _, u := range batch {
+	for i, u := range batch {
 		lo := 0
 		for _, part := range s.clip(u.values) {
-			addAll(s.acc, lo, [][]float32{u.values[lo : lo+part.Len]}, []float64{float64(u.weight) * part.Scale})
+			addAll(s.acc, lo, [][]float32{u.values[lo : lo+part.Len]}, []float64{weights[i] * part.Scale})
 			s.clipped[u.member] = s.clipped[u.member] || part.Scale < 1
 			lo += part.Len
 		}

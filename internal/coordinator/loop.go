@@ -303,6 +303,7 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 				l.hold.drop(a)
 			}
 		}
+		l.hold.drop(attempt{run: f.Run}) // uploads that outlive rounds
 		delete(l.studies, f.Run)
 		if l.quorum != nil {
 			l.quorum.ended(f.Run)
@@ -314,13 +315,14 @@ func (l *loop) apply(position int64, at time.Time, f entry.Fact) error {
 // sumOf returns an empty sum of a try that was opened: how its updates are judged, and what its strategy does with them. Statistics are added
 // up, whatever the strategy.
 func sumOf(study study, f entry.RoundOpened) *sum {
-	s := &sum{held: map[entry.Member]entry.Digest{}, spec: aggregate.Spec{Ranges: study.shape.Training}}
+	s := &sum{held: map[entry.Member]entry.Digest{}, spec: aggregate.Spec{Ranges: study.shape.Training}, of: attempt{f.Run, f.Round, f.Try}, buffer: study.strategy.Buffer()}
 	if f.Kind == entry.Statistics {
-		s.spec.Ranges = study.shape.Statistics
+		s.spec.Ranges, s.buffer = study.shape.Statistics, aggregate.Buffer{}
 	}
 	for _, share := range f.Selected {
 		s.spec.Weights = append(s.spec.Weights, share.Weight)
 	}
+	s.spec.Weights = s.buffer.Weights(s.spec.Weights)
 	if study.masks {
 		s.veil = newVeil()
 	}
@@ -491,25 +493,39 @@ func (l *loop) unneeded(in round.Combined, why error) {
 	l.log.Info("combination not needed any more", zap.String("run", in.Run), zap.Int("round", in.Round), zap.Error(why))
 }
 
+// meant returns the sum of the try for which an update is offered, nil if there is none: see [round.Query]. Called by the loop.
+func (l *loop) meant(a attempt, from round.Source) *sum {
+	if s := l.hold.sums[a]; s != nil || from.Base <= 0 || l.studies[a.run].strategy.Buffer().MaxStaleness() == 0 {
+		return s
+	}
+	for open, s := range l.hold.sums { // a run has one
+		if open.run == a.run {
+			return s
+		}
+	}
+	return nil
+}
+
 // offer has the loop accept an update and, when it is history, hold it. While a try's mean is taken nothing is added. An
-// update that is whole is offered to the end, though its sender may have hung up: it need not be sent again then.
+// update that is whole is offered to the end, though its sender may have hung up: it need not be sent again then. Where it is refused its memory is
+// the caller's again.
 func (l *loop) offer(ctx context.Context, in round.Offer, u *update) error {
 	a := attempt{in.Run, in.Round, in.Try}
-	err := l.send(context.WithoutCancel(ctx), message{
+	return l.send(context.WithoutCancel(ctx), message{
 		in: in,
 		first: func() error {
-			if s := l.hold.sums[a]; s != nil && s.combined {
+			if s := l.meant(a, in.Source); s != nil && s.combined {
 				return round.ErrClosed
 			}
 			return nil
 		},
 		after: func() error {
 			l.stale = true // also where the update was accepted before a boot, and no fact is new
-			return l.hold.add(a, in.Member, u)
+			s := l.meant(a, in.Source)
+			if s != nil && in.Base > 0 {
+				u.staleness = s.of.round - in.Base
+			}
+			return l.hold.add(s, u)
 		},
 	})
-	if err != nil {
-		u.release()
-	}
-	return err
 }

@@ -49,7 +49,7 @@ func (l *loop) publish(actions []round.Action) {
 	for _, m := range l.members {
 		w := of(m)
 		for _, p := range l.state.Progress(m, l.released) {
-			w.Progress = append(w.Progress, &pb.Progress{Run: p.Run, Closed: number(p.Closed)})
+			w.Progress = append(w.Progress, &pb.Progress{Run: p.Run, Closed: number(p.Closed), Oldest: number(p.Oldest)})
 		}
 		for _, e := range l.state.Endings(m, l.released) {
 			w.Progress = append(w.Progress, &pb.Progress{

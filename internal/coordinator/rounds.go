@@ -106,11 +106,15 @@ func (r *rounds) Query(ctx context.Context, q *pb.QueryRequest) (*pb.QueryReply,
 	if err != nil {
 		return nil, err
 	}
-	in := round.Query{Run: q.Run, Round: int(q.Round), Try: int(q.Try), Member: m, Update: update}
+	from, err := source(q.Base, q.Model)
+	if err != nil {
+		return nil, err
+	}
+	in := round.Query{Run: q.Run, Round: int(q.Round), Try: int(q.Try), Member: m, Update: update, Source: from}
 	var held bool
 	err = r.loop.send(ctx, message{in: in, after: func() error {
-		d, ok := r.loop.hold.digest(in.Run, in.Round, in.Try, m)
-		held = ok && d == update
+		s := r.loop.meant(attempt{in.Run, in.Round, in.Try}, in.Source)
+		held = s != nil && s.held[m] == update
 		return nil
 	}})
 	switch {
@@ -179,6 +183,15 @@ func (r *rounds) Report(ctx context.Context, q *pb.ReportRequest) (*pb.ReportRep
 		return nil, answer(r.log, err)
 	}
 	return &pb.ReportReply{}, nil
+}
+
+// source reads which model an update was trained from, where its sender says so.
+func source(base int32, model []byte) (s round.Source, err error) {
+	s.Base = int(base)
+	if base != 0 {
+		s.Model, err = digest(model)
+	}
+	return s, err
 }
 
 // digest reads 32 bytes that a peer sent.

@@ -56,6 +56,7 @@ type offer struct {
 	size    int64
 	resumes bool  // its sender can go on in the middle
 	sent    int64 // what its sender says it has put on the line for this update before
+	late    bool  // it goes on though its round is closed, for the one that is open when it is whole
 	peer    transport.Peer
 	running *running
 }
@@ -63,8 +64,11 @@ type offer struct {
 // maxSent is the most that a sender may say of what it has sent before. It is told to people and decides nothing.
 const maxSent = 1 << 50
 
-// key names the upload among those that are under way or shelved.
+// key names the upload among those that are under way or shelved. One that outlives rounds is of none.
 func (o offer) key() upload {
+	if o.late {
+		return upload{attempt{run: o.in.Run}, o.in.Member}
+	}
 	return upload{attempt{o.in.Run, o.in.Round, o.in.Try}, o.in.Member}
 }
 
@@ -76,9 +80,13 @@ func newOffer(h *pb.OfferHeader, peer transport.Peer) (offer, error) {
 	if err != nil {
 		return offer{}, err
 	}
+	from, err := source(h.Base, h.Model)
+	if err != nil {
+		return offer{}, err
+	}
 	return offer{
 		in: round.Offer{
-			Run: h.Run, Round: int(h.Round), Try: int(h.Try), Member: entry.Member(peer.Name), Update: d, Weight: h.Weight,
+			Run: h.Run, Round: int(h.Round), Try: int(h.Try), Member: entry.Member(peer.Name), Update: d, Weight: h.Weight, Source: from,
 		},
 		salt: [32]byte(h.Salt), size: h.Size, resumes: h.Resumes, sent: h.Sent, peer: peer,
 	}, nil
@@ -87,6 +95,11 @@ func newOffer(h *pb.OfferHeader, peer transport.Peer) (offer, error) {
 // take receives an update, checks it and has it accepted. A reason is for the participant, an error is ours or the link's.
 func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferReply], o offer) (reason string, err error) {
 	ctx := stream.Context()
+	if o.in.Base > 0 {
+		if err := r.loop.read(ctx, func() { o.late = r.loop.studies[o.in.Run].strategy.Buffer().MaxStaleness() > 0 }); err != nil {
+			return "", err
+		}
+	}
 	if o.running, err = r.begin(ctx, o); err != nil {
 		return "", err
 	}
@@ -114,7 +127,15 @@ func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferR
 		return r.refuse(ctx, o, err)
 	}
 	o.in.Bytes, o.in.Resent = p.wire, p.sent-o.size
-	return r.refuse(ctx, o, r.loop.offer(ctx, o.in, &update{o.in.Member, o.in.Update, o.in.Weight, p.values, p.release}))
+	err = r.loop.offer(ctx, o.in, &update{member: o.in.Member, digest: o.in.Update, weight: o.in.Weight, values: p.values, release: p.release})
+	switch {
+	case err == nil:
+	case o.late && errors.Is(err, round.ErrClosed): // the next round takes it: it is here then
+		r.part(o, p, err)
+	default:
+		p.release()
+	}
+	return r.refuse(ctx, o, err)
 }
 
 // fault is what is wrong with the content of an update.
@@ -165,7 +186,7 @@ func (r *rounds) refuse(ctx context.Context, o offer, err error) (reason string,
 		r.log.Warn("update is not sound", zap.String("run", o.in.Run), zap.Int("round", o.in.Round), zap.Int("try", o.in.Try),
 			member(o.in.Member), zap.Error(f.err))
 		return r.reject(ctx, o, f.reason)
-	case errors.Is(err, round.ErrWeight), errors.Is(err, round.ErrSecond):
+	case errors.Is(err, round.ErrWeight), errors.Is(err, round.ErrSecond), errors.Is(err, round.ErrFuture):
 		return r.reject(ctx, o, round.Reason(err))
 	}
 	if reason = round.Reason(err); reason != "" {
@@ -178,9 +199,11 @@ func (r *rounds) refuse(ctx context.Context, o offer, err error) (reason string,
 
 // asked returns how the offered update would be summed and whether it is here already, or why it is not wanted.
 func (r *rounds) asked(ctx context.Context, o offer) (f form, held bool, err error) {
-	q := round.Query{Run: o.in.Run, Round: o.in.Round, Try: o.in.Try, Member: o.in.Member, Update: o.in.Update, Weight: o.in.Weight}
+	q := round.Query{
+		Run: o.in.Run, Round: o.in.Round, Try: o.in.Try, Member: o.in.Member, Update: o.in.Update, Weight: o.in.Weight, Source: o.in.Source,
+	}
 	err = r.loop.send(ctx, message{in: q, after: func() error {
-		if s := r.loop.hold.sums[attempt{o.in.Run, o.in.Round, o.in.Try}]; s != nil {
+		if s := r.loop.meant(attempt{o.in.Run, o.in.Round, o.in.Try}, o.in.Source); s != nil {
 			f, held = form{s.spec, s.veil != nil}, s.held[o.in.Member] == o.in.Update
 		}
 		return nil
@@ -190,7 +213,9 @@ func (r *rounds) asked(ctx context.Context, o offer) (f form, held bool, err err
 
 // reject writes down that an update was not taken.
 func (r *rounds) reject(ctx context.Context, o offer, reason string) (string, error) {
-	in := round.Reject{Run: o.in.Run, Round: o.in.Round, Try: o.in.Try, Member: o.in.Member, Update: o.in.Update, Reason: reason}
+	in := round.Reject{
+		Run: o.in.Run, Round: o.in.Round, Try: o.in.Try, Member: o.in.Member, Update: o.in.Update, Reason: reason, Source: o.in.Source,
+	}
 	if err := r.loop.decide(ctx, in); err != nil && round.Reason(err) == "" {
 		return "", err
 	}

@@ -69,7 +69,7 @@ func facts() map[string]entry.Fact {
 		},
 		"update_accepted": entry.UpdateAccepted{
 			Run: "0011223344556677", Round: 1, Try: 2, Member: "budapest", Update: digest(10),
-			Weight: 234, Bytes: 192, Resent: 64,
+			Weight: 234, Bytes: 192, Resent: 64, Staleness: 3,
 		},
 		"update_refused": entry.UpdateRefused{
 			Run: "0011223344556677", Round: 1, Try: 2, Member: "cleveland", Update: digest(11),
@@ -82,7 +82,7 @@ func facts() map[string]entry.Fact {
 		"round_failed": entry.RoundFailed{Run: "0011223344556677", Round: 1, Try: 1, Reason: "quorum", Spared: true},
 		"round_closed": entry.RoundClosed{
 			Run: "0011223344556677", Round: 1, Try: 2, Kind: entry.Training, Base: digest(9), Model: digest(12),
-			Blob: blob(13), State: &model, Members: []entry.Contribution{{Member: "budapest", Weight: 234, Update: digest(10), Effect: "clipped"}},
+			Blob: blob(13), State: &model, Members: []entry.Contribution{{Member: "budapest", Weight: 234, Update: digest(10), Effect: "clipped", Staleness: 3}},
 			Spent: entry.Spent{Epsilon: 0.5, Delta: 1e-6, Unit: "participant"}, Clip: 0.875, Early: entry.ReportGoal,
 		},
 		"evaluated": entry.Evaluated{

@@ -227,6 +227,8 @@ type UpdateAccepted struct {
 	Weight int64  `json:"weight"`
 	Bytes  int64  `json:"bytes"`           // received on the wire for it, encoded
 	Resent int64  `json:"resent,omitzero"` // sent more than once since links broke, decoded, as far as its sender and this boot know
+	// How many rounds before this one that was whose base model it was trained from: more than 0 under asynchronous strategies only.
+	Staleness int `json:"staleness,omitzero"`
 }
 
 // UpdateRefused says that an update was not added, and why (a reason of a closed list).
@@ -273,6 +275,8 @@ type Contribution struct {
 	Weight int64  `json:"weight"`
 	Update Digest `json:"update"`
 	Effect Effect `json:"effect,omitempty"` // what the plan's strategy did with it, where that is more than to add it
+	// As in UpdateAccepted. What the update weighed in the sum follows from it and the plan's strategy.
+	Staleness int `json:"staleness,omitzero"`
 }
 
 // Effect is what became of an update under a strategy other than the mean, in the words of package aggregate. "" is the usual: it has part in
@@ -321,7 +325,7 @@ type Early string
 
 // The reasons not to wait.
 const (
-	ReportGoal Early = "report_goal" // the plan's report goal was reached
+	ReportGoal Early = "report_goal" // the plan's report goal was reached, or its strategy's buffer is full
 	Absent     Early = "absent"      // a quorum was there, and whoever was missing was absent or paused
 )
 

@@ -105,10 +105,10 @@ func (s *State) created(at time.Time, f entry.RunCreated) error {
 	if err := sound(f); err != nil {
 		return fmt.Errorf("run %s: %w", f.Run, err)
 	}
-	r := &run{fact: f, created: at, closed: -1, base: f.Initial, model: f.Model, since: at, contributed: map[entry.Member]entry.Digest{}}
+	r := &run{fact: f, created: at, closed: -1, base: f.Initial, model: f.Model, since: at, contributed: map[entry.Member]contribution{}}
 	// A strategy that this version does not have needs nobody: its plan was refused where its name was read.
 	if s, err := aggregate.NewStrategy(f.Plan.Strategy.Name, f.Plan.Strategy.Params); err == nil {
-		r.needs, r.judges = entry.Member(s.Member()), s.Gathers() || s.Clips()
+		r.buffer, r.needs, r.judges = s.Buffer(), entry.Member(s.Member()), s.Gathers() || s.Clips()
 	}
 	if p := f.Plan.Privacy; p != nil {
 		r.clip = p.ClipNorm
@@ -189,6 +189,12 @@ func (s *State) accepted(f entry.UpdateAccepted) error {
 	if _, twice := t.of(f.Member); twice || t.refused[f.Member] >= maxRefusals {
 		return fmt.Errorf("an update of %s was accepted before, or none is taken any more", f.Member)
 	}
+	switch n, err := s.byID[f.Run].staleness(t, f.Member, Source{Base: f.Round - f.Staleness}); {
+	case err != nil:
+		return err
+	case n != f.Staleness: // that of an update of round 0
+		return fmt.Errorf("an update of %s was accepted as %d rounds late in round %d", f.Member, f.Staleness, f.Round)
+	}
 	t.index[f.Member] = len(t.accepted)
 	t.accepted = append(t.accepted, f)
 	return nil
@@ -231,7 +237,7 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 		return fmt.Errorf("%s is closed with what was not accepted, with fewer than a quorum, or without a model", t)
 	case !r.unmasked(t, f.Members, f.Early):
 		return fmt.Errorf("%s is closed with other updates than those that were unmasked", t)
-	case !r.early(f.Early, f.Members):
+	case !r.early(t, f.Early, f.Members):
 		return fmt.Errorf("%s is closed early for a reason that its plan does not know", t)
 	case !r.adapts(f.Clip):
 		return fmt.Errorf("%s is closed with a clip norm that its plan does not ask for, or without one that it does", t)
@@ -248,7 +254,7 @@ func (s *State) closed(at time.Time, f entry.RoundClosed) error {
 	r.base, r.model, r.state, r.closed, r.since = &f.Blob, f.Model, f.State, f.Round, at
 	if f.Kind == entry.Training {
 		for _, m := range f.Members {
-			r.contributed[m.Member] = m.Update
+			r.contributed[m.Member] = contribution{m.Update, f.Round}
 		}
 	}
 	return nil

@@ -42,6 +42,7 @@ func TestApplyImpossible(t *testing.T) {
 	all = append(all, impossibleAnswers()...)
 	all = append(all, impossibleOpenings()...)
 	all = append(all, impossibleUpdates()...)
+	all = append(all, impossibleLate()...)
 	all = append(all, impossibleEnds()...)
 	all = append(all, impossibleDrops()...)
 	for _, c := range all {

@@ -118,7 +118,7 @@ func (s *State) leave(in Leave) ([]entry.Fact, error) {
 
 // asked returns the open try to which an update may be offered.
 func (s *State) asked(q Query) (*try, error) {
-	t, err := s.try(q.Run, q.Round, q.Try)
+	t, err := s.meant(q.Run, q.Round, q.Try, q.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,11 @@ func (s *State) asked(q Query) (*try, error) {
 	if q.Weight != 0 && q.Weight != share.Weight {
 		return nil, fmt.Errorf("%w: %d, declared were %d", ErrWeight, q.Weight, share.Weight)
 	}
-	if a, ok := t.of(q.Member); ok && a.Update != q.Update {
+	staleness, err := s.byID[q.Run].staleness(t, q.Member, q.Source)
+	if err != nil {
+		return nil, err
+	}
+	if a, ok := t.of(q.Member); ok && (a.Update != q.Update || a.Staleness != staleness) {
 		return nil, fmt.Errorf("%w: %s of %s", ErrSecond, a.Update.Short(), q.Member)
 	} else if !ok && (t.lost || !s.byID[q.Run].masks(t, q.Member)) {
 		return nil, fmt.Errorf("%w: no masks are agreed upon with %s in %s, or they are coming off", ErrClosed, q.Member, t)
@@ -140,7 +144,7 @@ func (s *State) asked(q Query) (*try, error) {
 }
 
 func (s *State) offer(in Offer) ([]entry.Fact, error) {
-	q := Query{Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Weight: in.Weight}
+	q := Query{Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Weight: in.Weight, Source: in.Source}
 	if in.Weight < 1 {
 		return nil, fmt.Errorf("%w: %d", ErrWeight, in.Weight)
 	}
@@ -151,9 +155,10 @@ func (s *State) offer(in Offer) ([]entry.Fact, error) {
 	if _, again := t.of(in.Member); again {
 		return nil, nil
 	}
+	staleness, _ := s.byID[in.Run].staleness(t, in.Member, in.Source) // which was judged above
 	return facts(entry.UpdateAccepted{
-		Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Weight: in.Weight, Bytes: in.Bytes,
-		Resent: in.Resent,
+		Run: in.Run, Round: t.fact.Round, Try: t.fact.Try, Member: in.Member, Update: in.Update, Weight: in.Weight, Bytes: in.Bytes,
+		Resent: in.Resent, Staleness: staleness,
 	}), nil
 }
 
@@ -173,7 +178,7 @@ func (s *State) cancel(in Cancel) ([]entry.Fact, error) {
 }
 
 func (s *State) reject(in Reject) ([]entry.Fact, error) {
-	t, err := s.try(in.Run, in.Round, in.Try)
+	t, err := s.meant(in.Run, in.Round, in.Try, in.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +189,7 @@ func (s *State) reject(in Reject) ([]entry.Fact, error) {
 		return nil, nil
 	}
 	return facts(entry.UpdateRefused{
-		Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Reason: in.Reason,
+		Run: in.Run, Round: t.fact.Round, Try: t.fact.Try, Member: in.Member, Update: in.Update, Reason: in.Reason,
 	}), nil
 }
 
@@ -200,7 +205,7 @@ func (s *State) combined(in Combined) ([]entry.Fact, error) {
 	if !s.byID[in.Run].unmasked(t, in.Members, in.Early) {
 		panic("round: combined others than were unmasked")
 	}
-	if !s.byID[in.Run].early(in.Early, in.Members) {
+	if !s.byID[in.Run].early(t, in.Early, in.Members) {
 		panic("round: closed early for a reason that the plan does not know")
 	}
 	r := s.byID[in.Run]

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 )
 
@@ -23,13 +24,17 @@ var (
 	ErrFigures    = errors.New("figures of a form that is not taken")
 	ErrOtherLog   = errors.New("the log belongs to another manifest")
 	ErrRecords    = errors.New("more records than the manifest lets a member declare")
+	ErrStale      = errors.New("trained from a model that too many have followed")
+	ErrFuture     = errors.New("trained from a model of a round that has not been opened")
+	ErrUsed       = errors.New("trained from a model of before the member's newest update that counts")
 )
 
 // reasons spells each refusal for peers and for the log.
 var reasons = map[error]string{
 	ErrClosed: "closed", ErrUnknownRun: "unknown_run", ErrStranger: "stranger", ErrWeight: "weight", ErrSecond: "second",
 	ErrOften: "often", ErrPlan: "plan", ErrRequest: "request", ErrOpenRuns: "open_runs", ErrStarts: "starts", ErrModel: "model", ErrFigures: "figures",
-	ErrOtherLog: "other_log", ErrRecords: "records",
+	ErrOtherLog: "other_log", ErrRecords: "records", ErrUsed: "used",
+	ErrStale: string(aggregate.TooStale), ErrFuture: string(aggregate.FromTheFuture),
 }
 
 // Reason returns the refusal that err wraps as one word of a closed list, and "" for an error that is none.
@@ -68,6 +73,12 @@ func (f Released) of(run string, round int) (time.Time, bool) {
 		return time.Time{}, true
 	}
 	return f(run, round)
+}
+
+// Source is which model an update was trained from.
+type Source struct {
+	Base  int          // the round whose base model it was; 0: that for which it is offered
+	Model entry.Digest // that base model; zero: not said
 }
 
 // The inputs.
@@ -111,13 +122,15 @@ type (
 		Member entry.Member
 		Reason string
 	}
-	// Query asks whether an update may be offered. No fact follows.
+	// Query asks whether an update may be offered. No fact follows. Under an asynchronous strategy one that says of which base it is, is
+	// offered for whichever round is open, though that was another when it was asked for. The same holds for Offer and Reject.
 	Query struct {
 		Run        string
 		Round, Try int
 		Member     entry.Member
 		Update     entry.Digest
 		Weight     int64 // 0: not said
+		Source
 	}
 	// Offer says that an update is whole, checked, and in memory. The same again is taken and changes nothing.
 	Offer struct {
@@ -128,6 +141,7 @@ type (
 		Weight     int64
 		Bytes      int64 // received for it
 		Resent     int64 // sent more than once for it
+		Source
 	}
 	// Reject says that an update's content was refused. So many of them count; the log is not for the refused to fill.
 	Reject struct {
@@ -136,6 +150,7 @@ type (
 		Member     entry.Member
 		Update     entry.Digest
 		Reason     string
+		Source
 	}
 	// Combined says that a try's new model, and its optimiser's state, are durable.
 	Combined struct {

@@ -91,12 +91,12 @@ func TestLookups(t *testing.T) {
 	if r, ok := s.Run("nowhere"); ok || r.State != "" {
 		t.Errorf("Run(nowhere) = %+v, %t", r, ok)
 	}
-	for m, want := range map[entry.Member]string{"a": `[{"Run":"run","Closed":-1}]`, "d": "null"} {
+	for m, want := range map[entry.Member]string{"a": `[{"Run":"run","Closed":-1,"Oldest":0}]`, "d": "null"} {
 		if got := written(t, s.Progress(m, nil)); got != want {
 			t.Errorf("Progress(%s) = %s, want %s", m, got, want)
 		}
 	}
-	if got := written(t, folded(t, untilClosed()).Progress("c", nil)); got != `[{"Run":"run","Closed":1}]` {
+	if got := written(t, folded(t, untilClosed()).Progress("c", nil)); got != `[{"Run":"run","Closed":1,"Oldest":2}]` {
 		t.Errorf("after round 1 Progress(c) = %s", got)
 	}
 	if got := folded(t, untilCreated()).Progress("a", nil); got != nil {

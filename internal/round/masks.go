@@ -316,7 +316,7 @@ func (s *State) unmasking(at time.Time, f entry.Unmasking) error {
 		}
 		members = append(members, entry.Contribution{Member: m})
 	}
-	if !r.early(f.Early, members) {
+	if !r.early(t, f.Early, members) {
 		return fmt.Errorf("%s is unmasked early for a reason that its plan does not know", t)
 	}
 	t.unmasking, t.early = f.Members, f.Early

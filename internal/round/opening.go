@@ -45,12 +45,20 @@ func (r *run) opening(now time.Time) entry.RoundOpened {
 			f.Selected = append(f.Selected, entry.Share{Member: m.Member, Weight: m.Records})
 		}
 	}
-	maxAbs, _ := r.grid(number)
-	f.Bound = aggregate.Bound(maxAbs, r.weights(), r.fact.Plan.Quorum)
+	f.Bound = r.bound(number, r.weights())
 	if recipe, private := Recipe(r.fact.Plan); private { // the grid is that of the noise, which comes on top
 		f.Bound = max(f.Bound, recipe.Step(r.clip)/2)
 	}
 	return f
+}
+
+// bound returns the most that a value of the mean of that round may be off, where members have declared so many records.
+func (r *run) bound(number int, records []int64) float64 {
+	maxAbs, _ := r.grid(number)
+	if number == 0 { // statistics are added up whatever the strategy is
+		return aggregate.Bound(maxAbs, records, r.fact.Plan.Quorum)
+	}
+	return r.buffer.Bound(maxAbs, records, r.fact.Plan.Quorum, r.fact.Plan.Rounds)
 }
 
 // grid returns the most that a value of an update may be in that round, and the most that the mean may be off.
@@ -87,8 +95,8 @@ func (r *run) coarsens(records int64) bool {
 	weights := append(r.weights(), records)
 	next, _ := r.next()
 	for _, number := range []int{next, r.fact.Plan.Rounds} {
-		maxAbs, resolution := r.grid(number)
-		if !(aggregate.Bound(maxAbs, weights, r.fact.Plan.Quorum) <= resolution) {
+		_, resolution := r.grid(number)
+		if !(r.bound(number, weights) <= resolution) {
 			return true
 		}
 	}

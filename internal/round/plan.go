@@ -147,6 +147,9 @@ func sound(f entry.RunCreated) error {
 		if m := entry.Member(s.Member()); m != "" && !slices.Contains(f.Members, m) {
 			return fmt.Errorf("%s, by whose updates strategy %s measures the others, is not asked", m, s.Name())
 		}
+		if err := CheckBuffer(p, s, len(f.Members)); err != nil {
+			return err
+		}
 	}
 	if err := checkMasks(p, len(f.Members)); err != nil {
 		return err

@@ -23,7 +23,7 @@ func (s *State) ready(now time.Time, r *run, t *try, p progress, seen Seen) (ear
 		return "", false
 	case len(p.waiting) == 0 || !now.Before(t.deadline):
 		return "", true
-	case plan.ReportGoal > 0 && len(p.held) >= plan.ReportGoal && s.allAway(now, r, r.owed(p.waiting), seen):
+	case r.goal(t) > 0 && len(p.held) >= r.goal(t) && s.allAway(now, r, r.owed(t, p.waiting), seen):
 		return entry.ReportGoal, true
 	case s.allAway(now, r, p.waiting, seen):
 		return entry.Absent, true
@@ -31,9 +31,12 @@ func (s *State) ready(now time.Time, r *run, t *try, p progress, seen Seen) (ear
 	return "", false
 }
 
-// owed returns those of the members whose turn it is.
-func (r *run) owed(members []entry.Member) []entry.Member {
+// owed returns those of the members whose turn it is: nobody's where what a straggler does counts in a later round.
+func (r *run) owed(t *try, members []entry.Member) []entry.Member {
 	var out []entry.Member
+	if t.fact.Kind == entry.Training && r.buffer.MaxStaleness() > 0 {
+		return nil
+	}
 	for _, m := range members {
 		if r.member(m).Missed%fairTurn == fairTurn-1 {
 			out = append(out, m)
@@ -57,13 +60,13 @@ func (r *run) tally(t *try, members []entry.Contribution) {
 	}
 }
 
-// early reports whether a round with these members may be closed early for that reason. Who was absent only memory knew.
-func (r *run) early(why entry.Early, members []entry.Contribution) bool {
+// early reports whether a try may be closed early with these members for that reason. Who was absent only memory knew.
+func (r *run) early(t *try, why entry.Early, members []entry.Contribution) bool {
 	switch why {
 	case "", entry.Absent:
 		return true
 	case entry.ReportGoal:
-		return r.fact.Plan.ReportGoal > 0 && len(members) >= r.fact.Plan.ReportGoal
+		return r.goal(t) > 0 && len(members) >= r.goal(t)
 	}
 	return false
 }

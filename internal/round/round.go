@@ -19,7 +19,8 @@
 // quorum. Then its rounds follow each other, round 0 (statistics) only where the plan standardises. A round is one or more
 // tries. A try selects everybody who has consented, fixes their weights and so the grid of the sum, and closes when all of
 // them have sent an update, or at its deadline with at least a quorum. A try that cannot reach its quorum fails, and after
-// the plan's tries the run does. When the last round is closed the members' figures of its model are waited for, one more
+// the plan's tries the run does. Under an asynchronous strategy a training round closes as soon as its buffer is full, and takes updates of
+// the bases of earlier rounds too: buffer.go has these rules. When the last round is closed the members' figures of its model are waited for, one more
 // deadline long, and the run is completed.
 package round
 
@@ -75,10 +76,18 @@ type run struct {
 	reason  string
 	dropped map[int]bool // rounds whose blobs are kept no more
 	// contributed is each member's newest update that is part of a closed training round.
-	contributed map[entry.Member]entry.Digest
+	contributed map[entry.Member]contribution
+
+	buffer aggregate.Buffer // of its strategy; zero where rounds are synchronous
 
 	needs  entry.Member // without whose update its strategy makes no model; "" where it needs nobody's
 	judges bool         // its strategy does more than add updates up, so facts may say what became of each
+}
+
+// contribution is an update that is part of a closed round.
+type contribution struct {
+	update entry.Digest
+	round  int
 }
 
 // try is one try of one round.
@@ -221,7 +230,7 @@ func (t *try) holds(held Held, m entry.Member) bool {
 func (t *try) sums(members []entry.Contribution, quorum int) bool {
 	for i, c := range members {
 		a, ok := t.of(c.Member)
-		if !ok || a.Update != c.Update || a.Weight != c.Weight || i > 0 && members[i-1].Member >= c.Member {
+		if !ok || a.Update != c.Update || a.Weight != c.Weight || a.Staleness != c.Staleness || i > 0 && members[i-1].Member >= c.Member {
 			return false
 		}
 	}

@@ -29,9 +29,10 @@ var update = flag.Bool("update", false, "write the scenarios' traces anew; read 
 //	adopt EPOCH MANIFEST [PREVIOUS]             a manifest
 //	create RUN [KEY=VALUE ...]                  request, lead, members, quorum, rounds, tries, deadline, max_abs, resolution,
 //	                                            standardize (its max_abs), trainer, strategy, initial, report_goal, grace,
-//	                                            max_time, masks
+//	                                            max_time, masks, buffer (the size of fedbuff's), max_staleness, normalize
 //	consent RUN MEMBER RECORDS                  decline RUN MEMBER RULE
-//	query RUN ROUND.TRY MEMBER UPDATE [WEIGHT]  offer RUN ROUND.TRY MEMBER UPDATE WEIGHT
+//	query RUN ROUND.TRY MEMBER UPDATE [WEIGHT [BASE [MODEL]]]
+//	offer RUN ROUND.TRY MEMBER UPDATE WEIGHT [BASE [MODEL]]    BASE is the round whose base model it was trained from
 //	reject RUN ROUND.TRY MEMBER UPDATE REASON [TIMES]
 //	begin RUN                                   the combination that Todo asks for; finish RUN brings its outcome
 //	combine RUN                                 both
@@ -191,10 +192,16 @@ func (s *script) input(name string, args []string) round.Input {
 		return round.Leave{Run: arg(0), Member: member(1), Reason: strings.Join(args[min(len(args), 2):], " ")}
 	case "query":
 		n, attempt := s.try(arg(1))
-		return round.Query{Run: arg(0), Round: n, Try: attempt, Member: member(2), Update: s.digest(arg(3)), Weight: s.number(arg(4))}
+		return round.Query{
+			Run: arg(0), Round: n, Try: attempt, Member: member(2), Update: s.digest(arg(3)), Weight: s.number(arg(4)),
+			Source: round.Source{Base: int(s.number(arg(5))), Model: s.digest(arg(6))},
+		}
 	case "offer":
 		n, attempt := s.try(arg(1))
-		return round.Offer{Run: arg(0), Round: n, Try: attempt, Member: member(2), Update: s.digest(arg(3)), Weight: s.number(arg(4)), Bytes: 8}
+		return round.Offer{
+			Run: arg(0), Round: n, Try: attempt, Member: member(2), Update: s.digest(arg(3)), Weight: s.number(arg(4)), Bytes: 8,
+			Source: round.Source{Base: int(s.number(arg(5))), Model: s.digest(arg(6))},
+		}
 	case "reject":
 		n, attempt := s.try(arg(1))
 		in := round.Reject{Run: arg(0), Round: n, Try: attempt, Member: member(2), Update: s.digest(arg(3)), Reason: arg(4)}
@@ -227,6 +234,11 @@ func (s *script) create(run string, o map[string]string) round.Create {
 	}
 	if m := or("reference", ""); m != "" {
 		p.Strategy.Params = map[string]any{"reference": m}
+	}
+	if n := or("buffer", ""); n != "" {
+		p.Strategy = entry.Strategy{Name: "fedbuff", Params: map[string]any{
+			"buffer_size": s.float(n), "max_staleness": s.float(or("max_staleness", "65536")), "normalize": or("normalize", "buffer_size"),
+		}}
 	}
 	f := entry.RunCreated{Run: run, Request: or("request", run), Lead: or("lead", "lin"), Plan: p}
 	for m := range strings.SplitSeq(or("members", "a,b,c,d"), ",") {
@@ -360,8 +372,18 @@ func (s *script) decide(in round.Input) {
 	}
 	s.apply(facts...)
 	if o, ok := in.(round.Offer); ok {
+		if f, fresh := last(facts).(entry.UpdateAccepted); fresh {
+			o.Round, o.Try = f.Round, f.Try
+		}
 		s.held[tryKey(o.Run, o.Round, o.Try)+string(o.Member)] = o.Update
 	}
+}
+
+func last(facts []entry.Fact) entry.Fact {
+	if len(facts) == 0 {
+		return nil
+	}
+	return facts[len(facts)-1]
 }
 
 func (s *script) apply(facts ...entry.Fact) {
@@ -428,7 +450,11 @@ func (s *script) digest(name string) entry.Digest {
 func (s *script) updates(members []entry.Contribution) []string {
 	var out []string
 	for _, c := range members {
-		out = append(out, fmt.Sprintf("%s:%s*%d", c.Member, s.names[c.Update], c.Weight))
+		text := fmt.Sprintf("%s:%s*%d", c.Member, s.names[c.Update], c.Weight)
+		if c.Staleness > 0 {
+			text += fmt.Sprintf("-%d", c.Staleness)
+		}
+		out = append(out, text)
 	}
 	return out
 }

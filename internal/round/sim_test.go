@@ -26,6 +26,7 @@ var seeds = flag.Int("seeds", 500, "how many simulated federations TestSimulate 
 // write. After every step the rules of the log are checked and the state is compared with a replay. When the weather has turned
 // good a run must end.
 func TestSimulate(t *testing.T) {
+	stale := 0
 	for seed := range *seeds {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			w := newWorld(t, uint64(seed))
@@ -35,12 +36,16 @@ func TestSimulate(t *testing.T) {
 			w.calm = true
 			for range 4000 {
 				if w.ended() {
+					stale = max(stale, w.audit.stalest)
 					return
 				}
 				w.step()
 			}
 			t.Fatalf("a run in good weather did not end:\n%s", w.trace())
 		})
+	}
+	if *seeds >= 500 && stale < 2 {
+		t.Errorf("no update of all came more than %d rounds late", stale)
 	}
 }
 
@@ -76,15 +81,15 @@ func newWorld(t testing.TB, seed uint64) *world {
 		busy: map[string]bool{}, veils: map[string]round.Veil{}, kept: map[string]entry.Digest{}, seen: map[entry.Member]round.Sighting{},
 		audit: audit{
 			models: map[string]entry.Digest{}, quorum: map[string]int{}, last: map[string]int{}, over: map[string]bool{},
-			accepted: map[string]entry.Digest{}, goal: map[string]int{}, reference: map[string]entry.Member{}, gone: map[string]bool{}, plans: map[string]entry.Plan{},
 			masked: map[string][]entry.Member{}, unmasking: map[string][]entry.Member{},
+			accepted: map[string]entry.Digest{}, late: map[string]int{}, counted: map[string]int{}, goal: map[string]int{}, reference: map[string]entry.Member{}, gone: map[string]bool{}, plans: map[string]entry.Plan{},
 		},
 	}
 	for i := range 2 + w.chance.IntN(5) {
 		w.members = append(w.members, entry.Member(fmt.Sprintf("hospital-%d", i)))
 	}
 	w.limits = round.Limits{
-		Members: w.members, Strategies: []string{"fedavg", "fltrust"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 1,
+		Members: w.members, Strategies: []string{"fedavg", "fltrust", "fedbuff"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 1,
 		MaxAbs: 1 << 20, RoundsMax: 10, OpenRuns: 4,
 	}
 	if len(w.members) >= round.LeastPrivate && seed%3 == 0 {
@@ -131,6 +136,12 @@ func (w *world) create(i int) {
 	} else if w.chance.IntN(4) == 0 && p.Quorum > 1 {
 		who := w.members[w.chance.IntN(len(w.members))]
 		p.Strategy = entry.Strategy{Name: "fltrust", Params: map[string]any{"reference": string(who)}}
+	}
+	if !private && !p.Masks && w.chance.IntN(4) == 0 {
+		p.ReportGoal = 0
+		p.Strategy = entry.Strategy{Name: "fedbuff", Params: map[string]any{
+			"buffer_size": float64(p.Quorum + w.chance.IntN(len(w.members)-p.Quorum+1)), "max_staleness": float64(w.chance.IntN(4)),
+		}}
 	}
 	if w.chance.IntN(4) == 0 {
 		p.MaxTime = entry.Duration(10 * time.Minute)
@@ -246,10 +257,20 @@ func (w *world) decide(in round.Input) int {
 		}
 	}
 	if o, ok := in.(round.Offer); ok {
+		o = w.aimed(o)
 		w.mustBeAccepted(o)
 		w.held[tryKey(o.Run, o.Round, o.Try)+string(o.Member)] = o.Update
 	}
 	return len(facts)
+}
+
+// aimed returns the offer for the try that is meant: that which is open, where it says of which base it is under an asynchronous plan.
+func (w *world) aimed(o round.Offer) round.Offer {
+	r, _ := w.state.Run(o.Run)
+	if n := len(r.Rounds); n > 0 && o.Base > 0 && latest(r.Fact.Plan) > 0 {
+		o.Round, o.Try = r.Rounds[n-1].Round, r.Rounds[n-1].Try
+	}
+	return o
 }
 
 // mustBeAccepted fails the test where an offer was taken that the state does not know as the member's one update.
@@ -332,8 +353,21 @@ func (w *world) act() {
 
 // answer offers what the member has kept, or trains anew; now and then it lies.
 func (w *world) answer(a round.Ask) {
-	key := fmt.Sprint(a.Member, a.Run, a.Round)
+	base := a.Round
+	key := fmt.Sprint(a.Member, a.Run, base)
 	d, ok := w.kept[key]
+	for n := 1; !ok && n <= latest(a.Plan) && a.Round-n > 0; n++ { // it has begun with the model of an earlier round
+		old := fmt.Sprint(a.Member, a.Run, a.Round-n)
+		if d, ok = w.kept[old]; ok && d == a.Contributed {
+			break // what counts is newer than all before it
+		}
+		if ok {
+			base, key = a.Round-n, old
+		}
+	}
+	if ok && d == a.Contributed {
+		ok = false
+	}
 	if !ok {
 		if !a.Accepted.IsZero() {
 			return // it has lost what was accepted, and sits this try out
@@ -342,7 +376,9 @@ func (w *world) answer(a round.Ask) {
 		d = digest(key, w.fresh)
 		w.kept[key] = d
 	}
-	in := round.Offer{Run: a.Run, Round: a.Round, Try: a.Try, Member: a.Member, Update: d, Weight: a.Weight, Bytes: 1}
+	in := round.Offer{
+		Run: a.Run, Round: a.Round, Try: a.Try, Member: a.Member, Update: d, Weight: a.Weight, Bytes: 1, Source: round.Source{Base: base},
+	}
 	switch {
 	case w.chanceOf(5):
 		in.Update = digest("another", w.fresh, w.chance.Uint64())
@@ -350,6 +386,8 @@ func (w *world) answer(a round.Ask) {
 		in.Weight++
 	case w.chanceOf(5):
 		in.Round++
+	case w.chanceOf(5):
+		in.Base += w.chance.IntN(5) - 2
 	case w.chanceOf(10):
 		w.send(round.Reject{Run: a.Run, Round: a.Round, Try: a.Try, Member: a.Member, Update: d, Reason: "value"})
 		return
@@ -401,6 +439,12 @@ func (w *world) veiled(in round.Veiled) {
 	w.veils[key] = v
 }
 
+// latest returns how many rounds late an update may be under a plan.
+func latest(p entry.Plan) int {
+	n, _ := p.Strategy.Params["max_staleness"].(float64)
+	return int(n)
+}
+
 // combine takes the mean beside the loop: its outcome is another message.
 func (w *world) combine(a round.Combine) {
 	key := tryKey(a.Run, a.Round, a.Try)
@@ -449,7 +493,11 @@ func (w *world) deliver() {
 	i := w.chance.IntN(len(w.mail))
 	in := w.mail[i]
 	w.mail = slices.Delete(w.mail, i, i+1)
-	if o, ok := in.(round.Offer); ok && w.busy[tryKey(o.Run, o.Round, o.Try)] {
+	if o, ok := in.(round.Offer); ok {
+		o = w.aimed(o)
+		if !w.busy[tryKey(o.Run, o.Round, o.Try)] {
+			w.decide(in)
+		}
 		return // the sum is closed: the coordinator refuses it before the rules see it
 	}
 	if v, ok := in.(round.Veiled); ok {
@@ -503,6 +551,9 @@ type audit struct {
 	last      map[string]int // newest closed round
 	over      map[string]bool
 	accepted  map[string]entry.Digest // by try and member
+	late      map[string]int          // likewise: by how many rounds
+	counted   map[string]int          // by run and member, the newest round whose model has an update of it
+	stalest   int                     // update of all that were accepted
 	goal      map[string]int
 	masked    map[string][]entry.Member // by try, since the last boot
 	unmasking map[string][]entry.Member // likewise
@@ -557,7 +608,15 @@ func (a *audit) read(f entry.Fact) error {
 		if _, twice := a.accepted[key]; twice || a.over[f.Run] || f.Round != a.last[f.Run]+1 {
 			return fmt.Errorf("accepted twice, or out of its round")
 		}
-		a.accepted[key] = f.Update
+		plan := a.plans[f.Run]
+		if f.Staleness < 0 || f.Staleness > latest(plan) || f.Staleness > 0 && f.Round-f.Staleness < 1 {
+			return fmt.Errorf("accepted %d rounds late, %d are allowed", f.Staleness, latest(plan))
+		}
+		if n, counts := a.counted[f.Run+string(f.Member)]; counts && f.Round-f.Staleness <= n {
+			return fmt.Errorf("accepted of the base of round %d, and an update of %s is part of round %d", f.Round-f.Staleness, f.Member, n)
+		}
+		a.accepted[key], a.late[key] = f.Update, f.Staleness
+		a.stalest = max(a.stalest, f.Staleness)
 	case entry.RoundClosed:
 		return a.close(f)
 	case entry.RunEnded:
@@ -597,7 +656,11 @@ func (a *audit) close(f entry.RoundClosed) error {
 	if a.over[f.Run] || f.Round != a.last[f.Run]+1 || f.Base != a.models[f.Run] || len(f.Members) < a.quorum[f.Run] {
 		return fmt.Errorf("closed out of order, from another base, or below the quorum")
 	}
-	if f.Early == entry.ReportGoal && (a.goal[f.Run] == 0 || len(f.Members) < a.goal[f.Run]) {
+	goal := a.goal[f.Run]
+	if n, ok := a.plans[f.Run].Strategy.Params["buffer_size"].(float64); ok && f.Kind == entry.Training {
+		goal = int(n)
+	}
+	if f.Early == entry.ReportGoal && (goal == 0 || len(f.Members) < goal) {
 		return fmt.Errorf("closed early below the report goal")
 	}
 	if err := a.spend(f); err != nil {
@@ -611,10 +674,14 @@ func (a *audit) close(f entry.RoundClosed) error {
 		if a.plans[f.Run].Masks && !slices.Contains(a.unmasking[tryKey(f.Run, f.Round, f.Try)], c.Member) {
 			return fmt.Errorf("closed with %s, which was not unmasked", c.Member)
 		}
-		if seen[c.Member] || a.accepted[tryKey(f.Run, f.Round, f.Try)+string(c.Member)] != c.Update {
+		key := tryKey(f.Run, f.Round, f.Try) + string(c.Member)
+		if seen[c.Member] || a.accepted[key] != c.Update || a.late[key] != c.Staleness {
 			return fmt.Errorf("%s counts twice, or with what was not accepted", c.Member)
 		}
 		seen[c.Member] = true
+		if f.Kind == entry.Training {
+			a.counted[f.Run+string(c.Member)] = f.Round
+		}
 	}
 	if m := a.reference[f.Run]; m != "" && f.Kind == entry.Training && !seen[m] {
 		return fmt.Errorf("closed without %s, by whom the others are measured", m)

@@ -56,7 +56,7 @@ func (r *run) progress(t *try, held Held) progress {
 		a, accepted := t.of(share.Member)
 		switch {
 		case t.holds(held, share.Member):
-			p.held = append(p.held, entry.Contribution{Member: share.Member, Weight: share.Weight, Update: a.Update})
+			p.held = append(p.held, entry.Contribution{Member: share.Member, Weight: share.Weight, Update: a.Update, Staleness: a.Staleness})
 		case r.member(share.Member).State == left:
 			p.left = append(p.left, share.Member)
 		case t.masked != nil && !slices.Contains(t.masked, share.Member):

@@ -168,7 +168,7 @@ func (r *run) asks(t *try, p progress) []Action {
 		a, _ := t.of(m) // zero for none
 		ask := Ask{
 			Run: f.Run, Lead: r.fact.Lead, Round: f.Round, Try: f.Try, Kind: f.Kind, Member: m, Weight: share.Weight,
-			Base: f.Base, Model: f.Model, Accepted: a.Update, Contributed: r.contributed[m], Plan: r.fact.Plan, Masked: t.masked,
+			Base: f.Base, Model: f.Model, Accepted: a.Update, Contributed: r.contributed[m].update, Plan: r.fact.Plan, Masked: t.masked,
 		}
 		for _, s := range f.Selected {
 			if t.masked != nil {

@@ -58,6 +58,7 @@ type Round struct {
 type Progress struct {
 	Run    string
 	Closed int // newest closed round that is released, -1 before the first
+	Oldest int // oldest round whose base an update may be of that is offered from now on; Closed + 1 where rounds are synchronous
 }
 
 // Runs returns all runs, oldest first.
@@ -100,13 +101,14 @@ func (s *State) TakesPart(m entry.Member, model entry.Digest) bool {
 	return false
 }
 
-// Progress returns the open runs that the member has consented to. Updates of rounds up to their newest closed one that is
-// released, and those of runs that are not named, are needed by nobody any more.
+// Progress returns the open runs that the member has consented to. Updates of rounds before the oldest that is named, and those of runs that are
+// not, are needed by nobody any more.
 func (s *State) Progress(m entry.Member, released Released) []Progress {
 	var out []Progress
 	for _, r := range s.live {
 		if p := r.member(m); p != nil && p.State == consented {
-			out = append(out, Progress{r.fact.Run, r.newest(released)})
+			closed := r.newest(released)
+			out = append(out, Progress{r.fact.Run, closed, r.oldest(closed)})
 		}
 	}
 	return out

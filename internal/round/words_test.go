@@ -64,7 +64,11 @@ func (s *script) fact(f entry.Fact) string {
 		return fmt.Sprintf("opened %s %s for %v from %s until %s, off by at most %.3g%s", at(f.Run, f.Round, f.Try), f.Kind, f.Selected,
 			s.blob(f.Base), since(f.Deadline), f.Bound, early(f.Early))
 	case entry.UpdateAccepted:
-		return fmt.Sprintf("accepted %s %s's %s with %d", at(f.Run, f.Round, f.Try), f.Member, s.name(f.Update), f.Weight)
+		text := fmt.Sprintf("accepted %s %s's %s with %d", at(f.Run, f.Round, f.Try), f.Member, s.name(f.Update), f.Weight)
+		if f.Staleness > 0 {
+			text += fmt.Sprintf(", %d late", f.Staleness)
+		}
+		return text
 	case entry.UpdateRefused:
 		return fmt.Sprintf("refused %s %s's %s: %s", at(f.Run, f.Round, f.Try), f.Member, s.name(f.Update), f.Reason)
 	case entry.MasksAgreed:

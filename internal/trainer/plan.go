@@ -51,7 +51,7 @@ type planFile struct {
 
 // ParsePlan reads the plan that a lead wrote, a YAML document of at most 256 KiB with the keys of [entry.Plan] and, under
 // schema, what [dataset.ParseSchema] describes. Unknown and doubled keys are errors. Left out have defaults: trainer
-// builtin/logistic, strategy fedavg, quorum all listed members (there is no default where none is listed), deadline 10m, tries
+// builtin/logistic, strategy fedavg, quorum all listed members (there is no default where none is listed) or an asynchronous strategy's buffer_size, deadline 10m, tries
 // 3, max_abs 16 (with privacy of single records clip_norm * expected_records), resolution 0 (2^-36 of max_abs), report_goal 0 (all that can come), grace 0 (2m), max_time 0 (none), encoding none, top_k 0 (no share), local.steps 1 (where epochs is left out too), batch 0 (all rows), l2 0; without standardize there is no round 0.
 // The plan that it returns has passed [CheckPlan].
 func ParsePlan(yamlText []byte) (entry.Plan, error) {
@@ -69,6 +69,9 @@ func ParsePlan(yamlText []byte) (entry.Plan, error) {
 	numbers(p.Strategy.Params)
 	if p.Quorum == 0 {
 		p.Quorum = len(p.Members)
+		if s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params); err == nil && s.Buffer().Size() > 0 {
+			p.Quorum = s.Buffer().Size()
+		}
 	}
 	if p.MaxAbs == unsetAbs {
 		p.MaxAbs = defaultMaxAbs
@@ -236,7 +239,7 @@ func checkStrategy(p entry.Plan) error {
 	if m := entry.Member(s.Member()); m != "" && len(p.Members) > 0 && !slices.Contains(p.Members, m) {
 		return fmt.Errorf("strategy %s measures by the updates of %.64q, who is not among the members listed", s.Name(), m)
 	}
-	return nil
+	return round.CheckBuffer(p, s, len(p.Members))
 }
 
 // private are the strategies whose sum is of updates as they come, each with weight 1: what noise is reckoned for.

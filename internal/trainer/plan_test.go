@@ -151,6 +151,20 @@ func TestParsePlanRefuses(t *testing.T) {
 	}
 }
 
+// buffer is the strategy of asynchronous rounds.
+func buffer(size float64) entry.Strategy {
+	return entry.Strategy{Name: "fedbuff", Params: map[string]any{"buffer_size": size}}
+}
+
+// TestParseBuffer: a quorum that is left out is the buffer's size under an asynchronous strategy.
+func TestParseBuffer(t *testing.T) {
+	text := strings.Replace(least, "quorum: 2\n", "strategy: {name: fedbuff, params: {buffer_size: 2}}\nmembers: [a, b, c]\n", 1)
+	p, err := trainer.ParsePlan([]byte(text))
+	if err != nil || p.Quorum != 2 {
+		t.Errorf("quorum %d, %v, want 2", p.Quorum, err)
+	}
+}
+
 // TestCheckPlan changes a good plan in one place each, at both ends of what is allowed and beyond.
 func TestCheckPlan(t *testing.T) {
 	list := func(n int) []entry.Member {
@@ -189,6 +203,13 @@ func TestCheckPlan(t *testing.T) {
 		{"quorum too large", func(p *entry.Plan) { p.Quorum = 1<<16 + 1 }, "quorum is 65537"},
 		{"quorum of all listed", func(p *entry.Plan) { p.Members, p.Quorum = []entry.Member{"a", "b"}, 2 }, ""},
 		{"quorum beyond those listed", func(p *entry.Plan) { p.Members, p.Quorum = []entry.Member{"a", "b"}, 3 }, "quorum is 3, but only 2 members are listed"},
+		{"buffer", func(p *entry.Plan) { p.Strategy = buffer(4) }, ""},
+		{"buffer of no size", func(p *entry.Plan) { p.Strategy = entry.Strategy{Name: "fedbuff"} }, "strategy fedbuff needs the parameter buffer_size"},
+		{"buffer below the quorum", func(p *entry.Plan) { p.Strategy, p.Quorum = buffer(2), 3 }, "quorum 3; the buffer of strategy fedbuff is full with 2 updates"},
+		{"buffer beyond those listed", func(p *entry.Plan) {
+			p.Strategy, p.Members = buffer(4), []entry.Member{"a", "b", "c"}
+		}, "buffer_size 4 of strategy fedbuff, of 3 members"},
+		{"buffer and another goal", func(p *entry.Plan) { p.Strategy, p.ReportGoal = buffer(4), 5 }, "report_goal 5; strategy fedbuff closes a round with 4 updates"},
 		{"no tries", func(p *entry.Plan) { p.Tries = 0 }, "tries is 0, want 1 to 100"},
 		{"too many tries", func(p *entry.Plan) { p.Tries = 101 }, "tries is 101"},
 		{"shortest deadline", func(p *entry.Plan) { p.Deadline = entry.Duration(time.Second) }, ""},

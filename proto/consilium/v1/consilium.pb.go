@@ -1818,12 +1818,15 @@ func (x *Evaluate) GetLead() string {
 }
 
 type Progress struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
-	Closed        int32                  `protobuf:"varint,2,opt,name=closed,proto3" json:"closed,omitempty"` // newest closed round, -1 before the first
-	Ended         bool                   `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
-	Outcome       string                 `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"` // "completed", "failed" or "cancelled", once it has ended
-	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`   // of a failure or a cancellation
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Run     string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Closed  int32                  `protobuf:"varint,2,opt,name=closed,proto3" json:"closed,omitempty"` // newest closed round, -1 before the first
+	Ended   bool                   `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	Outcome string                 `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"` // "completed", "failed" or "cancelled", once it has ended
+	Reason  string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`   // of a failure or a cancellation
+	// Oldest round whose base model an update may be of that is offered from now on; 0: that after closed. Under asynchronous strategies it is older than
+	// that, and updates from it on are still needed.
+	Oldest        int32 `protobuf:"varint,6,opt,name=oldest,proto3" json:"oldest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1891,6 +1894,13 @@ func (x *Progress) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Progress) GetOldest() int32 {
+	if x != nil {
+		return x.Oldest
+	}
+	return 0
 }
 
 type ConsentRequest struct {
@@ -1990,11 +2000,15 @@ func (*ConsentReply) Descriptor() ([]byte, []int) {
 }
 
 type QueryRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
-	Round         int32                  `protobuf:"varint,2,opt,name=round,proto3" json:"round,omitempty"`
-	Try           int32                  `protobuf:"varint,3,opt,name=try,proto3" json:"try,omitempty"`
-	Update        []byte                 `protobuf:"bytes,4,opt,name=update,proto3" json:"update,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Run    string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Round  int32                  `protobuf:"varint,2,opt,name=round,proto3" json:"round,omitempty"`
+	Try    int32                  `protobuf:"varint,3,opt,name=try,proto3" json:"try,omitempty"`
+	Update []byte                 `protobuf:"bytes,4,opt,name=update,proto3" json:"update,omitempty"`
+	// Under asynchronous strategies, the round whose base model the update was trained from, and that model's digest. It is then asked about for whichever
+	// round is open. 0 and empty: that of the round that is named.
+	Base          int32  `protobuf:"varint,5,opt,name=base,proto3" json:"base,omitempty"`
+	Model         []byte `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2053,6 +2067,20 @@ func (x *QueryRequest) GetTry() int32 {
 func (x *QueryRequest) GetUpdate() []byte {
 	if x != nil {
 		return x.Update
+	}
+	return nil
+}
+
+func (x *QueryRequest) GetBase() int32 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *QueryRequest) GetModel() []byte {
+	if x != nil {
+		return x.Model
 	}
 	return nil
 }
@@ -2202,6 +2230,8 @@ type OfferHeader struct {
 	Size          int64                  `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`       // bytes of the update as float32s, little endian
 	Resumes       bool                   `protobuf:"varint,8,opt,name=resumes,proto3" json:"resumes,omitempty"` // the sender can go on at an offset other than 0
 	Sent          int64                  `protobuf:"varint,9,opt,name=sent,proto3" json:"sent,omitempty"`       // bytes that the sender has put on the line for this update before, again and again; 0 if it does not know
+	Base          int32                  `protobuf:"varint,10,opt,name=base,proto3" json:"base,omitempty"`      // as in QueryRequest; the update then counts in whichever round is open when all of it is there
+	Model         []byte                 `protobuf:"bytes,11,opt,name=model,proto3" json:"model,omitempty"`     // as in QueryRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2297,6 +2327,20 @@ func (x *OfferHeader) GetSent() int64 {
 		return x.Sent
 	}
 	return 0
+}
+
+func (x *OfferHeader) GetBase() int32 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *OfferHeader) GetModel() []byte {
+	if x != nil {
+		return x.Model
+	}
+	return nil
 }
 
 // Chunk is a piece of a byte string, at most 1 MiB before and after encoding.
@@ -5033,23 +5077,26 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05model\x18\x03 \x01(\fR\x05model\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x12\n" +
 	"\x04plan\x18\x05 \x01(\fR\x04plan\x12\x12\n" +
-	"\x04lead\x18\x06 \x01(\tR\x04lead\"|\n" +
+	"\x04lead\x18\x06 \x01(\tR\x04lead\"\x94\x01\n" +
 	"\bProgress\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x16\n" +
 	"\x06closed\x18\x02 \x01(\x05R\x06closed\x12\x14\n" +
 	"\x05ended\x18\x03 \x01(\bR\x05ended\x12\x18\n" +
 	"\aoutcome\x18\x04 \x01(\tR\aoutcome\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"X\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06oldest\x18\x06 \x01(\x05R\x06oldest\"X\n" +
 	"\x0eConsentRequest\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x18\n" +
 	"\arecords\x18\x02 \x01(\x03R\arecords\x12\x1a\n" +
 	"\bdeclined\x18\x03 \x01(\tR\bdeclined\"\x0e\n" +
-	"\fConsentReply\"`\n" +
+	"\fConsentReply\"\x8a\x01\n" +
 	"\fQueryRequest\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x10\n" +
 	"\x03try\x18\x03 \x01(\x05R\x03try\x12\x16\n" +
-	"\x06update\x18\x04 \x01(\fR\x06update\"\xbf\x01\n" +
+	"\x06update\x18\x04 \x01(\fR\x06update\x12\x12\n" +
+	"\x04base\x18\x05 \x01(\x05R\x04base\x12\x14\n" +
+	"\x05model\x18\x06 \x01(\fR\x05model\"\xbf\x01\n" +
 	"\n" +
 	"QueryReply\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.consilium.v1.QueryReply.StateR\x05state\x12\x16\n" +
@@ -5065,7 +5112,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\fOfferRequest\x123\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.consilium.v1.OfferHeaderH\x00R\x06header\x12+\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x13.consilium.v1.ChunkH\x00R\x05chunkB\x06\n" +
-	"\x04part\"\xcd\x01\n" +
+	"\x04part\"\xf7\x01\n" +
 	"\vOfferHeader\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x05R\x05round\x12\x10\n" +
@@ -5075,7 +5122,10 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x06weight\x18\x06 \x01(\x03R\x06weight\x12\x12\n" +
 	"\x04size\x18\a \x01(\x03R\x04size\x12\x18\n" +
 	"\aresumes\x18\b \x01(\bR\aresumes\x12\x12\n" +
-	"\x04sent\x18\t \x01(\x03R\x04sent\"x\n" +
+	"\x04sent\x18\t \x01(\x03R\x04sent\x12\x12\n" +
+	"\x04base\x18\n" +
+	" \x01(\x05R\x04base\x12\x14\n" +
+	"\x05model\x18\v \x01(\fR\x05model\"x\n" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06scheme\x18\x02 \x01(\rR\x06scheme\x12\x12\n" +
