@@ -138,7 +138,7 @@ func OpenKeeper(ctx context.Context, o store.Objects, kek store.Sealer) (Keeper,
 
 // Put keeps an update.
 func (k Keeper) Put(ctx context.Context, run string, round int, f Finished) error {
-	return k.k.put(ctx, key{run, round}, finished{f.Salt, f.Base, f.Weight, f.Values})
+	return k.k.put(ctx, key{run, round}, f.finished())
 }
 
 // Get returns a kept update.
@@ -154,7 +154,11 @@ func (k Keeper) Forget(ctx context.Context, closed map[string]int) error {
 
 // Encode returns a kept update's plaintext.
 func (f Finished) Encode() []byte {
-	return encodeFinished(finished{f.Salt, f.Base, f.Weight, f.Values})
+	return encodeFinished(f.finished())
+}
+
+func (f Finished) finished() finished {
+	return finished{salt: f.Salt, base: f.Base, weight: f.Weight, values: f.Values}
 }
 
 // Decode reads what Encode wrote.

@@ -37,6 +37,7 @@ type session struct {
 	news    chan struct{} // holds one token when wanted is newer than what work has seen
 	veiled  chan struct{} // likewise, for veil
 	current string        // key of the task under way
+	steady  key           // what that goes on with though it may not be wanted any more; zero: nothing
 	cancel  context.CancelFunc
 }
 
@@ -203,12 +204,9 @@ func (s *session) hear(e *ear, w *pb.Wanted) {
 	if s.cancel == nil {
 		return
 	}
-	for _, t := range s.tasks(w) {
-		if t.key == s.current {
-			return
-		}
+	if !s.stays(w) {
+		s.cancel()
 	}
-	s.cancel()
 }
 
 // task is one thing that is wanted.
@@ -325,10 +323,15 @@ func (s *session) do(session context.Context, t task) error {
 	s.p.rest()
 	s.mu.Lock()
 	unwanted := ctx.Err() != nil
-	s.current, s.cancel = "", nil
+	s.current, s.cancel, s.steady = "", nil, key{}
+	goesOn := s.p.studio.now != nil && counts(s.wanted, s.p.studio.now.at)
 	s.mu.Unlock()
 	if err != nil && session.Err() != nil {
 		return context.Cause(session) // it is all over, not only this task
+	}
+	if err != nil && unwanted && goesOn {
+		s.p.log.Info("training goes on, for a later round", zap.String("task", t.key))
+		return nil
 	}
 	if err != nil && unwanted {
 		s.p.log.Info("stopped, not wanted any more", zap.String("task", t.key))
@@ -358,7 +361,7 @@ func (p *Participant) forget(ctx context.Context, w *pb.Wanted) error {
 		if _, left := p.standing.left(r.Run); left {
 			delete(p.known, r.Run)
 		} else if !r.Ended {
-			closed[r.Run] = int(r.Closed)
+			closed[r.Run] = floor(r)
 			p.known[r.Run] = true
 		} else if p.known[r.Run] {
 			delete(p.known, r.Run)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,8 @@ type finished struct {
 	base   entry.Digest // of the model it was trained from
 	weight int64
 	values []float32
+
+	round int // whose base that is, where it may be offered for a later one; it is not kept: see key
 }
 
 func (f finished) digest() entry.Digest { return model.UpdateDigest(f.salt, f.values) }
@@ -85,6 +88,18 @@ func (k *keeper) get(ctx context.Context, at key) (finished, bool, error) {
 		return finished{}, false, &diskError{fmt.Errorf("object %s: %w (%s)", at.name(), err, orTrain)}
 	}
 	return f, true, nil
+}
+
+// of returns the rounds of a run of whose updates one is kept, the newest first.
+func (k *keeper) of(run string) []key {
+	var all []key
+	for at := range k.have {
+		if at.run == run {
+			all = append(all, at)
+		}
+	}
+	slices.SortFunc(all, func(a, b key) int { return b.round - a.round })
+	return all
 }
 
 // put makes an update durable. It is offered only afterwards. Once begun it is finished, like drop: whether the object is there

@@ -118,8 +118,11 @@ func (p *Participant) keep(ctx context.Context) (finished, error) {
 	return u, p.kept.put(ctx, t.at, u)
 }
 
-// wants reports whether the training under way is among what is wanted.
+// wants reports whether the training under way is among what is wanted, or can still count in a later round.
 func (r *studio) wants(w *pb.Wanted) bool {
+	if r.now != nil && counts(w, r.now.at) {
+		return true
+	}
 	for _, t := range w.Train {
 		if at, err := keyOf(t); err == nil && r.has(subjectOf(at, t)) {
 			return true

@@ -107,35 +107,42 @@ func declared(plan entry.Plan, rows int) int64 {
 // train makes, keeps and offers this member's update of a round.
 func (s *session) train(ctx context.Context, t *pb.Train) error {
 	log := s.p.log.With(zap.String("run", t.Run), zap.Int32("round", t.Round), zap.Int32("try", t.Try))
-	u, err := s.update(ctx, log, t)
-	if errors.Is(err, errNotOurs) {
-		log.Warn("out of this round", zap.Error(err))
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	s.p.desk.set("offering", t.Run, t.Round)
-	study, err := s.p.plans.read(t.Run, t.Plan)
-	if err == nil && study.plan.Masks {
-		if u, err = s.mask(ctx, t, study, u); errors.Is(err, errNotOurs) {
-			log.Warn("out of this try", zap.Error(err))
+	for {
+		u, err := s.update(ctx, log, t)
+		if errors.Is(err, errNotOurs) {
+			log.Warn("out of this round", zap.Error(err))
 			return nil
 		}
-	}
-	if err != nil {
-		return err
-	}
-	state, err := s.offer(ctx, t, u)
-	if err != nil {
-		return fmt.Errorf("offering the update of round %d of run %s: %w", t.Round, t.Run, err)
-	}
-	if state != "" {
+		if err != nil {
+			return err
+		}
+		s.p.desk.set("offering", t.Run, t.Round)
+		study, err := s.p.plans.read(t.Run, t.Plan)
+		if err == nil && study.plan.Masks {
+			if u, err = s.mask(ctx, t, study, u); errors.Is(err, errNotOurs) {
+				log.Warn("out of this try", zap.Error(err))
+				return nil
+			}
+		}
+		if err != nil {
+			return err
+		}
+		state, err := s.offer(ctx, t, u)
+		if err != nil {
+			return fmt.Errorf("offering the update of round %d of run %s: %w", t.Round, t.Run, err)
+		}
+		if state == "" {
+			log.Info("update accepted", zap.Stringer("update", u.digest()))
+			return nil
+		}
 		log.Warn("update not taken", zap.String("reason", state))
-		return nil
+		if !u.spent(t, state) {
+			return nil
+		}
+		if err := s.p.kept.drop(ctx, key{t.Run, u.round}); err != nil {
+			return err
+		}
 	}
-	log.Info("update accepted", zap.Stringer("update", u.digest()))
-	return nil
 }
 
 // update returns the update that was kept for the round, or trains and keeps it.
@@ -151,11 +158,11 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 	if err != nil {
 		return finished{}, err
 	}
-	u, ok, err := s.p.kept.get(ctx, at)
+	what, u, ok, err := s.begun(ctx, subjectOf(at, t), t, lateness(t, study.plan))
 	if err != nil {
 		return finished{}, err
 	}
-	if what := subjectOf(at, t); ok && u.base == what.base && u.weight == what.weight {
+	if ok && u.base == what.base && u.weight == what.weight {
 		if len(t.Accepted) > 0 && entry.Digest(t.Accepted) != u.digest() {
 			return finished{}, fmt.Errorf("%w: another update was accepted than the one that is kept here", errNotOurs)
 		}
@@ -166,7 +173,7 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 		return finished{}, fmt.Errorf("%w: the accepted update is lost here, and another one is not taken", errNotOurs)
 	}
 	if ok {
-		if err := s.p.kept.drop(ctx, at); err != nil {
+		if err := s.p.kept.drop(ctx, what.at); err != nil {
 			return finished{}, err
 		}
 	}
@@ -180,7 +187,7 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 	case n < least:
 		return finished{}, fmt.Errorf("%w: the owner's policy refuses it: least_records: %d of %d", errNotOurs, n, least)
 	}
-	if what := subjectOf(at, t); !s.p.studio.has(what) {
+	if !s.p.studio.has(what) {
 		work, err := s.prepare(ctx, t, study, data)
 		if err != nil {
 			return finished{}, err
@@ -188,7 +195,13 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 		log.Info("training", zap.String("kind", t.Kind))
 		s.p.studio.begin(what, work)
 	}
-	return s.p.trained(ctx)
+	s.loosen()
+	u, err = s.p.trained(ctx)
+	if lateness(t, study.plan) > 0 {
+		s.hold(what.at)
+		u.round = what.at.round
+	}
+	return u, err
 }
 
 // keyOf checks what names an update, since the names of files are made of it, and what else has a length of its own.

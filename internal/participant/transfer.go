@@ -173,7 +173,8 @@ func (r *chunkReader) recv(at int64) (*pb.Chunk, error) {
 // offer asks whether the update is there already and sends it if it is not. The reason says why it was not taken.
 func (s *session) offer(ctx context.Context, t *pb.Train, u finished) (reason string, err error) {
 	d := u.digest()
-	q, err := s.rounds.Query(ctx, &pb.QueryRequest{Run: t.Run, Round: t.Round, Try: t.Try, Update: d[:]})
+	base, model := u.source()
+	q, err := s.rounds.Query(ctx, &pb.QueryRequest{Run: t.Run, Round: t.Round, Try: t.Try, Update: d[:], Base: base, Model: model})
 	if err != nil {
 		return "", err
 	}
@@ -200,6 +201,7 @@ func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.D
 		Run: t.Run, Round: t.Round, Try: t.Try, Update: d[:], Salt: u.salt[:], Weight: u.weight, Size: 4 * int64(len(u.values)),
 		Resumes: true, Sent: s.p.sent.of(d),
 	}
+	head.Base, head.Model = u.source()
 	// An error of Send is the stream's end; Recv says why it ended.
 	stream.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Header{Header: head}}) //nolint:errcheck
 	for {

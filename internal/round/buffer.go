@@ -62,13 +62,12 @@ func (r *run) staleness(t *try, m entry.Member, from Source) (int, error) {
 	return n, nil
 }
 
-// oldest returns the oldest round whose base an update may be of that is offered once that round is closed.
+// oldest returns the oldest round whose base an update may be of that is offered once that round is closed, 0 where that is the next one only, or none.
 func (r *run) oldest(closed int) int {
-	next := closed + 1
-	if closed >= r.fact.Plan.Rounds {
-		return next
+	if closed >= r.fact.Plan.Rounds || r.buffer.MaxStaleness() == 0 {
+		return 0
 	}
-	return max(next-r.buffer.MaxStaleness(), min(next, 1))
+	return max(closed+1-r.buffer.MaxStaleness(), 1)
 }
 
 // CheckBuffer reports why a plan cannot be run under an asynchronous strategy by so many members, if its strategy is one; 0 members: not yet known.

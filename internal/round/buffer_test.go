@@ -130,12 +130,12 @@ func TestOldest(t *testing.T) {
 		log  []entry.Fact
 		want string
 	}{
-		{"before the first round", untilLate()[:5], `[{"Run":"run","Closed":-1,"Oldest":0}]`},
+		{"before the first round", untilLate()[:5], `[{"Run":"run","Closed":-1,"Oldest":1}]`},
 		{"after it", untilLate(), `[{"Run":"run","Closed":1,"Oldest":1}]`},
-		{"where nothing may be late", untilLate("max_staleness", 0.0), `[{"Run":"run","Closed":1,"Oldest":2}]`},
+		{"where nothing may be late", untilLate("max_staleness", 0.0), `[{"Run":"run","Closed":1,"Oldest":0}]`},
 		{"after the last", append(untilLate(), late("a", 100, 0), late("b", 200, 0), with(closed(), func(f *entry.RoundClosed) {
 			f.Round, f.Base, f.Model, f.Early = 2, digest("first"), digest("second"), entry.ReportGoal
-		})), `[{"Run":"run","Closed":2,"Oldest":3}]`},
+		})), `[{"Run":"run","Closed":2,"Oldest":0}]`},
 	} {
 		if got := written(t, folded(t, c.log).Progress("c", nil)); got != c.want {
 			t.Errorf("%s: %s, want %s", c.what, got, c.want)

@@ -96,7 +96,7 @@ func TestLookups(t *testing.T) {
 			t.Errorf("Progress(%s) = %s, want %s", m, got, want)
 		}
 	}
-	if got := written(t, folded(t, untilClosed()).Progress("c", nil)); got != `[{"Run":"run","Closed":1,"Oldest":2}]` {
+	if got := written(t, folded(t, untilClosed()).Progress("c", nil)); got != `[{"Run":"run","Closed":1,"Oldest":0}]` {
 		t.Errorf("after round 1 Progress(c) = %s", got)
 	}
 	if got := folded(t, untilCreated()).Progress("a", nil); got != nil {

@@ -58,7 +58,7 @@ type Round struct {
 type Progress struct {
 	Run    string
 	Closed int // newest closed round that is released, -1 before the first
-	Oldest int // oldest round whose base an update may be of that is offered from now on; Closed + 1 where rounds are synchronous
+	Oldest int // oldest round whose base an update may be of that is offered from now on; 0 for that after Closed, as where rounds are synchronous
 }
 
 // Runs returns all runs, oldest first.
@@ -101,8 +101,8 @@ func (s *State) TakesPart(m entry.Member, model entry.Digest) bool {
 	return false
 }
 
-// Progress returns the open runs that the member has consented to. Updates of rounds before the oldest that is named, and those of runs that are
-// not, are needed by nobody any more.
+// Progress returns the open runs that the member has consented to. Updates of rounds up to their newest closed one that is
+// released, or before the oldest where one is named, and those of runs that are not named, are needed by nobody any more.
 func (s *State) Progress(m entry.Member, released Released) []Progress {
 	var out []Progress
 	for _, r := range s.live {
