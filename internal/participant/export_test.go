@@ -238,3 +238,16 @@ func DecodeCarried(text []byte) ([]byte, error) {
 	}
 	return encodeCarried(own), nil
 }
+
+// Occupy has the participant train for a round as if an earlier session had begun it: until a channel is closed. The other is closed when it is over.
+func (p *Participant) Occupy(run string, round int, base entry.Digest, weight int64, values []float32, until <-chan struct{}) (over <-chan struct{}) {
+	p.studio.begin(subject{key{run, round}, base, weight}, func(ctx context.Context) (made, error) {
+		select {
+		case <-until:
+			return made{values: values}, nil
+		case <-ctx.Done():
+			return made{}, ctx.Err()
+		}
+	})
+	return p.studio.now.done
+}

@@ -1824,8 +1824,8 @@ type Progress struct {
 	Ended   bool                   `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
 	Outcome string                 `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"` // "completed", "failed" or "cancelled", once it has ended
 	Reason  string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`   // of a failure or a cancellation
-	// Oldest round whose base model an update may be of that is offered from now on; 0: that after closed. Under asynchronous strategies it is older than
-	// that, and updates from it on are still needed.
+	// Under asynchronous strategies, the oldest round whose base model an update may be of that is offered from now on: updates from it on are still
+	// needed. 0: that after closed.
 	Oldest        int32 `protobuf:"varint,6,opt,name=oldest,proto3" json:"oldest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
