@@ -52,11 +52,6 @@ var goldens = map[string]adapter{
 // adapter runs all cases of a file, each in a subtest.
 type adapter func(t *testing.T, text []byte)
 
-// later is the adapter of a file whose rule does not exist yet.
-func later(reason string) adapter {
-	return func(t *testing.T, _ []byte) { t.Skip(reason) }
-}
-
 // TestGolden walks a folder of expected numbers: that of CONSILIUM_GOLDEN, or the copies in testdata. A file without an adapter and an
 // adapter without a file are errors.
 func TestGolden(t *testing.T) {
