@@ -66,9 +66,7 @@ func whole(dst []uint64, src []float32, weight, magic float64) {
 // weights come to weight: what [Sum.Mean] gives for the updates themselves, to the bit. A value that no updates within their limits can
 // sum to is an error that wraps [ErrBeyond] and says which it is, not what.
 func (g *Grid) Mean(dst []float64, lo int, sums []uint64, updates int, weight float64) error {
-	if len(dst) != len(sums) || lo < 0 || lo > g.n || len(dst) > g.n-lo {
-		panic(fmt.Sprintf("aggregate: mean of %d values at %d into %d, the vector has %d", len(sums), lo, len(dst), g.n))
-	}
+	g.within(len(dst), lo, sums)
 	if !(weight > 0 && weight <= g.declared) || updates < 1 {
 		panic("aggregate: the weight is not within those that were declared")
 	}
@@ -88,4 +86,35 @@ func (g *Grid) Mean(dst []float64, lo int, sums []uint64, updates int, weight fl
 		}
 	}
 	return nil
+}
+
+// Noisy is [Grid.Mean] with noise, over a number that does not depend on whose updates were added: what [Sum.Noisy] gives for the updates
+// themselves, to the bit. It judges no value: Mean, which does, is asked before.
+func (g *Grid) Noisy(dst []float64, lo int, sums []uint64, over int, noise func() (int64, error)) error {
+	g.within(len(dst), lo, sums)
+	if over < 1 {
+		panic("aggregate: mean over no updates")
+	}
+	for _, r := range g.grids {
+		step := r.magic / 0x1.8p52
+		for i := max(lo, r.lo); i < min(lo+len(sums), r.hi); i++ {
+			v := float64(int64(sums[i-lo]))
+			if step > 0 {
+				k, err := noise()
+				if err != nil {
+					return fmt.Errorf("noise for value %d: %w", i, err)
+				}
+				v += float64(k)
+			}
+			dst[i-lo] = float64(v*step) / float64(over)
+		}
+	}
+	return nil
+}
+
+// within panics unless sums are part of the vector, and as many as there is room for.
+func (g *Grid) within(room, lo int, sums []uint64) {
+	if room != len(sums) || lo < 0 || lo > g.n || len(sums) > g.n-lo {
+		panic(fmt.Sprintf("aggregate: mean of %d values at %d into %d, the vector has %d", len(sums), lo, room, g.n))
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -74,11 +75,23 @@ func TestMaskedSum(t *testing.T) {
 			r.Fatal(err)
 		}
 		want.Mean(0, one)
-		for i := range one {
-			if math.Float64bits(one[i]) != math.Float64bits(two[i]) {
-				r.Fatalf("value %d is %x, want %x", i, two[i], one[i])
+		same := func(what string) {
+			for i := range one {
+				if math.Float64bits(one[i]) != math.Float64bits(two[i]) {
+					r.Fatalf("value %d%s is %x, want %x", i, what, two[i], one[i])
+				}
 			}
 		}
+		same("")
+		over := rapid.IntRange(1, 1000).Draw(r, "over")
+		noise := func() func() (int64, error) {
+			chance := rand.New(rand.NewPCG(1, 2))
+			return func() (int64, error) { return chance.Int64N(1<<40) - 1<<39, nil }
+		}
+		if err := errors.Join(want.Noisy(0, one, over, noise()), grid.Noisy(two, 0, sums, over, noise())); err != nil {
+			r.Fatal(err)
+		}
+		same(" with noise")
 	})
 }
 
@@ -189,6 +202,7 @@ func TestWholePanics(t *testing.T) {
 		"weight":      func() { g.Whole(make([]uint64, 1), 0, make([]float32, 1), 3) },
 		"sums beyond": func() { _ = g.Mean(make([]float64, 2), 3, make([]uint64, 2), 1, 1) },
 		"sums weight": func() { _ = g.Mean(make([]float64, 2), 0, make([]uint64, 2), 1, 3) },
+		"no number":   func() { _ = g.Noisy(make([]float64, 2), 0, make([]uint64, 2), 0, nil) },
 		"no updates":  func() { _ = g.Mean(make([]float64, 2), 0, make([]uint64, 2), 0, 1) },
 	} {
 		func() {

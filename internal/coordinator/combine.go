@@ -44,8 +44,9 @@ func (c *combiner) combine(ctx context.Context, a round.Combine, s *sum) (round.
 	if a.Kind == entry.Statistics {
 		mean := make([]float64, s.spec.Len()) // four values a column, and a plan's text bounds the columns
 		var meanOf func(lo int, mean []float64) error
-		if meanOf, err = c.mean(ctx, a, s); err == nil {
-			err = meanOf(0, mean)
+		meanOf, err = c.mean(ctx, a, s)
+		for lo := 0; err == nil && lo < len(mean); lo += stepLen {
+			err = meanOf(lo, mean[lo:min(lo+stepLen, len(mean))])
 		}
 		if err != nil {
 			return in, err
@@ -200,10 +201,10 @@ func (c *combiner) wholeState(ctx context.Context, ref *entry.Blob, strategy agg
 // mean returns what fills a block with the mean of a try's sum, with noise where the plan asks for it. Each block is to be asked for once: a
 // second answer would have other noise.
 func (c *combiner) mean(ctx context.Context, a round.Combine, s *sum) (func(lo int, mean []float64) error, error) {
-	if s.veil != nil {
-		return s.unmasked(ctx)
-	}
 	recipe, private := round.Recipe(a.Plan)
+	if !private && s.veil != nil {
+		return s.unmasked(ctx, 0, nil)
+	}
 	if !private {
 		return func(lo int, mean []float64) error {
 			s.acc.Mean(lo, mean)
@@ -215,6 +216,9 @@ func (c *combiner) mean(ctx context.Context, a round.Combine, s *sum) (func(lo i
 		return nil, fmt.Errorf("noise for round %d of run %s: %w", a.Round, a.Run, err)
 	}
 	over := round.Over(a.Plan, a.Selected)
+	if s.veil != nil {
+		return s.unmasked(ctx, over, noise.Draw)
+	}
 	return func(lo int, mean []float64) error { return s.acc.Noisy(lo, mean, over, noise.Draw) }, nil
 }
 

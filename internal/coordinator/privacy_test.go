@@ -155,15 +155,23 @@ func ofRecords(t testing.TB, change ...func(*entry.Plan)) entry.Plan {
 }
 
 // TestPrivacyOfRecords follows a run whose unit of privacy is a record: each model is the base, one step along the sum of all records' clipped gradients over the
-// number that the plan expects, and noise of the right size; no member says how many records it has; its cost is that of its unit, for the run's
+// number that the plan expects, and noise of the right size, with masks and without; no member says how many records it has; its cost is that of its unit, for the run's
 // readers and for an audit; and a run of the other unit is refused.
 func TestPrivacyOfRecords(t *testing.T) {
 	t.Parallel()
+	for name, change := range map[string]func(*entry.Plan){"plain": func(*entry.Plan) {}, "masked": masked} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			privacyOfRecords(t, ofRecords(t, change))
+		})
+	}
+}
+
+func privacyOfRecords(t *testing.T, p entry.Plan) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, withBudgetOf(entry.Record)...)
 		w.serve()
 		w.joinAll()
-		p := ofRecords(t)
 		v := w.completed(w.start(p))
 		facts := w.facts()
 		for _, c := range only[entry.Consented](facts) {

@@ -255,8 +255,9 @@ func (s *sum) addMasked(u *update) {
 	})
 }
 
-// unmasked returns what fills a block with the mean of a masked sum: the masks come off block by block, and the sum itself stays masked.
-func (s *sum) unmasked(ctx context.Context) (func(lo int, mean []float64) error, error) {
+// unmasked returns what fills a block, of stepLen values at most, with the mean of a masked sum, over which noise adds steps of the grid where it
+// is not nil. The masks come off block by block, and the sum itself stays masked.
+func (s *sum) unmasked(ctx context.Context, over int, noise func() (int64, error)) (func(lo int, mean []float64) error, error) {
 	terms, err := s.terms()
 	if err != nil {
 		return nil, err
@@ -265,22 +266,25 @@ func (s *sum) unmasked(ctx context.Context) (func(lo int, mean []float64) error,
 	if err != nil {
 		return nil, err
 	}
+	block := make([]uint64, min(stepLen, len(s.words)))
 	return func(lo int, mean []float64) error {
-		const part = stepLen / 16
+		bare := block[:copy(block[:len(mean)], s.words[lo:])]
+		defer clear(bare)
+		const part = stepLen / 8
 		var mu sync.Mutex
 		var wrong error
 		err := inParts(ctx, (len(mean)+part-1)/part, func(k int) {
-			dst := mean[k*part : min((k+1)*part, len(mean))]
-			at := lo + k*part
-			var words [part]uint64
-			bare := words[:copy(words[:len(dst)], s.words[at:])]
-			mask.Apply(bare, at, terms...)
-			if err := grid.Mean(dst, at, bare, s.added, s.weight); err != nil {
+			from, to := k*part, min((k+1)*part, len(mean))
+			mask.Apply(bare[from:to], lo+from, terms...)
+			if err := grid.Mean(mean[from:to], lo+from, bare[from:to], s.added, s.weight); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				wrong = &maskError{fmt.Errorf("an update was not made as the plan says: %w", err)}
 			}
 		})
-		return cmp.Or(wrong, err)
+		if wrong != nil || err != nil || noise == nil {
+			return cmp.Or(wrong, err)
+		}
+		return grid.Noisy(mean, lo, bare, over, noise)
 	}, nil
 }

@@ -24,6 +24,7 @@ import (
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/mask"
+	"consilium.dev/internal/round"
 	"consilium.dev/internal/store"
 	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
@@ -495,6 +496,9 @@ func (s *session) mask(ctx context.Context, t *pb.Train, study *study, u finishe
 	spec := aggregate.Spec{Ranges: study.shape.Training, Weights: t.Masking.Weights}
 	if entry.RoundKind(t.Kind) == entry.Statistics {
 		spec.Ranges = study.shape.Statistics
+	}
+	if recipe, private := round.Recipe(study.plan); private { // whose clip norm does not adapt where there are masks
+		spec = spec.Coarsened(recipe.Step(recipe.Clip))
 	}
 	grid, err := aggregate.NewGrid(spec)
 	if err != nil || !slices.Contains(t.Masking.Weights, u.weight) || len(u.values) != spec.Len() {

@@ -1,7 +1,6 @@
 package round
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -84,8 +83,8 @@ func checkMasks(p entry.Plan, members int) error {
 	if err := mask.Check(members, p.Quorum); err != nil {
 		return fmt.Errorf("masks: %w", err)
 	}
-	if p.Privacy != nil {
-		return errors.New("masks in a run with privacy, whose updates are clipped where they are added up")
+	if p.Privacy != nil && !p.PerRecord() {
+		return fmt.Errorf("masks in a run with privacy of unit %s, whose updates are clipped where they are added up; unit %s would do", p.Privacy.Unit, entry.Record)
 	}
 	if p.Encoding != "" {
 		return fmt.Errorf("masks with the encoding %.32s: a masked update has no fewer bytes for it", p.Encoding)
