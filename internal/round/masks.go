@@ -75,13 +75,15 @@ func (Mask) action()  {}
 func (Veiled) input() {}
 func (Spoil) input()  {}
 
-// checkMasks reports why no rounds with masks can be made of a plan for so many members.
-func checkMasks(p entry.Plan, members int) error {
+// CheckMasks reports why no rounds with masks can be made of a plan for so many members; 0 members: not yet known.
+func CheckMasks(p entry.Plan, members int) error {
 	if !p.Masks {
 		return nil
 	}
-	if err := mask.Check(members, p.Quorum); err != nil {
-		return fmt.Errorf("masks: %w", err)
+	if members > 0 {
+		if err := mask.Check(members, p.Quorum); err != nil {
+			return fmt.Errorf("masks: %w", err)
+		}
 	}
 	if p.Privacy != nil && !p.PerRecord() {
 		return fmt.Errorf("masks in a run with privacy of unit %s, whose updates are clipped where they are added up; unit %s would do", p.Privacy.Unit, entry.Record)

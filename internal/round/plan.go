@@ -151,7 +151,7 @@ func sound(f entry.RunCreated) error {
 			return err
 		}
 	}
-	if err := checkMasks(p, len(f.Members)); err != nil {
+	if err := CheckMasks(p, len(f.Members)); err != nil {
 		return err
 	}
 	return CheckPrivacy(p)

@@ -239,6 +239,9 @@ func checkStrategy(p entry.Plan) error {
 	if m := entry.Member(s.Member()); m != "" && len(p.Members) > 0 && !slices.Contains(p.Members, m) {
 		return fmt.Errorf("strategy %s measures by the updates of %.64q, who is not among the members listed", s.Name(), m)
 	}
+	if err := round.CheckMasks(p, len(p.Members)); err != nil {
+		return err
+	}
 	return round.CheckBuffer(p, s, len(p.Members))
 }
 
