@@ -210,9 +210,17 @@ func (c column) repeat(n int) ([]column, error) {
 	if n < 1 || n > MaxColumns {
 		return nil, fmt.Errorf("%s: count is %d, want 1 to %d", c.name, n, MaxColumns)
 	}
-	cols := make([]column, n)
-	for i := range cols {
-		cols[i] = column{name: c.name + "_" + strconv.Itoa(i+1), use: c.use}
+	text := make([]byte, 0, n*(len(c.name)+1+len(strconv.Itoa(n)))) // of all names: a million of them are one piece of memory
+	ends := make([]int, n)
+	for i := range ends {
+		text = append(append(text, c.name...), '_')
+		text = strconv.AppendInt(text, int64(i+1), 10)
+		ends[i] = len(text)
+	}
+	cols, all, begin := make([]column, n), string(text), 0
+	for i, end := range ends {
+		cols[i] = column{name: all[begin:end], use: c.use}
+		begin = end
 	}
 	return cols, nil
 }
@@ -240,13 +248,13 @@ func parseLevels(texts []string) ([]float64, error) {
 
 // place gives every column its feature, and checks what concerns all columns together.
 func (s *Schema) place() error {
-	names, labels := make(map[string]bool, len(s.columns)), 0
+	if _, twice := namesOf(s.spec.Columns); twice != "" {
+		return fmt.Errorf("two columns have the name %s", twice)
+	}
+	labels := 0
+	s.features = make([]string, 0, len(s.columns))
 	for i := range s.columns {
 		c := &s.columns[i]
-		if names[c.name] {
-			return fmt.Errorf("two columns have the name %s", c.name)
-		}
-		names[c.name] = true
 		switch c.use {
 		case useLabel:
 			labels++
@@ -287,9 +295,19 @@ func (s *Schema) placeCategories() error {
 	if next == 0 { // the features are columns, whose names differ
 		return nil
 	}
-	seen := make(map[string]bool, len(s.features))
-	for _, f := range s.features {
-		if seen[f] {
+	first, inUse := len(s.features), []columnSpec(nil) // as features under their own names, which differ
+	for _, c := range s.spec.Columns {
+		switch c.Use {
+		case useNumber:
+			inUse = append(inUse, c)
+		case useCategory:
+			first -= len(c.Levels) - 1
+		}
+	}
+	numbers, _ := namesOf(inUse)
+	seen := make(map[string]bool, len(s.features)-first)
+	for _, f := range s.features[first:] {
+		if seen[f] || numbers.has(f) {
 			return fmt.Errorf("two features have the name %s", f)
 		}
 		seen[f] = true

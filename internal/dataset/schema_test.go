@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"consilium.dev/internal/dataset"
 )
@@ -112,4 +113,54 @@ func TestManyFeatures(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "more than 1048576 features") {
 		t.Errorf("ParseSchema = %v, want an error with %q", err, "more than 1048576 features")
 	}
+}
+
+// TestNamesDiffer holds what a schema refuses for its names to a list of all of them, with names that look like others with a number behind.
+func TestNamesDiffer(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.StringMatching(`a(_0?[1-3]){0,2}`)
+		seen, twice := map[string]bool{}, false
+		columns := []string{`{"name": "ill", "use": "label", "above": 0}`}
+		features := map[string]bool{}
+		add := func(all map[string]bool, n string) {
+			twice = twice || all[n]
+			all[n] = true
+		}
+		for range rapid.IntRange(1, 4).Draw(t, "columns") {
+			n := name.Draw(t, "name")
+			switch use := rapid.SampledFrom([]string{"number", "ignore", "category"}).Draw(t, "use"); {
+			case use == "category":
+				add(seen, n)
+				columns = append(columns, fmt.Sprintf(`{"name": %q, "use": "category", "levels": ["9", "1", "2"]}`, n))
+				add(features, n+"_1")
+				add(features, n+"_2")
+			case rapid.Bool().Draw(t, "counted"):
+				count := rapid.IntRange(1, 3).Draw(t, "count")
+				columns = append(columns, fmt.Sprintf(`{"name": %q, "use": %q, "count": %d}`, n, use, count))
+				for i := range count {
+					add(seen, fmt.Sprint(n, "_", i+1))
+					if use == "number" {
+						add(features, fmt.Sprint(n, "_", i+1))
+					}
+				}
+			default:
+				add(seen, n)
+				columns = append(columns, fmt.Sprintf(`{"name": %q, "use": %q}`, n, use))
+				if use == "number" {
+					add(features, n)
+				}
+			}
+		}
+		if len(features) == 0 {
+			t.Skip("no feature")
+		}
+		text := `{"columns": [` + strings.Join(columns, ",") + `]}`
+		s, err := dataset.ParseSchema([]byte(text))
+		if (err != nil) != twice {
+			t.Errorf("%s: %v, want a name twice %t", text, err, twice)
+		}
+		if err == nil && len(s.Features()) != len(features) {
+			t.Errorf("%s has the features %q, want %d", text, s.Features(), len(features))
+		}
+	})
 }
