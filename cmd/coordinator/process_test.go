@@ -212,8 +212,8 @@ func built(name string) func() (string, error) {
 			return filepath.Join(folder, name), nil
 		}
 		path := filepath.Join(scratch, name)
-		cmd := exec.Command("go", "build", "-o", path, "../"+name)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
+		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", path, "../"+name)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // all as make build does, so that what is compiled is compiled once
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("%w\n%s", err, out)
 		}
