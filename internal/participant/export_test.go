@@ -14,10 +14,13 @@ import (
 	pb "consilium.dev/proto/consilium/v1"
 )
 
-// Bare returns a participant that has neither manifest nor keys and can only follow over a connection that is given to it.
+// Bare returns a participant that can only follow over a connection that is given to it, and needs neither manifest nor keys for that.
 // It keeps pieces of all downloads, however small.
 func Bare(o Options) *Participant {
 	p := assemble(o)
+	if o.Manifest != nil {
+		p.epochs.chain = manifest.NewChain(o.Manifest)
+	}
 	p.parts.least = 0
 	return p
 }

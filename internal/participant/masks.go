@@ -32,12 +32,13 @@ import (
 
 // masker holds what this member's masks are made of, and what it has said of others' masks, sealed on its own disk. Each step of a try is one
 // object, written before the coordinator hears of the step and never altered: so neither a restart nor a coordinator that asks twice gets
-// another key, another set of shares, an update under other masks, or the second kind of share of anybody. It is safe for concurrent use.
+// another key, another set of shares, an update under other masks, another update under the same, or the second kind of share of anybody. It
+// is safe for concurrent use.
 type masker struct {
 	blobs   *blob.Blobs
 	objects store.Objects
 
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // held through each step, and while steps are forgotten; guards what follows
 	have map[maskKey]map[step]bool
 }
 
@@ -53,7 +54,7 @@ type step string
 const (
 	stepKeys   step = "keys"   // drawn
 	stepShares step = "shares" // of these, for the others, whose keys are known
-	stepSent   step = "sent"   // which members' masks the update has
+	stepSent   step = "sent"   // which members' masks the update has, and which update it is
 	stepShown  step = "shown"  // whose updates are in the sum, as the coordinator said when it asked for shares
 )
 
@@ -74,8 +75,14 @@ type divided struct {
 	Own       []byte   `json:"own"`       // mask.Shares that stay here
 }
 
-// names is what stepSent and stepShown keep.
-type names struct {
+// sent is what stepSent keeps.
+type sent struct {
+	Members []string     `json:"members"` // ascending
+	Update  entry.Digest `json:"update"`  // masked
+}
+
+// shown is what stepShown keeps.
+type shown struct {
 	Members []string `json:"members"` // ascending
 }
 
@@ -91,6 +98,8 @@ func (k maskKey) name(s step) string {
 
 // load finds what an earlier process kept.
 func (m *masker) load(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for name, err := range m.objects.List(ctx, maskFolder) {
 		if err != nil {
 			return &diskError{err}
@@ -110,9 +119,8 @@ func (m *masker) load(ctx context.Context) error {
 	return nil
 }
 
+// note remembers that a step was taken. It is called with mu held, as are get, put and what calls them.
 func (m *masker) note(at maskKey, s step) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.have[at] == nil {
 		m.have[at] = map[step]bool{}
 	}
@@ -124,13 +132,11 @@ func maskMagic(s step) string { return "consilium.mask/1 " + string(s) + "\n" }
 
 // get reads what was kept of a step into v. It reports whether the step was taken.
 func (m *masker) get(ctx context.Context, at maskKey, s step, v any) (bool, error) {
-	m.mu.Lock()
-	have := m.have[at][s]
-	m.mu.Unlock()
-	if !have {
+	if !m.have[at][s] {
 		return false, nil
 	}
-	const advice = "put it back from a copy, or remove it: this member is out of the try then"
+	// Without the keys nothing more is said of a try's masks. Without a later step alone it could be taken again, in another way.
+	advice := fmt.Sprintf("put it back from a copy, or remove %s and then all of its folder: this member is out of the try then", at.name(stepKeys))
 	text, err := m.blobs.OpenNamed(context.WithoutCancel(ctx), at.name(s))
 	if err != nil {
 		return false, &diskError{fmt.Errorf("opening the masks of round %d of run %s: %w (%s)", at.round, at.run, err, advice)}
@@ -169,6 +175,7 @@ func (m *masker) put(ctx context.Context, at maskKey, s step, v any) error {
 // try the keys go first: without them nothing more is said of its masks, and a crash never leaves them without what was done with them.
 func (m *masker) forget(ctx context.Context, closed map[string]int) error {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	newest := map[key]int{}
 	for at := range m.have {
 		newest[at.key] = max(newest[at.key], at.try)
@@ -179,16 +186,13 @@ func (m *masker) forget(ctx context.Context, closed map[string]int) error {
 			old = append(old, at)
 		}
 	}
-	m.mu.Unlock()
 	for _, at := range old {
 		for _, s := range steps {
 			if err := m.blobs.DeleteNamed(context.WithoutCancel(ctx), at.name(s)); err != nil {
 				return &diskError{err}
 			}
 		}
-		m.mu.Lock()
 		delete(m.have, at)
-		m.mu.Unlock()
 	}
 	return nil
 }
@@ -231,6 +235,8 @@ func (m *masker) keys(ctx context.Context, t masking) (*mask.Keys, error) {
 
 // announce draws keys for a try, or finds those that were drawn, and signs them.
 func (m *masker) announce(ctx context.Context, t masking) (*pb.MaskKeys, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	k, err := m.keys(ctx, t)
 	if errors.Is(err, errNotOurs) {
 		if k, err = mask.NewKeys(rand.Reader); err != nil {
@@ -251,6 +257,8 @@ func (m *masker) announce(ctx context.Context, t masking) (*pb.MaskKeys, error) 
 
 // share looks at the others' keys and seals a share for each neighbour, or finds what was sealed.
 func (m *masker) share(ctx context.Context, t masking, quorum int, all []*pb.MaskKeys) ([]*pb.SealedShare, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	k, err := m.keys(ctx, t)
 	if err != nil {
 		return nil, err
@@ -364,21 +372,6 @@ func (m *masker) settled(ctx context.Context, t masking) (d divided, g *mask.Gra
 	return d, g, own, nil
 }
 
-// once makes what a step says durable, or refuses what it does not say: a step is taken once.
-func (m *masker) once(ctx context.Context, at maskKey, s step, members []string) error {
-	var before names
-	ok, err := m.get(ctx, at, s, &before)
-	switch {
-	case err != nil:
-		return err
-	case ok && !slices.Equal(before.Members, members):
-		return fmt.Errorf("%w: in this try the coordinator has named other members to it before, for the step %s", errNotOurs, s)
-	case ok:
-		return nil
-	}
-	return m.put(ctx, at, s, names{members})
-}
-
 // within checks that names are ascending, of some members, the own one among them, and as many as the quorum.
 func (t masking) within(what string, names, of []string, quorum int) error {
 	for i, n := range names {
@@ -392,8 +385,10 @@ func (t masking) within(what string, names, of []string, quorum int) error {
 	return nil
 }
 
-// terms returns what this member adds to its update, whose masks are between members.
+// terms returns what this member adds to its update, whose masks are between members. What they make of it is not to be seen before send.
 func (m *masker) terms(ctx context.Context, t masking, members []string) ([]mask.Term, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	d, g, own, err := m.settled(ctx, t)
 	if err != nil {
 		return nil, err
@@ -406,9 +401,6 @@ func (m *masker) terms(ctx context.Context, t masking, members []string) ([]mask
 		return nil, err
 	}
 	defer k.Wipe()
-	if err := m.once(ctx, t.at, stepSent, members); err != nil {
-		return nil, err
-	}
 	terms := []mask.Term{k.SelfMask()}
 	for _, j := range g.Neighbours(own) {
 		if _, ok := slices.BinarySearch(members, d.Members[j]); !ok {
@@ -427,21 +419,42 @@ func (m *masker) terms(ctx context.Context, t masking, members []string) ([]mask
 	return terms, nil
 }
 
+// send makes durable that an update was masked with the terms between members, before anybody sees it. Another update, or one with others'
+// masks, is refused for the rest of the try: whoever had two with the same masks would have their difference, and the same update rounded by
+// another grid is another one.
+func (m *masker) send(ctx context.Context, t masking, members []string, update entry.Digest) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var before sent
+	ok, err := m.get(ctx, t.at, stepSent, &before)
+	switch {
+	case err != nil:
+		return err
+	case ok && !(slices.Equal(before.Members, members) && before.Update == update):
+		return fmt.Errorf("%w: another update, or one with other members' masks, was masked in this try before", errNotOurs)
+	case ok:
+		return nil
+	}
+	return m.put(ctx, t.at, stepSent, sent{members, update})
+}
+
 // show returns, of each member that has masks in this try and whose share is here, one share: of the self mask of those whose updates are in the
 // sum, of the mask key of the others. It is asked once: whose updates these are is durable before anything is shown.
 func (m *masker) show(ctx context.Context, t masking, in []string, sealed []*pb.SealedShare) ([]*pb.ShownShare, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	d, g, own, err := m.settled(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	var sent names
-	switch ok, err := m.get(ctx, t.at, stepSent, &sent); {
+	var update sent
+	switch ok, err := m.get(ctx, t.at, stepSent, &update); {
 	case err != nil:
 		return nil, err
 	case !ok:
 		return nil, fmt.Errorf("%w: it is asked to unmask a sum without its update", errNotOurs)
 	}
-	if err := t.within("the members whose updates are said to be in the sum", in, sent.Members, d.Threshold); err != nil {
+	if err := t.within("the members whose updates are said to be in the sum", in, update.Members, d.Threshold); err != nil {
 		return nil, err
 	}
 	k, err := m.keys(ctx, t)
@@ -449,8 +462,16 @@ func (m *masker) show(ctx context.Context, t masking, in []string, sealed []*pb.
 		return nil, err
 	}
 	defer k.Wipe()
-	if err := m.once(ctx, t.at, stepShown, in); err != nil {
+	var before shown
+	switch ok, err := m.get(ctx, t.at, stepShown, &before); {
+	case err != nil:
 		return nil, err
+	case ok && !slices.Equal(before.Members, in):
+		return nil, fmt.Errorf("%w: the coordinator has said before that other members' updates are in the sum of this try", errNotOurs)
+	case !ok:
+		if err := m.put(ctx, t.at, stepShown, shown{in}); err != nil {
+			return nil, err
+		}
 	}
 	var out []*pb.ShownShare
 	add := func(of string, s mask.Shares) {
@@ -467,7 +488,7 @@ func (m *masker) show(ctx context.Context, t masking, in []string, sealed []*pb.
 	add(t.own, mine)
 	for _, s := range sealed {
 		j, ok := slices.BinarySearch(d.Members, s.Member)
-		if _, masked := slices.BinarySearch(sent.Members, s.Member); !ok || !masked || j == own || len(out) > len(d.Members) {
+		if _, masked := slices.BinarySearch(update.Members, s.Member); !ok || !masked || j == own || len(out) > len(d.Members) {
 			continue // of nobody whose masks are in anything
 		}
 		theirs, err := mask.ParsePublic(d.Keys[j])
@@ -504,7 +525,8 @@ func (s *session) mask(ctx context.Context, t *pb.Train, study *study, u finishe
 	if err != nil || !slices.Contains(t.Masking.Weights, u.weight) || len(u.values) != spec.Len() {
 		return finished{}, fmt.Errorf("%w: the weights of the round are not what an update can be rounded by", errNotOurs)
 	}
-	terms, err := s.p.masks.terms(ctx, s.p.masking(at, t.Try), t.Masking.Members)
+	try := s.p.masking(at, t.Try)
+	terms, err := s.p.masks.terms(ctx, try, t.Masking.Members)
 	if err != nil {
 		return finished{}, err
 	}
@@ -522,6 +544,9 @@ func (s *session) mask(ctx context.Context, t *pb.Train, study *study, u finishe
 			masked.values[2*(lo+i)] = math.Float32frombits(uint32(w))
 			masked.values[2*(lo+i)+1] = math.Float32frombits(uint32(w >> 32))
 		}
+	}
+	if err := s.p.masks.send(ctx, try, t.Masking.Members, masked.digest()); err != nil {
+		return finished{}, err
 	}
 	if study.shape.Carries() && entry.RoundKind(t.Kind) == entry.Training { // it goes with the update by the name that this has in the log
 		if err := s.p.own.alias(ctx, at.run, u.digest(), masked.digest()); err != nil {
@@ -596,6 +621,9 @@ func (s *session) unveil(ctx context.Context, a *pb.MaskAsked) error {
 	plan, err := trainer.DecodePlan(a.Plan)
 	if err != nil || !plan.Masks {
 		return fmt.Errorf("%w: the plan has no masks", errNotOurs)
+	}
+	if int(a.Round) > plan.Rounds || a.Round == 0 && !plan.Measured() {
+		return fmt.Errorf("%w: the plan has no round %d", errNotOurs, a.Round)
 	}
 	t := s.p.masking(key{a.Run, int(a.Round)}, a.Try)
 	q := &pb.MaskRequest{Run: a.Run, Round: a.Round, Try: a.Try}

@@ -3,6 +3,7 @@ package participant_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ import (
 
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/model"
 	"consilium.dev/internal/participant"
 	"consilium.dev/internal/store/storetest"
@@ -44,6 +46,7 @@ type council struct {
 	fetch    func(*pb.FetchRequest, grpc.ServerStreamingServer[pb.Chunk]) error
 	query    func(*pb.QueryRequest) *pb.QueryReply
 	offer    func(pb.Rounds_OfferServer) error
+	masked   func(*pb.MaskRequest) error
 }
 
 func (c *council) Follow(_ *pb.FollowRequest, s grpc.ServerStreamingServer[pb.Wanted]) error {
@@ -76,6 +79,10 @@ func (c *council) Query(_ context.Context, q *pb.QueryRequest) (*pb.QueryReply, 
 	return c.query(q), nil
 }
 
+func (c *council) Mask(_ context.Context, q *pb.MaskRequest) (*pb.MaskReply, error) {
+	return &pb.MaskReply{}, c.masked(q)
+}
+
 func (c *council) Offer(s pb.Rounds_OfferServer) error { return c.offer(s) }
 
 func (c *council) Fetch(q *pb.FetchRequest, s grpc.ServerStreamingServer[pb.Chunk]) error {
@@ -92,6 +99,9 @@ type member struct {
 	ended time.Time // of the last session, once end has returned
 	conn  *grpc.ClientConn
 	rules participant.Policy
+
+	manifest *manifest.Manifest // nil for none
+	identity ed25519.PrivateKey
 }
 
 func newMember(t *testing.T) *member {
@@ -124,8 +134,8 @@ func newMember(t *testing.T) *member {
 func (m *member) process() *participant.Participant {
 	return participant.Bare(participant.Options{
 		Name: "cleveland", Coordinator: "council", Objects: m.disk, KEK: newSealer(m.t, 1), Data: m.data,
-		Policy: m.rules,
-		Log:    zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), m.book, zap.DebugLevel)),
+		Policy: m.rules, Manifest: m.manifest, Identity: m.identity,
+		Log: zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), m.book, zap.DebugLevel)),
 	})
 }
 
