@@ -239,7 +239,7 @@ func TestCheckPlan(t *testing.T) {
 		{"resolution beyond max_abs", func(p *entry.Plan) { p.Resolution = 17 }, "resolution is 17"},
 		{"resolution NaN", func(p *entry.Plan) { p.Resolution = nan }, "resolution is NaN"},
 		{"masks", func(p *entry.Plan) { p.Masks = true }, ""},
-		{"masks of half", func(p *entry.Plan) { p.Masks, p.Members = true, []entry.Member{"a", "b", "c", "d"} }, "masks: a quorum of 2 of 4 members is not more than half"},
+		{"masks with a quorum of one", func(p *entry.Plan) { p.Masks, p.Members = true, []entry.Member{"a", "b", "c", "d"} }, "masks: a quorum of 1 of 4 members, want 2 to 4"},
 		{"masks and an encoding", func(p *entry.Plan) { p.Masks, p.Encoding = true, "bf16" }, "masks with the encoding bf16"},
 		{"masks and a rule that looks at updates", func(p *entry.Plan) { p.Masks, p.Strategy.Name = true, "median" }, "masks with strategy median"},
 		{"unknown encoding", func(p *entry.Plan) { p.Encoding = "fp4" }, `encoding "fp4" is unknown, want bf16, int8 or top-k`},
