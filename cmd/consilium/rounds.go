@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
@@ -31,7 +32,7 @@ func roundsTable(r client.Run, all bool) table.Writer {
 		columns = append(columns, name(m))
 	}
 	columns = append(columns, "ALL", "BYTES", "SECONDS")
-	judged := slices.ContainsFunc(r.History, func(x client.Round) bool { return len(x.Effects) > 0 })
+	judged := slices.ContainsFunc(r.History, func(x client.Round) bool { return len(x.Effects)+len(x.Late) > 0 })
 	if judged {
 		columns = append(columns, "STRATEGY")
 	}
@@ -39,7 +40,7 @@ func roundsTable(r client.Run, all bool) table.Writer {
 	for _, x := range shown {
 		row := roundRow(x, members)
 		if judged {
-			row = append(row, effectsText(x.Effects))
+			row = append(row, strings.Trim(effectsText(x.Effects)+"; "+lateText(x.Late), "; "))
 		}
 		t.AppendRow(row)
 	}
@@ -73,6 +74,23 @@ func roundRow(x client.Round, members []string) table.Row {
 		seconds = fmt.Sprintf("%.2f", x.Closed.Sub(x.Opened).Seconds())
 	}
 	return append(row, over(x.Figures, "test", "accuracy", "%.4f"), bytesText(x.Received), seconds)
+}
+
+// lateText says whose updates were trained from the base model of an earlier round, and of how many rounds before: names, or only how many where they
+// are many.
+func lateText(all []client.Late) string {
+	if len(all) == 0 {
+		return ""
+	}
+	var each []string
+	most := 0
+	for _, l := range all {
+		each, most = append(each, fmt.Sprintf("%s by %d", name(l.Member), l.Rounds)), max(most, l.Rounds)
+	}
+	if n := len(all); n > fewMembers {
+		return fmt.Sprintf("late: %d by up to %d", n, most)
+	}
+	return "late: " + strings.Join(each, ", ")
 }
 
 // over words a figure over all rows of those who reported it, "" if nobody did.

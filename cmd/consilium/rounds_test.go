@@ -145,6 +145,23 @@ func widths(text string) []int {
 	return all
 }
 
+// TestLate: whose update came late stands beside what a strategy did with updates.
+func TestLate(t *testing.T) {
+	r := client.Run{History: history(4)}
+	r.History[1].Late = []client.Late{{Member: "b", Rounds: 2}}
+	r.History[2].Late = []client.Late{{Member: "a", Rounds: 1}, {Member: "b", Rounds: 3}}
+	r.History[2].Effects = []client.Effect{{Member: "a", Effect: "clipped"}}
+	for i := range 9 {
+		r.History[3].Late = append(r.History[3].Late, client.Late{Member: fmt.Sprint("m", i), Rounds: 9 - i})
+	}
+	text := roundsTable(r, false).Render()
+	for _, want := range []string{"STRATEGY", "│ late: b by 2 ", "│ clipped: a; late: a by 1, b by 3 ", "│ late: 9 by up to 9 "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("rounds with late updates are\n%s\nwant %q", text, want)
+		}
+	}
+}
+
 // TestEffects: what a strategy did with updates is said of rounds, members and runs, and not at all where it did nothing.
 func TestEffects(t *testing.T) {
 	r := client.Run{History: history(4)}

@@ -103,6 +103,13 @@ type Round struct {
 	Clip     float64      `json:"clip,omitempty"`  // norm to which updates are clipped, where the plan asks for noise
 	Early    string       `json:"early,omitempty"` // "report_goal" or "absent": closed before all selected had sent and before its deadline
 	Effects  []Effect     `json:"effects,omitempty"`
+	Late     []Late       `json:"late,omitempty"` // those of the accepted updates that came late
+}
+
+// Late says by how many rounds a member's update came late: it was trained from the base model of an earlier one.
+type Late struct {
+	Member string `json:"member"`
+	Rounds int    `json:"rounds"`
 }
 
 // Effect says that a strategy did something else with a member's update than to add it.
@@ -197,7 +204,7 @@ func run(r *pb.ShowReply) (Run, error) {
 			Round: int(x.Round), Try: int(x.Try), Kind: x.Kind, State: x.State, Selected: x.Selected, Accepted: x.Accepted,
 			Model: digest(x.Model), Opened: instant(x.OpenedUs), Closed: instant(x.ClosedUs), Deadline: instant(x.DeadlineUs),
 			Received: x.Received, Resent: x.Resent, Bound: x.Bound, Figures: figures(x.Metrics), Early: x.Early, Clip: x.Clip,
-			Effects: effects(x.Effects),
+			Effects: effects(x.Effects), Late: late(x.Accepted, x.Staleness),
 		})
 	}
 	return out, nil
@@ -220,6 +227,17 @@ func version(m *pb.ModelView) Model {
 		Simulated: m.GetSimulated(), Rollback: m.GetRollback(), Tags: m.GetTags(), Measurements: m.GetMeasurements(),
 		Figures: figures(m.GetMetrics()), Effects: effects(m.GetEffects()),
 	}
+}
+
+// late pairs members with how late their updates were. A list that does not fit says nothing.
+func late(members []string, rounds []int32) []Late {
+	var out []Late
+	for i, n := range rounds {
+		if n > 0 && len(rounds) == len(members) {
+			out = append(out, Late{members[i], int(n)})
+		}
+	}
+	return out
 }
 
 func effects(all []*pb.MemberEffect) []Effect {

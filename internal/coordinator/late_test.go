@@ -1,13 +1,20 @@
 package coordinator_test
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"math"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
+	"consilium.dev/internal/participant"
+	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
 )
 
@@ -106,6 +113,9 @@ func TestLate(t *testing.T) {
 			}
 		}
 		c.checkRefusals(run, "what is a lie", "from_the_future")
+		if v := c.shown(run).Rounds; len(v[0].Staleness) != 0 || !slices.Equal(v[1].Accepted, []string{"longbeach", "budapest"}) || !slices.Equal(v[1].Staleness, []int32{1, 0}) {
+			t.Errorf("the lead is shown staleness %v, and %v of %v", v[0].Staleness, v[1].Staleness, v[1].Accepted)
+		}
 		for _, number := range []int32{3, 4} {
 			for _, p := range []*peer{c.budapest, c.longbeach} {
 				c.accepted(p, sound(run, halves...).of(number, number, c.bases()[number-1]))
@@ -160,6 +170,85 @@ func TestSynchronous(t *testing.T) {
 			if reply, err := c.budapest.send(t.Context(), u); err != nil || reply.Reason != reason {
 				t.Errorf("%v, %v, want refused for %s", reply, err, reason)
 			}
+		}
+	})
+}
+
+// slowDisk is a disk that takes no update until its gate is open: as if the member trained for so long.
+type slowDisk struct {
+	*disk
+	gate <-chan struct{}
+}
+
+func (d *slowDisk) Put(ctx context.Context, name func() string, r io.Reader) error {
+	return d.disk.Put(ctx, func() string {
+		n := name()
+		if strings.HasPrefix(n, "kept/") {
+			<-d.gate
+		}
+		return n
+	}, r)
+}
+
+// TestAsynchronous follows the models of a run under FedBuff by its formula, in this test's own words. One member trains while others close round
+// after round, and the coordinator begins again meanwhile; what it has made counts then, by how late it comes.
+func TestAsynchronous(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		council := w.serve()
+		p := plan(t, bare, asynchronous, func(p *entry.Plan) {
+			p.Rounds, p.Tries, p.Local.LearningRate = 40, 3, 1e-6
+			p.Strategy.Params["normalize"], p.Strategy.Params["max_staleness"] = "sum_of_weights", 40.0
+		})
+		gate := make(chan struct{})
+		w.join("budapest")
+		second := w.join("cleveland")
+		w.join("longbeach", func(o *participant.Options) { o.Objects = &slowDisk{w.disks["longbeach"], gate} })
+		run := w.start(p)
+		w.books["council"].await(t, "round closed", "run", run, "round", "2")
+		second.stop()
+		council.stop()
+		w.serve()
+		close(gate)
+		w.books["longbeach"].await(t, "update accepted")
+		w.join("cleveland")
+		w.completed(run)
+
+		x := []*model.Model{w.model(only[entry.RunCreated](w.facts())[0].Model)}
+		late := -1
+		for i, f := range only[entry.RoundClosed](w.facts()) {
+			round := i + 1
+			sum, by := make([]float64, len(x[i].Params)), 0.
+			for _, m := range f.Members {
+				base := round - m.Staleness
+				u, err := trainer.Train(t.Context(), p, x[base-1], trainingSet(t, p.Schema, string(m.Member)), base, string(m.Member), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				weight := 1 / math.Sqrt(float64(1+m.Staleness))
+				for j := range u {
+					sum[j] += weight * float64(u[j])
+				}
+				by += weight
+				if m.Member == "longbeach" && late < 0 {
+					late = m.Staleness
+				}
+			}
+			got := w.model(f.Model)
+			for j := range sum {
+				want := float64(x[i].Params[j]) + sum[j]/by
+				if math.Abs(float64(got.Params[j])-want) > 1e-6*math.Max(1, math.Abs(want)) {
+					t.Errorf("round %d, value %d is off by %g", round, j, float64(got.Params[j])-want)
+				}
+			}
+			x = append(x, got)
+		}
+		if late < 1 || len(x) != 41 {
+			t.Errorf("%d rounds; the slow member's first update came %d rounds late, want 40, and 1 or more", len(x)-1, late)
+		}
+		for name, err := range w.disks["longbeach"].List(t.Context(), "kept/") {
+			t.Errorf("longbeach still keeps %s: %v", name, err)
 		}
 	})
 }

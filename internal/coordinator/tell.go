@@ -33,7 +33,7 @@ func tell(log *zap.Logger, at time.Time, f entry.Fact) {
 			zap.Int("selected", len(f.Selected)), zap.Float64("bound", f.Bound), zap.Duration("deadline_in", f.Deadline.Sub(at).Round(time.Second)))
 	case entry.UpdateAccepted:
 		log.Info("update accepted", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), member(f.Member),
-			zap.String("update", f.Update.Short()), zap.Int64("bytes", f.Bytes), zap.Int64("resent", f.Resent))
+			zap.String("update", f.Update.Short()), zap.Int64("bytes", f.Bytes), zap.Int64("resent", f.Resent), zap.Int("staleness", f.Staleness))
 	case entry.UpdateRefused:
 		log.Warn("update refused", zap.String("run", f.Run), zap.Int("round", f.Round), zap.Int("try", f.Try), member(f.Member), zap.String("reason", f.Reason))
 	case entry.MasksAgreed:

@@ -108,8 +108,15 @@ func roundView(r round.Round) *pb.RoundView {
 	for _, s := range r.Selected {
 		out.Selected = append(out.Selected, string(s.Member))
 	}
+	late := false
 	for _, a := range r.Accepted {
 		out.Accepted = append(out.Accepted, string(a.Member))
+		late = late || a.Staleness > 0
+	}
+	for _, a := range r.Accepted {
+		if late {
+			out.Staleness = append(out.Staleness, number(a.Staleness))
+		}
 	}
 	if !r.Model.IsZero() {
 		out.Model = r.Model[:]

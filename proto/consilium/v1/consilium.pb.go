@@ -3819,24 +3819,26 @@ func (x *Activity) GetProgressUs() int64 {
 }
 
 type RoundView struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Round         int32                  `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
-	Try           int32                  `protobuf:"varint,2,opt,name=try,proto3" json:"try,omitempty"`
-	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
-	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // "open", "closed", "failed"; "closing" until a quorum of the witnesses has cosigned its closing
-	Selected      []string               `protobuf:"bytes,5,rep,name=selected,proto3" json:"selected,omitempty"`
-	Accepted      []string               `protobuf:"bytes,6,rep,name=accepted,proto3" json:"accepted,omitempty"`
-	Model         []byte                 `protobuf:"bytes,7,opt,name=model,proto3" json:"model,omitempty"`
-	OpenedUs      int64                  `protobuf:"varint,8,opt,name=opened_us,json=openedUs,proto3" json:"opened_us,omitempty"`
-	ClosedUs      int64                  `protobuf:"varint,9,opt,name=closed_us,json=closedUs,proto3" json:"closed_us,omitempty"`
-	DeadlineUs    int64                  `protobuf:"varint,10,opt,name=deadline_us,json=deadlineUs,proto3" json:"deadline_us,omitempty"`
-	Received      int64                  `protobuf:"varint,11,opt,name=received,proto3" json:"received,omitempty"` // bytes of updates
-	Bound         float64                `protobuf:"fixed64,12,opt,name=bound,proto3" json:"bound,omitempty"`
-	Metrics       []*MemberMetrics       `protobuf:"bytes,13,rep,name=metrics,proto3" json:"metrics,omitempty"` // of the model that the round made
-	Resent        int64                  `protobuf:"varint,14,opt,name=resent,proto3" json:"resent,omitempty"`  // bytes of updates that were sent more than once, since links broke
-	Early         string                 `protobuf:"bytes,15,opt,name=early,proto3" json:"early,omitempty"`     // "report_goal" or "absent" where it was closed before all selected had sent and before its deadline
-	Clip          float64                `protobuf:"fixed64,16,opt,name=clip,proto3" json:"clip,omitempty"`     // norm to which updates are clipped, 0 where the plan asks for no noise
-	Effects       []*MemberEffect        `protobuf:"bytes,17,rep,name=effects,proto3" json:"effects,omitempty"` // of a closed round; only to those who may read metrics
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Round      int32                  `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
+	Try        int32                  `protobuf:"varint,2,opt,name=try,proto3" json:"try,omitempty"`
+	Kind       string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	State      string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // "open", "closed", "failed"; "closing" until a quorum of the witnesses has cosigned its closing
+	Selected   []string               `protobuf:"bytes,5,rep,name=selected,proto3" json:"selected,omitempty"`
+	Accepted   []string               `protobuf:"bytes,6,rep,name=accepted,proto3" json:"accepted,omitempty"`
+	Model      []byte                 `protobuf:"bytes,7,opt,name=model,proto3" json:"model,omitempty"`
+	OpenedUs   int64                  `protobuf:"varint,8,opt,name=opened_us,json=openedUs,proto3" json:"opened_us,omitempty"`
+	ClosedUs   int64                  `protobuf:"varint,9,opt,name=closed_us,json=closedUs,proto3" json:"closed_us,omitempty"`
+	DeadlineUs int64                  `protobuf:"varint,10,opt,name=deadline_us,json=deadlineUs,proto3" json:"deadline_us,omitempty"`
+	Received   int64                  `protobuf:"varint,11,opt,name=received,proto3" json:"received,omitempty"` // bytes of updates
+	Bound      float64                `protobuf:"fixed64,12,opt,name=bound,proto3" json:"bound,omitempty"`
+	Metrics    []*MemberMetrics       `protobuf:"bytes,13,rep,name=metrics,proto3" json:"metrics,omitempty"` // of the model that the round made
+	Resent     int64                  `protobuf:"varint,14,opt,name=resent,proto3" json:"resent,omitempty"`  // bytes of updates that were sent more than once, since links broke
+	Early      string                 `protobuf:"bytes,15,opt,name=early,proto3" json:"early,omitempty"`     // "report_goal" or "absent" where it was closed before all selected had sent and before its deadline
+	Clip       float64                `protobuf:"fixed64,16,opt,name=clip,proto3" json:"clip,omitempty"`     // norm to which updates are clipped, 0 where the plan asks for no noise
+	Effects    []*MemberEffect        `protobuf:"bytes,17,rep,name=effects,proto3" json:"effects,omitempty"` // of a closed round; only to those who may read metrics
+	// By how many rounds each of the accepted updates came late, in their order; empty where none did.
+	Staleness     []int32 `protobuf:"varint,18,rep,packed,name=staleness,proto3" json:"staleness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3986,6 +3988,13 @@ func (x *RoundView) GetClip() float64 {
 func (x *RoundView) GetEffects() []*MemberEffect {
 	if x != nil {
 		return x.Effects
+	}
+	return nil
+}
+
+func (x *RoundView) GetStaleness() []int32 {
+	if x != nil {
+		return x.Staleness
 	}
 	return nil
 }
@@ -5251,7 +5260,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x05steps\x18\x05 \x01(\x03R\x05steps\x12\x0e\n" +
 	"\x02of\x18\x06 \x01(\x03R\x02of\x12\x1f\n" +
 	"\vprogress_us\x18\a \x01(\x03R\n" +
-	"progressUs\"\xe7\x03\n" +
+	"progressUs\"\x85\x04\n" +
 	"\tRoundView\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x05R\x05round\x12\x10\n" +
 	"\x03try\x18\x02 \x01(\x05R\x03try\x12\x12\n" +
@@ -5271,7 +5280,8 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x06resent\x18\x0e \x01(\x03R\x06resent\x12\x14\n" +
 	"\x05early\x18\x0f \x01(\tR\x05early\x12\x12\n" +
 	"\x04clip\x18\x10 \x01(\x01R\x04clip\x124\n" +
-	"\aeffects\x18\x11 \x03(\v2\x1a.consilium.v1.MemberEffectR\aeffects\">\n" +
+	"\aeffects\x18\x11 \x03(\v2\x1a.consilium.v1.MemberEffectR\aeffects\x12\x1c\n" +
+	"\tstaleness\x18\x12 \x03(\x05R\tstaleness\">\n" +
 	"\fMemberEffect\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\tR\x06member\x12\x16\n" +
 	"\x06effect\x18\x02 \x01(\tR\x06effect\"W\n" +
