@@ -60,6 +60,7 @@ type sum struct {
 	run        string
 	round, try int
 	spec       aggregate.Spec
+	buffer     aggregate.Buffer
 	held       map[entry.Member]entry.Digest
 	acc        *aggregate.Sum
 	combined   bool
@@ -209,7 +210,7 @@ func (c *council) apply(position int64, l line) {
 	}
 	switch f := f.(type) {
 	case entry.RoundOpened:
-		c.sums = append(c.sums, newSum(f))
+		c.sums = append(c.sums, newSum(f, c.audit.plans[f.Run].Plan))
 	case entry.RoundFailed:
 		c.drop(f.Run)
 	case entry.RoundClosed:
@@ -222,11 +223,35 @@ func (c *council) apply(position int64, l line) {
 	}
 }
 
-func newSum(f entry.RoundOpened) *sum {
-	s := &sum{run: f.Run, round: f.Round, try: f.Try, held: map[entry.Member]entry.Digest{}}
+// bufferOf returns the buffer of a plan's rounds of a kind, the zero value where they are synchronous.
+func bufferOf(p entry.Plan, kind entry.RoundKind) aggregate.Buffer {
+	s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
+	if err != nil {
+		panic("a plan with an impossible strategy: " + err.Error())
+	}
+	if kind != entry.Training {
+		return aggregate.Buffer{}
+	}
+	return s.Buffer()
+}
+
+func newSum(f entry.RoundOpened, p entry.Plan) *sum {
+	s := &sum{run: f.Run, round: f.Round, try: f.Try, held: map[entry.Member]entry.Digest{}, buffer: bufferOf(p, f.Kind)}
 	s.spec.Ranges = []aggregate.Range{{Len: vector, MaxAbs: 16}}
 	for _, share := range f.Selected {
 		s.spec.Weights = append(s.spec.Weights, share.Weight)
+	}
+	s.spec.Weights = s.buffer.Weights(s.spec.Weights)
+	return s
+}
+
+// meant returns the sum of the try for which an update is offered: under an asynchronous plan the one that is open.
+func (c *council) meant(in round.Offer) *sum {
+	s := c.sum(in.Run, in.Round, in.Try)
+	for _, open := range c.sums {
+		if s == nil && in.Base > 0 && open.run == in.Run && open.buffer.MaxStaleness() > 0 {
+			s = open
+		}
 	}
 	return s
 }
@@ -384,9 +409,12 @@ func (c *council) offered(m *member, in round.Offer, u *update) {
 		return
 	}
 	c.seen[m.name] = c.w.now
-	s := c.sum(in.Run, in.Round, in.Try)
-	q := round.Query{Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Weight: in.Weight}
+	s := c.meant(in)
+	q := round.Query{Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Weight: in.Weight, Source: in.Source}
 	_, err := c.state.Decide(c.time(), q)
+	if err == nil {
+		in.Round, in.Try = s.round, s.try
+	}
 	switch {
 	case err == nil && s.held[in.Member] == in.Update && c.w.fault != countsTwice:
 		c.acknowledge(m, in)
@@ -405,6 +433,8 @@ func (c *council) offered(m *member, in round.Offer, u *update) {
 	switch {
 	case errors.Is(err, round.ErrWeight), errors.Is(err, round.ErrSecond):
 		c.reject(in, round.Reason(err))
+	case errors.Is(err, round.ErrUsed), errors.Is(err, round.ErrStale), errors.Is(err, round.ErrModel), errors.Is(err, round.ErrFuture):
+		c.w.send(c.name, string(m.name), func() { m.drop(in) })
 	case err == nil:
 		c.add(s, in, u)
 		c.acknowledge(m, in)
@@ -424,8 +454,18 @@ func (c *council) add(s *sum, in round.Offer, u *update) {
 		}
 		s.acc = acc
 	}
-	weight := float64(in.Weight)
-	s.acc.AddWeight(weight)
+	staleness := 0
+	if in.Base > 0 {
+		staleness = in.Round - in.Base
+	}
+	if staleness > 0 {
+		c.w.note("late update", int64(staleness))
+	}
+	if c.w.fault == weighsAlike {
+		staleness = 0
+	}
+	weight, counted := s.buffer.Weigh(in.Weight, staleness)
+	s.acc.AddWeight(counted)
 	if c.w.fault == mixesWeights {
 		weight = float64(s.spec.Weights[0])
 	}
@@ -439,7 +479,7 @@ func (c *council) acknowledge(m *member, in round.Offer) {
 }
 
 func (c *council) reject(in round.Offer, reason string) {
-	err := c.take(round.Reject{Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Reason: reason})
+	err := c.take(round.Reject{Run: in.Run, Round: in.Round, Try: in.Try, Member: in.Member, Update: in.Update, Reason: reason, Source: in.Source})
 	if err == nil {
 		c.settle()
 	}

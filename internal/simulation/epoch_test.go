@@ -31,7 +31,7 @@ func (w *world) sign(members []entry.Member, set witness.Set) {
 		f.Previous = w.charters[n-1].fact.Manifest
 	}
 	w.charters = append(w.charters, charter{f, round.Limits{
-		Members: members, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 1, MaxAbs: 1 << 20,
+		Members: members, Strategies: []string{"fedavg", "fedbuff"}, Trainers: []string{"builtin/logistic"}, LeastParticipants: 1, MaxAbs: 1 << 20,
 		RoundsMax: 10, OpenRuns: 8,
 	}, set})
 }

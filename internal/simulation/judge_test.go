@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/witness"
@@ -193,6 +194,9 @@ type audit struct {
 	selected map[string][]entry.Member        // of the open try
 	left     map[string]map[entry.Member]bool // by its own word, or since a manifest does not name it
 	refused  map[accepted]int
+	late     map[accepted]int                // by how many rounds
+	counted  map[string]map[entry.Member]int // newest round whose model has an update of the member
+	asked    map[accepted]bool               // who was selected for which round; of no try
 	models   map[entry.Digest]int64 // lines that made them
 	closed   map[entry.Digest]bool  // those of them that a round made
 	size     int64
@@ -204,6 +208,7 @@ func newAudit(w *world) audit {
 		plans: map[string]entry.RunCreated{}, weights: map[string]map[entry.Member]int64{}, newest: map[string]entry.Digest{},
 		last: map[string]int{}, open: map[string]try{}, over: map[string]string{}, accepted: map[accepted]entry.Digest{},
 		selected: map[string][]entry.Member{}, left: map[string]map[entry.Member]bool{}, refused: map[accepted]int{},
+		late: map[accepted]int{}, counted: map[string]map[entry.Member]int{}, asked: map[accepted]bool{},
 		models: map[entry.Digest]int64{}, closed: map[entry.Digest]bool{},
 	}
 }
@@ -225,7 +230,7 @@ func (a *audit) read(c *council, l line) error {
 		}
 	case entry.RunCreated:
 		a.plans[f.Run], a.newest[f.Run], a.last[f.Run], a.weights[f.Run] = f, f.Model, -1, map[entry.Member]int64{}
-		a.left[f.Run] = map[entry.Member]bool{}
+		a.left[f.Run], a.counted[f.Run] = map[entry.Member]bool{}, map[entry.Member]int{}
 		if f.Plan.Standardize == nil {
 			a.last[f.Run] = 0
 			a.made(f.Model, false)
@@ -243,6 +248,7 @@ func (a *audit) read(c *council, l line) error {
 				return fmt.Errorf("%s is asked, and has left", s.Member)
 			}
 			a.selected[f.Run] = append(a.selected[f.Run], s.Member)
+			a.asked[accepted{f.Run, try{f.Round, 0}, s.Member}] = true
 		}
 		if a.over[f.Run] != "" || a.open[f.Run] != (try{}) || f.Round != a.last[f.Run]+1 || f.Model != a.newest[f.Run] {
 			return fmt.Errorf("opened after round %d", a.last[f.Run])
@@ -259,7 +265,14 @@ func (a *audit) read(c *council, l line) error {
 		if a.left[f.Run][f.Member] {
 			return fmt.Errorf("accepted of %s, which has left", f.Member)
 		}
-		a.accepted[key] = f.Update
+		base := f.Round - f.Staleness
+		if f.Staleness != 0 && (f.Staleness < 0 || base < 1 || f.Staleness > bufferOf(a.plans[f.Run].Plan, entry.Training).MaxStaleness()) {
+			return fmt.Errorf("accepted of %s %d rounds late", f.Member, f.Staleness)
+		}
+		if n, counts := a.counted[f.Run][f.Member]; counts && base <= n || !a.asked[accepted{f.Run, try{base, 0}, f.Member}] {
+			return fmt.Errorf("accepted of %s with the base of round %d, and one of round %d counts, or it was not asked", f.Member, base, n)
+		}
+		a.accepted[key], a.late[key] = f.Update, f.Staleness
 	case entry.RoundFailed:
 		delete(a.open, f.Run)
 	case entry.RoundClosed:
@@ -291,21 +304,28 @@ func (a *audit) close(c *council, f entry.RoundClosed) error {
 	if a.open[f.Run] != (try{f.Round, f.Try}) || f.Base != a.newest[f.Run] {
 		return errors.New("closed out of its try, or from another base")
 	}
-	if len(f.Members) < plan.Quorum || f.Early == entry.ReportGoal && len(f.Members) < plan.ReportGoal {
+	goal := max(plan.ReportGoal, bufferOf(plan, f.Kind).Size())
+	if len(f.Members) < plan.Quorum || f.Early == entry.ReportGoal && (goal == 0 || len(f.Members) < goal) {
 		return fmt.Errorf("closed with %d updates, %d are a quorum", len(f.Members), plan.Quorum)
 	}
 	for i, m := range f.Members {
-		got, ok := a.accepted[accepted{f.Run, try{f.Round, f.Try}, m.Member}]
-		if !ok || got != m.Update || a.weights[f.Run][m.Member] != m.Weight || i > 0 && f.Members[i-1].Member >= m.Member {
+		key := accepted{f.Run, try{f.Round, f.Try}, m.Member}
+		got, ok := a.accepted[key]
+		if !ok || got != m.Update || a.late[key] != m.Staleness || a.weights[f.Run][m.Member] != m.Weight || i > 0 && f.Members[i-1].Member >= m.Member {
 			return fmt.Errorf("%s counts twice, with another weight, or with what was not accepted", m.Member)
 		}
 	}
 	root := c.d.log.root(a.size)
 	if !c.w.judge.judged[root] {
-		if err := c.w.judge.mean(c.d, f); err != nil {
+		if err := c.w.judge.mean(c.d, f, bufferOf(plan, f.Kind)); err != nil {
 			return err
 		}
 		c.w.judge.judged[root] = true
+	}
+	for _, m := range f.Members {
+		if f.Kind == entry.Training {
+			a.counted[f.Run][m.Member] = f.Round
+		}
 	}
 	delete(a.open, f.Run)
 	a.newest[f.Run], a.last[f.Run] = f.Model, f.Round
@@ -314,7 +334,7 @@ func (a *audit) close(c *council, f entry.RoundClosed) error {
 }
 
 // mean takes the mean of what was accepted in whole numbers, and compares the model that was made.
-func (j *judge) mean(d *disk, f entry.RoundClosed) error {
+func (j *judge) mean(d *disk, f entry.RoundClosed, b aggregate.Buffer) error {
 	values, ok := d.models[f.Blob.Plain]
 	if !ok || digestOf(values) != f.Model {
 		return errors.New("its model is not durable")
@@ -325,9 +345,10 @@ func (j *judge) mean(d *disk, f entry.RoundClosed) error {
 		if u == nil {
 			return fmt.Errorf("nobody has trained the update of %s", m.Member)
 		}
-		total += m.Weight
+		weight, counted := b.Weigh(m.Weight, m.Staleness)
+		total += int64(counted)
 		for i, v := range u.values {
-			sums[i] += m.Weight * int64(v*64)
+			sums[i] += int64(weight) * int64(v*64)
 		}
 	}
 	mean := make([]float64, vector)

@@ -141,6 +141,12 @@ func (m *member) train(c *council, a round.Ask) {
 		return
 	}
 	in := round.Offer{Run: a.Run, Round: a.Round, Try: a.Try, Member: m.name, Update: u.digest, Weight: a.Weight, Bytes: 1}
+	if bufferOf(a.Plan, a.Kind).Size() > 0 {
+		if m.w.bad(300) {
+			return // it trains on
+		}
+		in.Source = round.Source{Base: u.round, Model: u.base}
+	}
 	honest := in
 	sound := u
 	switch {
@@ -153,6 +159,8 @@ func (m *member) train(c *council, a round.Ask) {
 		in.Weight++
 	case m.w.bad(20):
 		in.Round++
+	case in.Base > 0 && m.w.bad(20):
+		in.Base += m.w.chance.IntN(5) - 2
 	case m.w.bad(20):
 		u = m.compute(a)
 		u.values[0] = float32(math.NaN())
@@ -165,16 +173,32 @@ func (m *member) train(c *council, a round.Ask) {
 
 // of returns what was kept for a round, if it is of the same base and weight.
 func (m *member) of(a round.Ask) *update {
+	late := bufferOf(a.Plan, a.Kind).MaxStaleness()
 	i := slices.IndexFunc(m.kept, func(u *update) bool { return u.run == a.Run && u.round == a.Round })
+	for n := 1; i < 0 && n <= late; n++ { // what it began for an earlier round
+		i = slices.IndexFunc(m.kept, func(u *update) bool { return u.run == a.Run && u.round >= 1 && u.round == a.Round-n })
+	}
 	if i < 0 {
 		return nil
 	}
 	u := m.kept[i]
+	if u.round < a.Round {
+		if u.digest == a.Contributed || u.weight != a.Weight {
+			m.kept = slices.Delete(m.kept, i, i+1)
+			return m.of(a)
+		}
+		return u
+	}
 	if u.base != a.Model || u.weight != a.Weight {
 		m.kept = slices.Delete(m.kept, i, i+1)
 		return nil
 	}
 	return u
+}
+
+// drop forgets an older update that is refused for good: it trains anew.
+func (m *member) drop(in round.Offer) {
+	m.kept = slices.DeleteFunc(m.kept, func(u *update) bool { return m.up && u.digest == in.Update && u.round < in.Round })
 }
 
 // compute trains: values are multiples of 1/64, so that their mean can be taken exactly in another way.

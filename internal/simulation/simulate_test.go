@@ -13,7 +13,8 @@
 //	one history     what was released with a quorum of cosignatures, of each set of witnesses that decides over it, never forks,
 //	                and no coordinator appends before a quorum of each has shown that its log is the newest
 //	the exact mean  a closed round has the mean of a quorum of accepted updates, taken again in whole numbers
-//	once            a member's update counts once in a round, with the weight that was declared
+//	once            a member's update counts once in a round, with the weight that was declared, and under an asynchronous plan less the later
+//	                it comes; none counts that is later than the plan lets it, or of a base that is no newer than what counted of that member before
 //	no longer       no update outlives its round in a coordinator's memory
 //	never unlogged  nobody is told of a model before the line is durable that has made it, with the privacy that it cost; where
 //	                there are witnesses, before it was released; no run ends by its longest time while what it has closed is withheld
@@ -73,6 +74,7 @@ const (
 	countsTwice   fault = "an update that is sent again is added again"
 	forgetsQuorum fault = "one update is a quorum"
 	mixesWeights  fault = "each update has the weight of the first member"
+	weighsAlike   fault = "an update weighs as much as a fresh one however late it comes"
 	addsLate      fault = "an update is added while the mean is taken"
 	keepsUpdates  fault = "an ended try's updates stay in memory"
 	answersFirst  fault = "an update is acknowledged before it is written down"
@@ -91,7 +93,7 @@ const (
 )
 
 var faults = []fault{
-	countsTwice, forgetsQuorum, mixesWeights, addsLate, keepsUpdates, answersFirst, showsEarly, appendsUnseen, releasesAlone,
+	countsTwice, forgetsQuorum, mixesWeights, weighsAlike, addsLate, keepsUpdates, answersFirst, showsEarly, appendsUnseen, releasesAlone,
 	cosignsForks, cosignsFirst, losesMeans, keepsPause, holdsForEver, forgetsWill, asksLeavers,
 	forgetsFormer, beginsNewest,
 }
@@ -221,7 +223,7 @@ func TestWeather(t *testing.T) {
 	for _, what := range []string{
 		"end killed", "end before a write", "end after a write", "end storage is full", "end no answer", "end another writer",
 		"end no quorum is left", "cut", "clock", "full", "rollback", "second", "member ends", "a member's disk", "witness rolled back",
-		"signed", "other witnesses", "hand over", "entry.ManifestAdopted", "entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released", "pause", "resume", "leave",
+		"signed", "other witnesses", "hand over", "entry.ManifestAdopted", "entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released", "pause", "resume", "leave", "late update",
 	} {
 		if !strings.Contains(out.String(), " "+what) {
 			t.Errorf("it never happens: %s", what)

@@ -261,6 +261,12 @@ func (w *world) wish(id string, easy bool) {
 	if w.chance.IntN(2) == 0 {
 		p.ReportGoal = p.Quorum + w.chance.IntN(len(members)-p.Quorum+1)
 	}
+	if w.chance.IntN(3) == 0 {
+		p.ReportGoal, p.Strategy = 0, entry.Strategy{Name: "fedbuff", Params: map[string]any{
+			"buffer_size": float64(p.Quorum + w.chance.IntN(len(members)-p.Quorum+1)), "max_staleness": float64(w.chance.IntN(4)),
+			"normalize": []string{"buffer_size", "sum_of_weights"}[w.chance.IntN(2)],
+		}}
+	}
 	if !easy && w.chance.IntN(4) == 0 {
 		p.MaxTime = entry.Duration(time.Duration(1+w.chance.IntN(10)) * time.Minute)
 	}
