@@ -123,7 +123,7 @@ type combined struct {
 // outcome is what the rules are told of it. An error that it has is of the masks.
 func (c combined) outcome() round.Input {
 	if c.err != nil {
-		return round.Spoil{Run: c.in.Run, Round: c.in.Round, Try: c.in.Try, Reason: "the masks do not come off the sum: " + c.err.Error()}
+		return round.Spoil{Run: c.in.Run, Round: c.in.Round, Try: c.in.Try, Reason: "without its masks the sum is none: " + c.err.Error()}
 	}
 	return c.in
 }
@@ -471,6 +471,10 @@ func (l *loop) finish(ctx context.Context, c combined) error {
 	}
 	if spoilt, ok := errors.AsType[*maskError](c.err); ok {
 		l.log.Warn("the masks do not come off a sum", zap.String("run", c.in.Run), zap.Int("round", c.in.Round), zap.Int("try", c.in.Try), zap.Error(spoilt.err))
+		if l.hold.again(attempt{c.in.Run, c.in.Round, c.in.Try}, spoilt.err) {
+			l.running--
+			return nil
+		}
 	} else if c.err != nil {
 		l.running--
 		return fmt.Errorf("combining round %d of run %s: %w", c.in.Round, c.in.Run, orRestore(c.err))

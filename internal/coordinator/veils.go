@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -28,6 +29,9 @@ type veil struct {
 	sealed map[entry.Member]map[entry.Member][]byte // to whom, from whom
 	shared map[entry.Member]bool
 	shown  map[entry.Member]map[entry.Member]mask.Secret // by whom, of whom: the share
+	tried  int                                           // how many had shown theirs when the mean was last begun with
+	wrong  int                                           // tried, where the masks did not come off then
+	why    string                                        // likewise
 }
 
 // announced are a member's keys for a try, and their signature.
@@ -51,7 +55,7 @@ func (h *hold) veil(run string, number, try int) round.Veil {
 	}
 	return round.Veil{
 		Announced: slices.Sorted(maps.Keys(s.veil.keys)), Among: s.veil.among, Shared: slices.Sorted(maps.Keys(s.veil.shared)),
-		Shown: slices.Sorted(maps.Keys(s.veil.shown)),
+		Shown: slices.Sorted(maps.Keys(s.veil.shown)), Wrong: s.veil.wrong, Why: s.veil.why,
 	}
 }
 
@@ -209,7 +213,19 @@ func (v *veil) show(m entry.Member, shown []*pb.ShownShare) error {
 	return nil
 }
 
-// maskError says that the masks of a try do not come off its sum. The try ends with it, and nothing else does.
+// again has a mean taken again when more have shown their shares, if some of those that were there are wrong: one member's do no harm then. It
+// reports whether that is what err says. Called by the loop.
+func (h *hold) again(a attempt, err error) bool {
+	s := h.sums[a]
+	if s == nil || !errors.Is(err, mask.ErrShares) {
+		return false
+	}
+	s.combined, s.terms = false, nil
+	s.veil.wrong, s.veil.why = s.veil.tried, err.Error()
+	return true
+}
+
+// maskError says that the masks of a try do not come off its sum. The try ends with it, if no more is shown that helps, and nothing else does.
 type maskError struct{ err error }
 
 func (e *maskError) Error() string { return e.err.Error() }
@@ -235,6 +251,7 @@ func (v *veil) terms(t mask.Try, masked []entry.Member, in []entry.Contribution)
 		all[i] = one
 	}
 	graph := v.graph
+	v.tried = len(v.shown)
 	return func() ([]mask.Term, error) {
 		terms, err := graph.Unmask(t, all)
 		if err != nil {

@@ -31,6 +31,8 @@ type Veil struct {
 	Among     []entry.Member // who was asked first to share, and so between whom the masks are; nil while nobody was
 	Shared    []entry.Member // of these, who has
 	Shown     []entry.Member // who has shown what it was handed
+	Wrong     int            // so many had shown it when the masks did not come off by that, 0 for never
+	Why       string         // in words, where they did not
 }
 
 // Veils says what is known of the masks of a try. A nil Veils knows nothing.
@@ -63,7 +65,7 @@ type (
 		Stage      Stage
 		Member     entry.Member
 	}
-	// Spoil ends a try whose masks do not come off the sum, for a reason that only who combines can see.
+	// Spoil ends a try whose masks have come off, and what is left is no sum of updates: that is what only who combines can see.
 	Spoil struct {
 		Run        string
 		Round, Try int
@@ -178,10 +180,14 @@ func (s *State) veil(now time.Time, r *run, t *try, v Veil, seen Seen) (out []Ac
 	return out, wake
 }
 
-// unveiled reports whether so many have shown what they hold that the masks come off a try's sum.
+// unveiled reports whether so many have shown what they hold that the masks come off a try's sum, as far as is known: where they did not by
+// what some had shown, as shares were wrong, more have to have.
 func (s *State) unveiled(r *run, t *try, v Veil) bool {
-	if t.unmasking == nil || len(v.Shown) < r.fact.Plan.Quorum || len(v.Among) <= mask.MaxHolders {
-		return t.unmasking != nil && len(v.Shown) >= r.fact.Plan.Quorum // each holds shares of all
+	if t.unmasking == nil || len(v.Shown) < r.fact.Plan.Quorum || len(v.Shown) <= v.Wrong {
+		return false
+	}
+	if len(v.Among) <= mask.MaxHolders {
+		return true // each holds shares of all
 	}
 	g, err := mask.NewGraph(len(v.Among), r.fact.Plan.Quorum, s.maskTry(t).GraphSeed())
 	if err != nil {
@@ -227,9 +233,13 @@ func (s *State) masks(now time.Time, r *run, t *try, held Held, seen Seen, v Vei
 	case stage == Share && late:
 		return r.fails(t, fmt.Sprintf("%d of the %d members needed had shared what their masks are made of at the deadline; missing: %s",
 			len(v.Shared), quorum, listed(r.missing(v.Among, v.Shared))))
-	case stage == Show && late && !s.unveiled(r, t, v):
+	case stage == Show && !s.unveiled(r, t, v) && (late || v.Wrong > 0 && len(r.missing(t.unmasking, v.Shown)) == 0):
+		missing := listed(r.missing(t.unmasking, v.Shown))
+		if v.Wrong > 0 {
+			return r.fails(t, fmt.Sprintf("the masks do not come off the sum by what %d members have shown: %s; missing: %s", v.Wrong, v.Why, missing))
+		}
 		return r.fails(t, fmt.Sprintf("%d of the %d members needed have shown the shares that take the masks off the sum, in one more deadline; missing: %s",
-			len(v.Shown), quorum, listed(r.missing(t.unmasking, v.Shown))))
+			len(v.Shown), quorum, missing))
 	case stage != 0:
 		return nil
 	}

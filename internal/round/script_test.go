@@ -39,7 +39,8 @@ var update = flag.Bool("update", false, "write the scenarios' traces anew; read 
 //	evaluate RUN ROUND MEMBER [SET/NAME=VALUE/ROWS/BETTER ...]
 //	leave RUN MEMBER [REASON]                   seen MEMBER connected, gone or paused: known only until a crash
 //	announce RUN MEMBER...                      answers what Todo asks of the members about masks, as likewise do
-//	share RUN MEMBER...                         and unveil RUN MEMBER...; spoil RUN says that the masks do not come off
+//	share RUN MEMBER...                         and unveil RUN MEMBER...; spoil RUN says that what is left
+//	                                            when the masks have come off is no sum, wrong RUN that they do not
 //	advance DURATION                            boot     crash: memory is lost, the log replayed, and a process boots
 //	cancel RUN                                  by a fact that no input leads to yet
 //	todo                                        show RUN
@@ -149,7 +150,15 @@ func (s *script) do(args []string) {
 	case "spoil":
 		c := s.begun[args[0]]
 		delete(s.begun, args[0])
-		s.decide(round.Spoil{Run: c.Run, Round: c.Round, Try: c.Try, Reason: "a share is wrong"})
+		s.decide(round.Spoil{Run: c.Run, Round: c.Round, Try: c.Try, Reason: "an update is none"})
+	case "wrong":
+		c := s.begun[args[0]]
+		delete(s.begun, args[0])
+		key := tryKey(c.Run, c.Round, c.Try)
+		v := s.veils[key]
+		v.Wrong, v.Why = len(v.Shown), "a share is wrong"
+		s.veils[key] = v
+		s.settle()
 	case "todo":
 		for _, a := range s.state.Todo(s.view()) {
 			s.printf("%s", s.action(a))
