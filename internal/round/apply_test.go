@@ -44,6 +44,7 @@ func TestApplyImpossible(t *testing.T) {
 	all = append(all, impossibleUpdates()...)
 	all = append(all, impossibleLate()...)
 	all = append(all, impossibleEnds()...)
+	all = append(all, impossibleUnmasked()...)
 	all = append(all, impossibleDrops()...)
 	for _, c := range all {
 		t.Run(c.name, func(t *testing.T) {
@@ -251,6 +252,25 @@ func impossibleEnds() []impossible {
 		{"ended as nothing", log, entry.RunEnded{Run: "run"}},
 	}
 }
+
+// untilUnmasking ends with the masks of two updates coming off their sum.
+func untilUnmasking() []entry.Fact {
+	log := []entry.Fact{adopted, entry.Booted{}, with(created(), func(f *entry.RunCreated) { f.Plan.Masks = true })}
+	log = append(log, untilOpened()[3:]...)
+	log = append(log, entry.MasksAgreed{Run: "run", Round: 1, Try: 1, Members: []entry.Member{"a", "b", "c"}}, accepted("a", 100), accepted("b", 200))
+	return append(log, entry.Unmasking{Run: "run", Round: 1, Try: 1, Members: []entry.Member{"a", "b"}})
+}
+
+func impossibleUnmasked() []impossible {
+	log := untilUnmasking()
+	return []impossible{
+		{"closed before its masks come off", log[:len(log)-1], closed()},
+		{"closed with masks that went with a boot", append(log, entry.Booted{}), closed()},
+	}
+}
+
+// TestUnmaskedPossible: the log from which the impossible facts are taken goes through.
+func TestUnmaskedPossible(t *testing.T) { folded(t, append(untilUnmasking(), closed())) }
 
 func departed(run string, m entry.Member) entry.Left { return entry.Left{Run: run, Member: m} }
 

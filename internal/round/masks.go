@@ -210,6 +210,12 @@ func (s *State) unveiled(r *run, t *try, v Veil) bool {
 	return true
 }
 
+// hopeless reports whether too few of those whose updates are in the sum are left who could show what they hold.
+func (r *run) hopeless(t *try, v Veil) bool {
+	missing := len(r.missing(t.unmasking, v.Shown))
+	return missing == 0 || len(v.Shown)+missing < r.fact.Plan.Quorum
+}
+
 // maskTry names a try as its masks do.
 func (s *State) maskTry(t *try) mask.Try {
 	return mask.Try{Manifest: s.manifest.Manifest, Run: t.fact.Run, Round: t.fact.Round, Try: t.fact.Try}
@@ -233,10 +239,14 @@ func (s *State) masks(now time.Time, r *run, t *try, held Held, seen Seen, v Vei
 	case stage == Share && late:
 		return r.fails(t, fmt.Sprintf("%d of the %d members needed had shared what their masks are made of at the deadline; missing: %s",
 			len(v.Shared), quorum, listed(r.missing(v.Among, v.Shared))))
-	case stage == Show && !s.unveiled(r, t, v) && (late || v.Wrong > 0 && len(r.missing(t.unmasking, v.Shown)) == 0):
+	case stage == Show && !s.unveiled(r, t, v) && (late || r.hopeless(t, v)):
 		missing := listed(r.missing(t.unmasking, v.Shown))
 		if v.Wrong > 0 {
 			return r.fails(t, fmt.Sprintf("the masks do not come off the sum by what %d members have shown: %s; missing: %s", v.Wrong, v.Why, missing))
+		}
+		if !late {
+			return r.fails(t, fmt.Sprintf("%d of the %d members needed have shown the shares that take the masks off the sum, and of the others too many have left: %s",
+				len(v.Shown), quorum, listed(r.who(left))))
 		}
 		return r.fails(t, fmt.Sprintf("%d of the %d members needed have shown the shares that take the masks off the sum, in one more deadline; missing: %s",
 			len(v.Shown), quorum, missing))
@@ -340,7 +350,7 @@ func (r *run) masks(t *try, m entry.Member) bool {
 	return !r.fact.Plan.Masks || t.unmasking == nil && slices.Contains(t.masked, m)
 }
 
-// unmasked reports whether a try's sum is one of these members, where it was masked.
+// unmasked reports whether a try's sum is one of these members, where it was masked. What a boot has lost nobody can have unmasked.
 func (r *run) unmasked(t *try, members []entry.Contribution, early entry.Early) bool {
-	return !r.fact.Plan.Masks || early == t.early && slices.EqualFunc(members, t.unmasking, func(c entry.Contribution, m entry.Member) bool { return c.Member == m })
+	return !r.fact.Plan.Masks || !t.lost && early == t.early && slices.EqualFunc(members, t.unmasking, func(c entry.Contribution, m entry.Member) bool { return c.Member == m })
 }
