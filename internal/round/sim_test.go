@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -312,7 +313,7 @@ func (w *world) replay() *round.State {
 
 // lose makes a member forget an update that it kept.
 func (w *world) lose() {
-	for k := range w.kept {
+	for _, k := range slices.Sorted(maps.Keys(w.kept)) { // in an order that the seed decides
 		if w.chance.IntN(4) == 0 {
 			delete(w.kept, k)
 		}
