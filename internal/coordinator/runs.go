@@ -46,11 +46,11 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 	if q.Request == "" || len(q.Request) > 64 || clip(q.Request, 64) != q.Request {
 		return nil, status.Error(codes.InvalidArgument, "request: want an id of 1 to 64 printable characters")
 	}
-	plan, err := parsePlan(q.Plan)
+	plan, err := trainer.DecodePlan(q.Plan)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	asked, err := studyOf(plan) // here and once: a plan may have a million columns, and the loop serves everybody
+	asked, err := studyOf(plan) // which judges it; here and once, since a plan may have a million columns and the loop serves everybody
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -78,15 +78,6 @@ func (r *runs) Start(ctx context.Context, q *pb.StartRequest) (*pb.StartReply, e
 		return nil, answer(r.log, err)
 	}
 	return &pb.StartReply{Run: run, Memory: memory}, nil
-}
-
-// parsePlan reads a plan as it came over the wire and judges what needs no federation to judge. Its errors name the plan.
-func parsePlan(text []byte) (entry.Plan, error) {
-	p, err := trainer.DecodePlan(text)
-	if err == nil {
-		err = trainer.CheckPlan(p)
-	}
-	return p, err
 }
 
 // invited returns whom the plan asks, ascending: all members where it names none.
