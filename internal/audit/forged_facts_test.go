@@ -192,6 +192,12 @@ func TestForgedFacts(t *testing.T) {
 			[]string{`14: the rules draw another fact`, `14: .*` + replayed},
 		},
 		{"another weight", at(13, func(f *entry.UpdateAccepted) { f.Weight++ }), []string{`13: the rules refuse it: another weight`, `13: .*` + replayed}},
+		{"an update that came late", at(13, func(f *entry.UpdateAccepted) { f.Staleness = 1 }), []string{`13: the rules refuse it: trained from a model`, `13: .*` + replayed}},
+		{"an update that came early", at(13, func(f *entry.UpdateAccepted) { f.Staleness = -1 }), []string{`13: the rules refuse it: trained from a model of a round that has not`, `13: .*` + replayed}},
+		{"a contribution that is later than its update", at(17, func(f *entry.RoundClosed) {
+			f.Members = slices.Clone(f.Members)
+			f.Members[0].Staleness = 1
+		}), []string{`17: the model is not of all`, `17: .*` + replayed}},
 		{"another try", at(13, func(f *entry.UpdateAccepted) { f.Try = 2 }), []string{`13: the rules refuse it: not open`, `13: .*` + replayed}},
 		{
 			"an update of somebody who takes no part", at(66, func(f *entry.UpdateAccepted) { f.Member = "longbeach" }),

@@ -88,6 +88,21 @@ func TestCrashUnsent(t *testing.T) {
 	})
 }
 
+// TestCrashBuffered is TestCrash for a run under FedBuff, whose updates participants keep for later rounds too: each counts in one.
+func TestCrashBuffered(t *testing.T) {
+	two := func(p *entry.Plan) {
+		p.Strategy = entry.Strategy{Name: "fedbuff", Params: map[string]any{"buffer_size": 2.0}}
+		p.Standardize, p.Local.LearningRate = nil, 1e-6
+	}
+	victims := []string{"budapest"}
+	if *crashAll {
+		victims = append(victims, "council")
+	}
+	for _, victim := range victims {
+		t.Run(victim, func(t *testing.T) { eachWay(t, plan(t, pair, two), victim, func(*testing.T, *crashes) {}) })
+	}
+}
+
 // TestCrashPrivate is TestCrash for the coordinator of a run with noise. What it drew is lost with it, and what comes instead is another model;
 // but each round has one closing, and what the log says was spent is what so many closings cost.
 func TestCrashPrivate(t *testing.T) {

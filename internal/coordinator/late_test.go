@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 
 	"consilium.dev/internal/codec"
+	"consilium.dev/internal/coordinator"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/model"
 	"consilium.dev/internal/participant"
@@ -249,6 +250,47 @@ func TestAsynchronous(t *testing.T) {
 		}
 		for name, err := range w.disks["longbeach"].List(t.Context(), "kept/") {
 			t.Errorf("longbeach still keeps %s: %v", name, err)
+		}
+		if r := w.verify(w.export()); !r.Good() || r.Rounds != 40 {
+			t.Errorf("an audit of %d rounds finds %v", r.Rounds, r.Findings)
+		}
+	})
+}
+
+// TestLateWhileCombining: an update that is whole when a full buffer is being emptied is told that the round is closed; it is here when it is offered for
+// the next one, and no byte of it is sent again.
+func TestLateWhileCombining(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &gated{}
+		c := newCourt(t, func(o *coordinator.Options) {
+			g.Objects = o.Objects
+			o.Objects = g
+		})
+		run := c.openToAll()
+		first := c.bases()[0]
+		g.mu.Lock()
+		g.shut = make(chan struct{})
+		g.mu.Unlock()
+		for _, p := range []*peer{c.budapest, c.cleveland} {
+			c.accepted(p, sound(run).of(1, 1, first))
+		}
+		synctest.Wait()
+		u := sound(run).of(1, 1, first)
+		u.head.Resumes = true
+		if reply, err := c.longbeach.send(t.Context(), u); err != nil || reply.Reason != "closed" || !u.asked {
+			t.Errorf("an update while the buffer is emptied: %v, %v, want closed when it is here", reply, err)
+		}
+		g.mu.Lock()
+		close(g.shut)
+		g.shut = nil
+		g.mu.Unlock()
+		c.books["council"].await(t, "round opened", "run", run, "round", "2")
+		u.head.Round, u.head.Sent, u.chunks = 2, bareSize, nil
+		c.accepted(c.longbeach, u)
+		f := only[entry.UpdateAccepted](c.facts())
+		if last := f[len(f)-1]; last.Member != "longbeach" || last.Staleness != 1 || last.Resent != 0 || last.Bytes != bareSize {
+			t.Errorf("the log has %+v, want it once, and one round late", last)
 		}
 	})
 }

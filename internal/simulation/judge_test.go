@@ -197,8 +197,8 @@ type audit struct {
 	late     map[accepted]int                // by how many rounds
 	counted  map[string]map[entry.Member]int // newest round whose model has an update of the member
 	asked    map[accepted]bool               // who was selected for which round; of no try
-	models   map[entry.Digest]int64 // lines that made them
-	closed   map[entry.Digest]bool  // those of them that a round made
+	models   map[entry.Digest]int64          // lines that made them
+	closed   map[entry.Digest]bool           // those of them that a round made
 	size     int64
 	epoch    int // of the manifest, counted from 1
 }
