@@ -16,7 +16,9 @@ import (
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/model"
 	"consilium.dev/internal/round"
+	"consilium.dev/internal/trainer"
 	"consilium.dev/internal/transport"
 )
 
@@ -230,3 +232,23 @@ func (e *Encodings) Get(model entry.Digest, at int64, encode func() (codec.Schem
 func (e *Encodings) Held() int { return e.e.held }
 
 func (e *Encodings) Kept() int { return len(e.e.of) }
+
+// StartOf starts a run of a plan as its lead does, of a model that no schema describes: its first version is m, and so its updates are as long.
+// A boot would find another layout.
+func (c *Coordinator) StartOf(ctx context.Context, lead string, p entry.Plan, m *model.Model) (run string, err error) {
+	l := c.epochs.loop
+	f := entry.RunCreated{Run: newRun(), Request: "of a model", Lead: lead, Manifest: c.epochs.now().Digest(), Members: membersOf(c.epochs.now()), Plan: p}
+	ref, err := (&combiner{blobs: c.blobs}).putModel(ctx, m)
+	if err != nil {
+		return "", err
+	}
+	f.Initial, f.Model = &ref, ref.Plain
+	limits := limitsOf(c.epochs.now())
+	limits.OpenRuns, limits.Starts = c.o.Limits.OpenRuns, c.o.Limits.Starts
+	return f.Run, l.send(ctx, message{in: round.Create{Fact: f, Limits: limits}, after: func() error {
+		s := l.studies[f.Run]
+		s.shape = trainer.Description{Layout: m.Layout, Training: []aggregate.Range{{Len: m.Layout.Len(), MaxAbs: p.MaxAbs}}}
+		l.studies[f.Run] = s
+		return nil
+	}})
+}
