@@ -9,7 +9,6 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -156,28 +154,6 @@ func newWhole(b *testing.B, members, n int) *whole {
 	}
 	w.await()
 	return w
-}
-
-// crowded returns the manifest of a federation of so many members, and their names.
-func crowded(t testing.TB, r *realm, members int) ([]string, *manifest.Manifest) {
-	t.Helper()
-	names := slices.Clone(hospitals)
-	var more strings.Builder
-	for i := len(names); i < members; i++ {
-		name := fmt.Sprintf("hospital-%02d", i)
-		names = append(names, name)
-		fmt.Fprintf(&more, "  - {name: %s, governance: %q, identity: %q}\n", name, spki(t, "governance/"+name), spki(t, "participant/"+name))
-	}
-	return names[:members], r.manifestOf(t, "people:\n", more.String()+"people:\n", "threshold: 3", fmt.Sprint("threshold: ", members/2+1))
-}
-
-func spki(t testing.TB, who string) string {
-	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(keyOf(who).Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return base64.StdEncoding.EncodeToString(der)
 }
 
 func normal(n int, deviation float64) []float32 {
