@@ -3,6 +3,7 @@ package transport_test
 import (
 	"net"
 	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"consilium.dev/internal/attest"
@@ -44,6 +45,10 @@ func BenchmarkHandshake(b *testing.B) {
 			handshakes(b, e, lis)
 		})
 	}
+	intel, of := intelRealm(b)
+	for _, p := range []struct{ name, who string }{{"participant on tdx", "north"}, {"participant on sgx", "south"}} { // and the council on TDX
+		b.Run(p.name, func(b *testing.B) { handshakes(b, intel.realEnds(b, of, attest.Participant, p.who), lis) })
+	}
 	b.Run("evidence that costs nothing", func(b *testing.B) { handshakes(b, newEnds(attest.Participant, "north"), lis) })
 }
 
@@ -51,12 +56,15 @@ func handshakes(b *testing.B, e *ends, lis net.Listener) {
 	b.ReportAllocs()
 	client := makeClient(b, e.client)
 	var server *transport.Credentials
-	for i := 0; b.Loop(); i++ {
+	var in, out atomic.Int64
+	i := 0
+	for ; b.Loop(); i++ {
 		b.StopTimer()
 		if i%32 == 0 {
 			server = makeServer(b, e.server)
 		}
 		near, far := tcpPair(b, lis)
+		near = &weighed{near, &in, &out}
 		b.StartTimer()
 		s, c := shake(server, client, near, far)
 		if s.err != nil || c.err != nil {
@@ -67,6 +75,26 @@ func handshakes(b *testing.B, e *ends, lis net.Listener) {
 		c.close()
 		b.StartTimer()
 	}
+	b.ReportMetric(float64(in.Load())/float64(i), "B-in/handshake")
+	b.ReportMetric(float64(out.Load())/float64(i), "B-out/handshake")
+}
+
+// weighed counts the bytes of a server's connection.
+type weighed struct {
+	net.Conn
+	in, out *atomic.Int64
+}
+
+func (w *weighed) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	w.in.Add(int64(n))
+	return n, err
+}
+
+func (w *weighed) Write(p []byte) (int, error) {
+	n, err := w.Conn.Write(p)
+	w.out.Add(int64(n))
+	return n, err
 }
 
 // BenchmarkIdle reports the bytes of heap that an idle connection holds, both ends together, beyond the pipe.

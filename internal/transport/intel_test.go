@@ -10,6 +10,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/attest/simulated"
+	"consilium.dev/internal/manifest"
 )
 
 // intelSets are reference sets of simulated machines of Intel's, judged in every field that a simulated one has a steady value for.
@@ -58,36 +59,19 @@ offices:
 // TestIntel: a coordinator in a trust domain and participants in a domain and in an enclave meet over the channel, with all
 // collateral; and one whose platform is out of date does not get in.
 func TestIntel(t *testing.T) {
-	root, err := rootIn("intel.json")
+	r, m := intelRealm(t)
+	old, err := r.root.TDX(simulated.TDXSpec{IntelSpec: simulated.IntelSpec{Status: "OutOfDate", Advisories: []string{"INTEL-SA-00615"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	domain, err := root.TDX(simulated.TDXSpec{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	enclave, err := root.SGX(simulated.SGXSpec{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	old, err := root.TDX(simulated.TDXSpec{IntelSpec: simulated.IntelSpec{Status: "OutOfDate", Advisories: []string{"INTEL-SA-00615"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mrtd, mrenclave := simulated.DefaultMRTD(), simulated.DefaultMREnclave()
-	sets := strings.NewReplacer("<mrtd>", hex.EncodeToString(mrtd[:]), "<mrenclave>", hex.EncodeToString(mrenclave[:]),
-		"<zero48>", strings.Repeat("00", 48), "<zero64>", strings.Repeat("00", 64)).Replace(intelSets)
-	r := &realm{root: root, snp: domain, nitro: enclave} // in the place of those that other tests have
-	m := r.manifestOf(t, "offices:\n", sets, "coordinator: {types: [[sev-snp]], sets: [snp]", "coordinator: {types: [[tdx]], sets: [tdx]",
-		"participant: {types: [[sev-snp], [nitro]], sets: [snp, nitro]", "participant: {types: [[sev-snp], [tdx], [sgx], [nitro]], sets: [snp, tdx, sgx, nitro]")
 	for _, test := range []struct {
 		name    string
 		who     string
 		machine *simulated.Machine
 		set     string // "" where it is refused
 	}{
-		{"in a domain", "north", domain, "tdx"},
-		{"in an enclave", "south", enclave, "sgx"},
+		{"in a domain", "north", r.snp, "tdx"},
+		{"in an enclave", "south", r.nitro, "sgx"},
 		{"in a domain on a platform that is out of date", "north", old, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -119,4 +103,27 @@ func TestIntel(t *testing.T) {
 			})
 		})
 	}
+}
+
+// intelRealm returns a realm whose machines are a domain and an enclave, in the place of those that other tests have, and its manifest.
+func intelRealm(t testing.TB) (*realm, *manifest.Manifest) {
+	t.Helper()
+	root, err := rootIn("intel.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	domain, err := root.TDX(simulated.TDXSpec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enclave, err := root.SGX(simulated.SGXSpec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mrtd, mrenclave := simulated.DefaultMRTD(), simulated.DefaultMREnclave()
+	sets := strings.NewReplacer("<mrtd>", hex.EncodeToString(mrtd[:]), "<mrenclave>", hex.EncodeToString(mrenclave[:]),
+		"<zero48>", strings.Repeat("00", 48), "<zero64>", strings.Repeat("00", 64)).Replace(intelSets)
+	r := &realm{root: root, snp: domain, nitro: enclave}
+	return r, r.manifestOf(t, "offices:\n", sets, "coordinator: {types: [[sev-snp]], sets: [snp]", "coordinator: {types: [[tdx]], sets: [tdx]",
+		"participant: {types: [[sev-snp], [nitro]], sets: [snp, nitro]", "participant: {types: [[sev-snp], [tdx], [sgx], [nitro]], sets: [snp, tdx, sgx, nitro]")
 }
