@@ -149,5 +149,14 @@ func BenchmarkPeak(b *testing.B) {
 	}
 }
 
+// BenchmarkPeakTable is BenchmarkPeak over models of several sizes, in MiB.
+func BenchmarkPeakTable(b *testing.B) {
+	for _, size := range []int{1, 16, 64, 256} {
+		for _, participants := range []int{2, 8, 32} {
+			b.Run(fmt.Sprintf("model=%d/participants=%d", size, participants), func(b *testing.B) { benchmarkPeak(b, size<<18, participants) })
+		}
+	}
+}
+
 // BenchmarkPeakLarge is BenchmarkPeak over a model of 1 GiB. It needs 12 GiB of disk.
 func BenchmarkPeakLarge(b *testing.B) { benchmarkPeak(b, 256<<20, 32) }
