@@ -233,8 +233,13 @@ func checkStrategy(p entry.Plan) error {
 	if p.Quorum < s.Least() {
 		return fmt.Errorf("quorum is %d, but strategy %s makes a model of %d updates or more", p.Quorum, s.Name(), s.Least())
 	}
-	if s.Local().Controlled && codec.Lossy(p.Encoding) == codec.TopK { // their size is another, and they would compete for places with the model's values
-		return fmt.Errorf("encoding %s with strategy %s, whose updates hold control variates; want another one or none", codec.TopK, s.Name())
+	if codec.Lossy(p.Encoding) == codec.TopK {
+		switch {
+		case s.Local().Controlled: // their size is another, and they would compete for places with the model's values
+			return fmt.Errorf("encoding %s with strategy %s, whose updates hold control variates; want another one or none", codec.TopK, s.Name())
+		case s.Buffer().Size() > 0: // and its member would take for sent what is not
+			return fmt.Errorf("encoding %s with strategy %s, to which a late update counts for less; want another one or none", codec.TopK, s.Name())
+		}
 	}
 	if m := entry.Member(s.Member()); m != "" && len(p.Members) > 0 && !slices.Contains(p.Members, m) {
 		return fmt.Errorf("strategy %s measures by the updates of %.64q, who is not among the members listed", s.Name(), m)
