@@ -2,10 +2,14 @@ package coordinator_test
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"math"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +24,8 @@ import (
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/mask"
+	"consilium.dev/internal/participant"
+	"consilium.dev/internal/store"
 	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
 )
@@ -575,4 +581,105 @@ func TestUnopened(t *testing.T) {
 		m.must("budapest", m.opened("budapest", maskers...))
 		m.finished(maskers...)
 	})
+}
+
+// TestMaskedLeave: one leaves the run when its shares are handed over. Its masks come off by them, and the model has the bits of a run without
+// masks which it leaves as late.
+func TestMaskedLeave(t *testing.T) {
+	t.Parallel()
+	var models [2]entry.Digest
+	synctest.Test(t, func(t *testing.T) {
+		m := newMasque(t, newCourt(t))
+		m.prepare()
+		if _, err := m.longbeach.Leave(t.Context(), &pb.LeaveRequest{Run: m.run}); err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range maskers[:2] {
+			m.accepted(m.peers[name], m.offers(m.masked(name, steps(i))))
+		}
+		if a := m.asked("longbeach"); a != nil {
+			t.Errorf("of one that has left %v is wanted", a)
+		}
+		if err := m.says("longbeach", m.opened("longbeach", maskers[:2]...)); status.Code(err) != codes.FailedPrecondition {
+			t.Errorf("shares of one that has left: %v", err)
+		}
+		for _, name := range maskers[:2] {
+			m.must(name, m.opened(name, maskers[:2]...))
+		}
+		m.finished(maskers[:2]...)
+		models[0] = final(m.completed(m.run))
+
+		open := newMasque(t, m.court, func(p *entry.Plan) { p.Masks = false })
+		if _, err := m.longbeach.Leave(t.Context(), &pb.LeaveRequest{Run: open.run}); err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range maskers[:2] {
+			open.accepted(m.peers[name], open.offers(steps(i)))
+		}
+		open.finished(maskers[:2]...)
+		models[1] = final(m.completed(open.run))
+	})
+	if models[0] != models[1] {
+		t.Errorf("with masks the model is %s, without it is %s", models[0], models[1])
+	}
+}
+
+// dying is a disk whose program ends before an object is there whose name is like that.
+type dying struct {
+	*disk
+	at string
+}
+
+func (d *dying) Put(ctx context.Context, name func() string, r io.Reader) error {
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	n := name()
+	if dies, err := path.Match(d.at, n); err != nil || dies {
+		return cmp.Or(err, errKilled)
+	}
+	return d.disk.Put(ctx, store.Named(n), bytes.NewReader(text))
+}
+
+// TestMaskedDropouts: a member's program ends for good at a step of the first masked round. The model has the bits of a run without masks in
+// which the same members take part.
+func TestMaskedDropouts(t *testing.T) {
+	t.Parallel()
+	once := func(p *entry.Plan) { p.Rounds, p.Quorum, p.Strategy = 1, 3, entry.Strategy{Name: "fedadam"} }
+	model := func(t *testing.T, at string, in int, change ...func(*entry.Plan)) (id entry.Digest) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.serve()
+			for _, name := range hospitals {
+				w.join(name, func(o *participant.Options) {
+					if name == "cleveland" {
+						o.Objects = &dying{w.disks[name], at}
+					}
+				})
+			}
+			v := w.completed(w.start(plan(t, append([]func(*entry.Plan){once}, change...)...)))
+			closed := only[entry.RoundClosed](w.facts())
+			if len(closed) != 2 || len(closed[0].Members) != in || len(closed[1].Members) != 3 {
+				t.Errorf("the log has the closings %+v, want the first with %d members and the second with 3", closed, in)
+			}
+			if failed := only[entry.RoundFailed](w.facts()); len(failed) > 0 {
+				t.Errorf("the log has the failures %+v", failed)
+			}
+			id = final(v)
+		})
+		return id
+	}
+	without := map[int]entry.Digest{3: model(t, "kept/*/0", 3), 4: model(t, "kept/*/1", 4)} // by how many's statistics are in the sum
+	for _, test := range []struct {
+		before string
+		in     int
+	}{{"keys", 3}, {"shares", 3}, {"sent", 3}, {"shown", 4}} {
+		t.Run(test.before, func(t *testing.T) {
+			t.Parallel()
+			if got, want := model(t, "mask/*/0/1/"+test.before, test.in, masked), without[test.in]; got != want {
+				t.Errorf("with masks the model is %s, without it is %s", got, want)
+			}
+		})
+	}
 }

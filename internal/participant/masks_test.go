@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -15,11 +17,13 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/mask"
 	"consilium.dev/internal/model"
 	"consilium.dev/internal/participant"
+	"consilium.dev/internal/trainer"
 	pb "consilium.dev/proto/consilium/v1"
 )
 
@@ -534,5 +538,76 @@ func TestTwoBases(t *testing.T) {
 		l.updates(ask(first))
 		l.refusesTrain(ask(second), "was masked in this try before")
 		l.refusesTrain(ask(first), "was masked in this try before") // the first one is kept no more
+	})
+}
+
+// TestMaskedBytes looks in all that a member sends in a masked try for its update: as it is, as it is rounded, and as it would be under one
+// of the two kinds of masks alone.
+func TestMaskedBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := newLiar(t)
+		bare := open.updates(statistics(t))
+		found := func(l *liar, pattern []byte) bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return bytes.Contains(l.heard, pattern)
+		}
+		l := newLiar(t, hidden)
+		l.gives(l.introduces(others...))
+		masked := l.updates(l.train(everybody...))
+		shown := l.gives(l.shows(everybody...))
+		if len(masked) != 2*len(bare) || len(shown.Shown) != 4 {
+			t.Fatalf("%d values for %d, and %d shares", len(masked), len(bare), len(shown.Shown))
+		}
+		var p entry.Plan
+		if err := json.Unmarshal(plan(t, hidden), &p); err != nil {
+			t.Fatal(err)
+		}
+		d, err := trainer.Describe(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		grid, err := aggregate.NewGrid(aggregate.Spec{Ranges: d.Statistics, Weights: weights})
+		if err != nil {
+			t.Fatal(err)
+		}
+		words := make([]uint64, len(bare))
+		grid.Whole(words, 0, bare, 199)
+		var sent []uint64
+		for i := range words {
+			sent = append(sent, uint64(math.Float32bits(masked[2*i]))|uint64(math.Float32bits(masked[2*i+1]))<<32)
+		}
+		// What the others know, their masks with it, is not all that there is: a coordinator with all of them but it still sees nothing. That
+		// takes its self mask, which shares of three give.
+		public, err := mask.ParsePublic(l.own.Keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := slices.Clone(sent)
+		for _, m := range others {
+			term, err := l.keys[m].PairMask(l.try, m, "cleveland", public)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mask.Apply(known, 0, term)
+		}
+		looked := 0
+		for i, v := range bare {
+			if v == 0 {
+				continue
+			}
+			looked++
+			value, word := make([]byte, 4), binary.LittleEndian.AppendUint64(nil, words[i])
+			model.PutFloats(value, bare[i:i+1])
+			if found(l, value) || found(l, word) || found(l, word[:6]) || sent[i] == words[i] || known[i] == words[i] {
+				t.Errorf("value %d was sent, as it is or rounded", i)
+			}
+			if !found(open, value) {
+				t.Errorf("value %d is not found where it was sent", i)
+			}
+		}
+		if looked < 20 {
+			t.Errorf("only %d values to look for", looked)
+		}
 	})
 }

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
 
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
@@ -47,6 +48,34 @@ type council struct {
 	query    func(*pb.QueryRequest) *pb.QueryReply
 	offer    func(pb.Rounds_OfferServer) error
 	masked   func(*pb.MaskRequest) error
+
+	mu    sync.Mutex // guards what follows
+	heard []byte     // all that was sent to it, as it lay on the line
+}
+
+// overhears keeps what a call brings.
+func (c *council) overhears(m any) {
+	text, err := proto.Marshal(m.(proto.Message))
+	if err != nil {
+		panic(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard = append(c.heard, text...)
+}
+
+// overheard is a stream whose messages are kept.
+type overheard struct {
+	grpc.ServerStream
+	c *council
+}
+
+func (s overheard) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil {
+		s.c.overhears(m)
+	}
+	return err
 }
 
 func (c *council) Follow(_ *pb.FollowRequest, s grpc.ServerStreamingServer[pb.Wanted]) error {
@@ -111,7 +140,14 @@ func newMember(t *testing.T) *member {
 		t: t, disk: storetest.New(), book: &book{}, rules: owners(), data: participant.Data{Records: folder + ".data", Split: folder + ".split.csv"},
 		council: &council{wanted: make(chan *pb.Wanted), consents: make(chan *pb.ConsentRequest, 9), reports: make(chan *pb.ReportRequest, 9)},
 	}
-	lis, server := bufconn.Listen(1<<16), grpc.NewServer(grpc.WaitForHandlers(true))
+	lis, server := bufconn.Listen(1<<16), grpc.NewServer(grpc.WaitForHandlers(true),
+		grpc.UnaryInterceptor(func(ctx context.Context, q any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			m.overhears(q)
+			return handle(ctx, q)
+		}),
+		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+			return handle(srv, overheard{s, m.council})
+		}))
 	pb.RegisterRoundsServer(server, m.council)
 	pb.RegisterBlobsServer(server, m.council)
 	var serving sync.WaitGroup
