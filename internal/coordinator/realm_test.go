@@ -34,6 +34,8 @@ type realm struct {
 	snp     *simulated.Machine
 	nitro   *simulated.Machine
 	judges  []attest.Verifier
+
+	made sync.Map // *manifest.Manifest by its text: nearly all tests have the same, and a signed one never changes
 }
 
 // launched is the measurement of the coordinator's machine, another one than the participants'.
@@ -179,7 +181,11 @@ func (r *realm) manifestOf(t testing.TB, edits ...string) *manifest.Manifest {
 		}
 		edits = append(edits, "<"+w+">", base64.StdEncoding.EncodeToString(der))
 	}
-	payload, err := manifest.Build([]byte(strings.NewReplacer(edits...).Replace(manifestText)))
+	text := strings.NewReplacer(edits...).Replace(manifestText)
+	if m, ok := r.made.Load(text); ok {
+		return m.(*manifest.Manifest)
+	}
+	payload, err := manifest.Build([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +203,7 @@ func (r *realm) manifestOf(t testing.TB, edits ...string) *manifest.Manifest {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.made.Store(text, m)
 	return m
 }
 
