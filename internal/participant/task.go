@@ -104,6 +104,15 @@ func declared(plan entry.Plan, rows int) int64 {
 	return int64(rows)
 }
 
+// stepsTold returns what is told of a training of which so many steps are done, and of how many. Under a plan with privacy it is nothing: where a
+// round is some passes over the records, the steps would tell how many records there are.
+func stepsTold(plan entry.Plan, weight int64, n int) (done, of int) {
+	if plan.Privacy != nil {
+		return 0, 0
+	}
+	return n, trainer.Steps(plan, weight)
+}
+
 // train makes, keeps and offers this member's update of a round.
 func (s *session) train(ctx context.Context, t *pb.Train) error {
 	log := s.p.log.With(zap.String("run", t.Run), zap.Int32("round", t.Round), zap.Int32("try", t.Try))
@@ -127,7 +136,7 @@ func (s *session) train(ctx context.Context, t *pb.Train) error {
 		if err != nil {
 			return err
 		}
-		state, err := s.offer(ctx, t, u)
+		state, err := s.offer(ctx, t, u, study.plan.Privacy != nil)
 		if err != nil {
 			return fmt.Errorf("offering the update of round %d of run %s: %w", t.Round, t.Run, err)
 		}
@@ -262,7 +271,7 @@ func (s *session) prepare(ctx context.Context, t *pb.Train, study *study, data r
 	spec := aggregate.Spec{Ranges: d.Training, Weights: []int64{t.Weight}}
 	var own trainer.Carried
 	work := func(ctx context.Context, base *model.Model) (made, error) {
-		progress := func(done int) { s.p.desk.progress(done, trainer.Steps(plan, t.Weight)) }
+		progress := func(done int) { s.p.desk.progress(stepsTold(plan, t.Weight, done)) }
 		if plan.PerRecord() {
 			values, err := trainer.TrainRecords(ctx, plan, base, data.train, rand.Reader, progress)
 			return made{values: values}, err

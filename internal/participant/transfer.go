@@ -170,8 +170,9 @@ func (r *chunkReader) recv(at int64) (*pb.Chunk, error) {
 	return &r.chunk, r.stream.RecvMsg(&r.chunk)
 }
 
-// offer asks whether the update is there already and sends it if it is not. The reason says why it was not taken.
-func (s *session) offer(ctx context.Context, t *pb.Train, u finished) (reason string, err error) {
+// offer asks whether the update is there already and sends it if it is not, in as many bytes as any other where the plan asks for privacy. The
+// reason says why it was not taken.
+func (s *session) offer(ctx context.Context, t *pb.Train, u finished, private bool) (reason string, err error) {
 	d := u.digest()
 	base, model := u.source()
 	q, err := s.rounds.Query(ctx, &pb.QueryRequest{Run: t.Run, Round: t.Round, Try: t.Try, Update: d[:], Base: base, Model: model})
@@ -184,13 +185,13 @@ func (s *session) offer(ctx context.Context, t *pb.Train, u finished) (reason st
 	case pb.QueryReply_STATE_CLOSED:
 		return "closed", nil
 	case pb.QueryReply_STATE_SEND:
-		return s.upload(ctx, t, u, d)
+		return s.upload(ctx, t, u, d, private)
 	}
 	return q.Reason, nil
 }
 
 // upload sends the update, chunk by chunk, once the coordinator has memory for it.
-func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.Digest) (reason string, err error) {
+func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.Digest, private bool) (reason string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream on every path
 	stream, err := s.rounds.Offer(ctx)
@@ -215,7 +216,11 @@ func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.D
 			if reply.Offset < 0 || reply.Offset > head.Size || reply.Offset%4 != 0 {
 				return "", fmt.Errorf("the coordinator wants an update of %d bytes from byte %d on", head.Size, reply.Offset)
 			}
-			s.p.sent.add(d, sendValues(stream, u.values, int(reply.Offset/4), codec.Schemes(reply.Schemes).OrOld()))
+			encoder := &codec.Encoder{Reads: codec.Schemes(reply.Schemes).OrOld()}
+			if private { // how well an update compresses hangs on the records, and stands in the log, where no noise covers it
+				encoder = nil
+			}
+			s.p.sent.add(d, sendValues(stream, u.values, int(reply.Offset/4), encoder))
 		case pb.OfferReply_STATE_ACCEPTED:
 			return "", nil
 		default:
@@ -224,16 +229,20 @@ func (s *session) upload(ctx context.Context, t *pb.Train, u finished, d entry.D
 	}
 }
 
-// sendValues sends the update's chunks from a value on, as its reader reads them, and returns how many of its bytes it has given to the line. Like Send, it
-// leaves the reason of a stream's end to Recv.
-func sendValues(stream grpc.BidiStreamingClient[pb.OfferRequest, pb.OfferReply], values []float32, at int, reads codec.Schemes) (sent int64) {
+// sendValues sends the update's chunks from a value on, encoded or, with nil, as they are, and returns how many of its bytes it has given to the line.
+// Like Send, it leaves the reason of a stream's end to Recv.
+func sendValues(stream grpc.BidiStreamingClient[pb.OfferRequest, pb.OfferReply], values []float32, at int, encoder *codec.Encoder) (sent int64) {
 	buf := make([]byte, codec.Piece)
-	encoder := codec.Encoder{Reads: reads}
 	for at < len(values) {
 		n := min(len(values)-at, codec.Piece/4)
 		model.PutFloats(buf, values[at:at+n])
 		// A message that was sent may still be read by gRPC: each has its own bytes.
-		scheme, data := encoder.Encode(time.Now(), make([]byte, 0, 4*n), buf[:4*n])
+		scheme, data := codec.Raw, make([]byte, 0, 4*n)
+		if encoder != nil {
+			scheme, data = encoder.Encode(time.Now(), data, buf[:4*n])
+		} else {
+			data = append(data, buf[:4*n]...)
+		}
 		c := &pb.Chunk{Offset: 4 * int64(at), Scheme: uint32(scheme), Size: uint32(4 * n), Data: data}
 		if stream.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Chunk{Chunk: c}}) != nil {
 			return sent
