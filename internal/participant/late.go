@@ -2,6 +2,7 @@ package participant
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"consilium.dev/internal/aggregate"
@@ -95,6 +96,24 @@ func (f finished) spent(t *pb.Train, reason string) bool {
 		return f.round > 0 && f.round < int(t.Round)
 	}
 	return false
+}
+
+// yield waits for a training that goes on for a later round, of another run as a rule, and keeps what it makes: what is asked for now would put an end
+// to it, and so whoever takes part in two runs might never get to an end in one.
+func (s *session) yield(ctx context.Context, what subject) error {
+	for {
+		s.mu.Lock()
+		goesOn := s.p.studio.now != nil && !s.p.studio.has(what) && counts(s.wanted, s.p.studio.now.at)
+		s.mu.Unlock()
+		if !goesOn {
+			return nil
+		}
+		s.loosen()
+		if _, err := s.p.trained(ctx); err != nil && !errors.Is(err, errNotOurs) {
+			return err
+		}
+		s.hold(what.at)
+	}
 }
 
 // hold has the task under way go on, which is of what was begun for a round, while that counts.

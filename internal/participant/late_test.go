@@ -218,6 +218,37 @@ func TestLateDownload(t *testing.T) {
 	})
 }
 
+// TestOtherRun: another run waits for a training that goes on, and does not put an end to it.
+func TestOtherRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const other = "1122334455667788"
+		d := newDesk(t)
+		d.rules.Strategies = []string{"fedbuff", "fedavg"}
+		end := d.follow()
+		d.agree(run, d.plan)
+		d.agree(other, plan(t))
+		_ = end() // the process has been told to end
+		p, until := d.process(), make(chan struct{})
+		over := p.Occupy(run, 1, entry.Digest{7}, 199, make([]float32, 14), until)
+		d.begins(p)
+		w := d.round(2)
+		second := statistics(t)
+		second.Run = other
+		w.Train, w.Progress = []*pb.Train{second, w.Train[0]}, append(w.Progress, &pb.Progress{Run: other, Closed: -1})
+		d.wants(w)
+		select {
+		case <-over:
+			t.Fatal("the training was stopped")
+		default:
+		}
+		close(until)
+		synctest.Wait()
+		if n := len(d.offers); n != 2 || d.offers[0].Run != other || d.offers[0].Base != 0 || d.offers[1].Run != run || d.offers[1].Base != 1 {
+			t.Errorf("offers %v, want that of the other run, and then that which went on", d.offers)
+		}
+	})
+}
+
 // TestGivenUp: what cannot count any more is given up: it is too late, the run has ended, or its last round is closed.
 func TestGivenUp(t *testing.T) {
 	for name, w := range map[string]*pb.Wanted{

@@ -196,6 +196,9 @@ func (s *session) update(ctx context.Context, log *zap.Logger, t *pb.Train) (fin
 	case n < least:
 		return finished{}, fmt.Errorf("%w: the owner's policy refuses it: least_records: %d of %d", errNotOurs, n, least)
 	}
+	if err := s.yield(ctx, what); err != nil {
+		return finished{}, err
+	}
 	if !s.p.studio.has(what) {
 		work, err := s.prepare(ctx, t, study, data)
 		if err != nil {
