@@ -253,7 +253,7 @@ func TestCheckPlan(t *testing.T) {
 		{"a share of none", func(p *entry.Plan) { p.TopK = 0.1 }, "top_k is 0.1, want it with encoding top-k only"},
 		{"top-k with a robust rule", func(p *entry.Plan) { p.Encoding, p.TopK, p.Strategy.Name = "top-k", 0.1, "median" }, ""},
 		{"top-k with control variates", func(p *entry.Plan) { p.Encoding, p.TopK, p.Strategy.Name = "top-k", 0.1, "scaffold" }, "encoding top-k with strategy scaffold"},
-		{"top-k with late updates", func(p *entry.Plan) { p.Encoding, p.TopK, p.Strategy.Name = "top-k", 0.1, "fedbuff" }, "encoding top-k with strategy fedbuff"},
+		{"top-k with late updates", func(p *entry.Plan) { p.Encoding, p.TopK, p.Strategy = "top-k", 0.1, buffer(2) }, "encoding top-k with strategy fedbuff"},
 		{"top-k with masks", func(p *entry.Plan) { p.Encoding, p.TopK, p.Masks = "top-k", 0.1, true }, "masks with the encoding top-k"},
 		{"no steps", func(p *entry.Plan) { p.Local.Steps = 0 }, "local.steps is 0, want 1 to 1048576"},
 		{"too many steps", func(p *entry.Plan) { p.Local.Steps = 1<<20 + 1 }, "local.steps is 1048577"},
