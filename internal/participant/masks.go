@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -38,8 +37,14 @@ type masker struct {
 	blobs   *blob.Blobs
 	objects store.Objects
 
-	mu   sync.Mutex // held through each step, and while steps are forgotten; guards what follows
+	turn chan struct{} // has a token through each step, which waits for the disk, and while steps are forgotten; guards what follows
 	have map[maskKey]map[step]bool
+}
+
+// take waits for the turn, and returns what ends it.
+func (m *masker) take() (done func()) {
+	m.turn <- struct{}{}
+	return func() { <-m.turn }
 }
 
 // maskKey names a try.
@@ -89,7 +94,7 @@ type shown struct {
 const maskFolder = "mask/"
 
 func newMasker(b *blob.Blobs, o store.Objects) *masker {
-	return &masker{blobs: b, objects: o, have: map[maskKey]map[step]bool{}}
+	return &masker{blobs: b, objects: o, turn: make(chan struct{}, 1), have: map[maskKey]map[step]bool{}}
 }
 
 func (k maskKey) name(s step) string {
@@ -98,8 +103,7 @@ func (k maskKey) name(s step) string {
 
 // load finds what an earlier process kept.
 func (m *masker) load(ctx context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.take()()
 	for name, err := range m.objects.List(ctx, maskFolder) {
 		if err != nil {
 			return &diskError{err}
@@ -119,7 +123,7 @@ func (m *masker) load(ctx context.Context) error {
 	return nil
 }
 
-// note remembers that a step was taken. It is called with mu held, as are get, put and what calls them.
+// note remembers that a step was taken. It is called in the turn, as are get, put and what calls them.
 func (m *masker) note(at maskKey, s step) {
 	if m.have[at] == nil {
 		m.have[at] = map[step]bool{}
@@ -174,8 +178,7 @@ func (m *masker) put(ctx context.Context, at maskKey, s step, v any) error {
 // forget drops what is kept of runs that closed does not hold, of rounds up to its value, and of tries of before the newest of a round. Of a
 // try the keys go first: without them nothing more is said of its masks, and a crash never leaves them without what was done with them.
 func (m *masker) forget(ctx context.Context, closed map[string]int) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.take()()
 	newest := map[key]int{}
 	for at := range m.have {
 		newest[at.key] = max(newest[at.key], at.try)
@@ -235,8 +238,7 @@ func (m *masker) keys(ctx context.Context, t masking) (*mask.Keys, error) {
 
 // announce draws keys for a try, or finds those that were drawn, and signs them.
 func (m *masker) announce(ctx context.Context, t masking) (*pb.MaskKeys, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.take()()
 	k, err := m.keys(ctx, t)
 	if errors.Is(err, errNotOurs) {
 		if k, err = mask.NewKeys(rand.Reader); err != nil {
@@ -257,8 +259,7 @@ func (m *masker) announce(ctx context.Context, t masking) (*pb.MaskKeys, error) 
 
 // share looks at the others' keys and seals a share for each neighbour, or finds what was sealed.
 func (m *masker) share(ctx context.Context, t masking, quorum int, all []*pb.MaskKeys) ([]*pb.SealedShare, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.take()()
 	k, err := m.keys(ctx, t)
 	if err != nil {
 		return nil, err
@@ -387,8 +388,7 @@ func (t masking) within(what string, names, of []string, quorum int) error {
 
 // terms returns what this member adds to its update, whose masks are between members. What they make of it is not to be seen before send.
 func (m *masker) terms(ctx context.Context, t masking, members []string) ([]mask.Term, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.take()()
 	d, g, own, err := m.settled(ctx, t)
 	if err != nil {
 		return nil, err
@@ -423,8 +423,7 @@ func (m *masker) terms(ctx context.Context, t masking, members []string) ([]mask
 // masks, is refused for the rest of the try: whoever had two with the same masks would have their difference, and the same update rounded by
 // another grid is another one.
 func (m *masker) send(ctx context.Context, t masking, members []string, update entry.Digest) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.take()()
 	var before sent
 	ok, err := m.get(ctx, t.at, stepSent, &before)
 	switch {
@@ -441,8 +440,7 @@ func (m *masker) send(ctx context.Context, t masking, members []string, update e
 // show returns, of each member that has masks in this try and whose share is here, one share: of the self mask of those whose updates are in the
 // sum, of the mask key of the others. It is asked once: whose updates these are is durable before anything is shown.
 func (m *masker) show(ctx context.Context, t masking, in []string, sealed []*pb.SealedShare) ([]*pb.ShownShare, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.take()()
 	d, g, own, err := m.settled(ctx, t)
 	if err != nil {
 		return nil, err
@@ -560,12 +558,15 @@ func (s *session) mask(ctx context.Context, t *pb.Train, study *study, u finishe
 // what ends the session.
 func (s *session) veil(ctx context.Context) error {
 	done := map[string]bool{}
+	changed := s.p.standing.changes()
 	for turned := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.veiled:
+		case <-changed: // what the administrator wants
 		}
+		changed = s.p.standing.changes()
 		if n := s.line.turned(); n != turned {
 			turned = n
 			clear(done)
