@@ -25,6 +25,13 @@ func FuzzDecide(f *testing.F) {
 		ordinary = append(ordinary, 8, 0, 9, 0) // combine
 	}
 	f.Add(ordinary)
+	late := []byte{0, 1, 1, 2, 42, 2, 0} // a run that is asynchronous
+	for m := range byte(4) {
+		late = append(late, 3, 2, m, 10)
+	}
+	late = append(late, 6, 2, 1, 1, 0, 1, 10, 6, 2, 1, 1, 1, 5, 10, 8, 9) // two of the base of round 1, and a combination
+	late = append(late, 6, 2, 1, 1, 2, 1, 10, 6, 2, 2, 1, 3, 2, 10, 8, 9) // one of it in round 2, one of the base of that
+	f.Add(late)
 	f.Add([]byte{2, 1, 0x55, 3, 1, 0, 9, 3, 1, 1, 9, 10, 60, 11, 10, 60, 10, 60, 10, 60})
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p := &player{T: t, text: text, now: start, state: round.New(), held: map[string]entry.Digest{}}
@@ -100,7 +107,14 @@ func (p *player) step() {
 		p.decide(round.Query{Run: p.run(), Round: p.next(4), Try: p.next(4), Member: p.member(), Update: p.update(), Weight: p.records()})
 	case 6:
 		o := round.Offer{Run: p.run(), Round: p.next(4), Try: p.next(4), Member: p.member(), Update: p.update(), Weight: p.records()}
+		if o.Run == "r2" { // its rounds are asynchronous
+			o.Base = int(o.Update[1]) % 4
+		}
 		if p.decide(o) {
+			if r, _ := p.state.Run(o.Run); o.Base > 0 {
+				now := r.Rounds[len(r.Rounds)-1]
+				o.Round, o.Try = now.Round, now.Try
+			}
 			p.held[tryKey(o.Run, o.Round, o.Try)+string(o.Member)] = o.Update
 		}
 	case 7:
@@ -135,6 +149,10 @@ func (p *player) create() round.Create {
 	f := entry.RunCreated{
 		Run: p.run(), Request: "request", Lead: []string{"x", "y", "z"}[p.next(3)], Members: []entry.Member{"a", "b", "c", "d"}, Plan: plan,
 	}
+	if f.Run == "r2" {
+		f.Plan.ReportGoal = 0
+		f.Plan.Strategy = entry.Strategy{Name: "fedbuff", Params: map[string]any{"buffer_size": float64(max(plan.Quorum, 1)), "max_staleness": 2.0}}
+	}
 	if bits&128 != 0 {
 		f.Plan.Standardize = &entry.Standardize{MaxAbs: 16}
 	} else {
@@ -144,7 +162,7 @@ func (p *player) create() round.Create {
 		f.Members = []entry.Member{"b", "a"}
 	}
 	return round.Create{Fact: f, Limits: round.Limits{
-		Members: f.Members, Strategies: []string{"fedavg"}, Trainers: []string{"builtin/logistic"}, MaxAbs: 16, RoundsMax: 3, OpenRuns: 2,
+		Members: f.Members, Strategies: []string{"fedavg", "fedbuff"}, Trainers: []string{"builtin/logistic"}, MaxAbs: 16, RoundsMax: 3, OpenRuns: 2,
 	}}
 }
 
