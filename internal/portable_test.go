@@ -13,7 +13,7 @@ import (
 
 // digests are the tests that pin every bit of what an aggregator computes, or hold it to what another way computes, by package.
 var digests = map[string][]string{
-	"aggregate": {"TestGoldenDigest", "TestGoldenDigestGather", "TestGoldenDigestServer", "TestWholeFenced"},
+	"aggregate": {"TestGoldenDigest", "TestGoldenDigestGather", "TestGoldenDigestServer", "TestWholeFenced", "TestFedBuffWeighs"},
 	"trainer":   {"TestInitialDigest", "TestScaleDigest"},
 }
 
