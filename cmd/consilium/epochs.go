@@ -135,6 +135,16 @@ func (c *connection) turn(a *app) error {
 	return c.dial()
 }
 
+// again dials again, after a while in which nobody asked anything. The connection before may have been made anew by itself meanwhile, and have adopted
+// a newer manifest: under the older one the coordinator would have nothing newer for us, and we would refuse it.
+func (c *connection) again(a *app) error {
+	_ = c.Close() // dial does it too: from here on it adopts nothing
+	if c.epochs.now().Epoch() != c.config.Manifest.Epoch() {
+		return c.turn(a)
+	}
+	return c.dial()
+}
+
 // following makes a call, again and again while it fails for a newer manifest that was adopted.
 func (c *connection) following(ctx context.Context, a *app, call func(context.Context, *connection) error) error {
 	for n := 0; ; n++ {

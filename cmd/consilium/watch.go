@@ -102,7 +102,7 @@ func (a *app) follow(ctx context.Context, c *connection, run string, p progress)
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, longestWait)
-		if err := c.dial(); err != nil {
+		if err := c.again(a); err != nil {
 			return last, err
 		}
 	}
