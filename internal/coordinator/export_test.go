@@ -2,10 +2,13 @@ package coordinator
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,10 +19,12 @@ import (
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
+	"consilium.dev/internal/mask"
 	"consilium.dev/internal/model"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/trainer"
 	"consilium.dev/internal/transport"
+	pb "consilium.dev/proto/consilium/v1"
 )
 
 // Methods returns the methods that have a row in the table of who may call what.
@@ -251,4 +256,44 @@ func (c *Coordinator) StartOf(ctx context.Context, lead string, p entry.Plan, m 
 		l.studies[f.Run] = s
 		return nil
 	}})
+}
+
+// Veil is what members have said of the masks of one try.
+type Veil struct {
+	v        *veil
+	try      mask.Try
+	identity func(string) (ed25519.PublicKey, bool)
+}
+
+// NewVeil returns one in which nobody has said anything.
+func NewVeil(try mask.Try, identity func(string) (ed25519.PublicKey, bool)) Veil {
+	return Veil{newVeil(), try, identity}
+}
+
+// Fix says between whom the masks are.
+func (v Veil) Fix(among []entry.Member, quorum int) error {
+	g, err := mask.NewGraph(len(among), quorum, v.try.GraphSeed())
+	v.v.among, v.v.graph = among, g
+	return err
+}
+
+// Take takes what a member says.
+func (v Veil) Take(m entry.Member, q *pb.MaskRequest) error {
+	switch {
+	case q.Keys != nil:
+		return v.v.announce(v.try, m, v.identity, q.Keys)
+	case len(q.Shares) > 0:
+		return v.v.share(m, q.Shares)
+	}
+	return v.v.show(m, q.Shown)
+}
+
+// Said returns who has announced keys, shared and shown.
+func (v Veil) Said() (announced, shared, shown []entry.Member) {
+	return slices.Sorted(maps.Keys(v.v.keys)), slices.Sorted(maps.Keys(v.v.shared)), slices.Sorted(maps.Keys(v.v.shown))
+}
+
+// Terms returns what takes the masks off a sum of all.
+func (v Veil) Terms(in []entry.Contribution) ([]mask.Term, error) {
+	return v.v.terms(v.try, v.v.among, in)()
 }

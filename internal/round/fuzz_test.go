@@ -2,6 +2,7 @@ package round_test
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,8 +34,25 @@ func FuzzDecide(f *testing.F) {
 	late = append(late, 6, 2, 1, 1, 2, 1, 10, 6, 2, 2, 1, 3, 2, 10, 8, 9) // one of it in round 2, one of the base of that
 	f.Add(late)
 	f.Add([]byte{2, 1, 0x55, 3, 1, 0, 9, 3, 1, 1, 9, 10, 60, 11, 10, 60, 10, 60, 10, 60})
+	masked := []byte{0, 1, 1, 2, 0b0_01_011_01, 0, 200} // a manifest, a boot, a run with masks: one round, a quorum of three, one try
+	for m := range byte(4) {
+		masked = append(masked, 3, 0, m, 10) // consent
+	}
+	for stage := range byte(3) {
+		for m := range byte(4) {
+			masked = append(masked, 252, 0, 1, 1, m, 1+stage) // what the masks need
+		}
+		if stage == 1 {
+			for m := range byte(4) {
+				masked = append(masked, 6, 0, 1, 1, m, m, 10) // offer
+			}
+		}
+	}
+	f.Add(append(masked, 8, 9))
+	f.Add(append(masked, 8, 253, 10, 60, 1, 10, 60))
+	f.Add(append(masked, 8, 254, 1, 8, 254, 0))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		p := &player{T: t, text: text, now: start, state: round.New(), held: map[string]entry.Digest{}}
+		p := &player{T: t, text: text, now: start, state: round.New(), held: map[string]entry.Digest{}, veils: map[string]round.Veil{}}
 		for range 60 {
 			if len(p.text) == 0 {
 				break
@@ -56,6 +74,7 @@ type player struct {
 	state *round.State
 	log   []entry.Line
 	held  map[string]entry.Digest
+	veils map[string]round.Veil
 	begun []round.Combine
 	where int // the members are
 }
@@ -89,7 +108,16 @@ func (p *player) records() int64 {
 }
 
 func (p *player) step() {
-	switch p.next(14) {
+	kind := p.next(256)
+	switch kind {
+	case 252:
+		p.veil(round.Veiled{Run: p.run(), Round: p.next(4), Try: p.next(4), Member: p.member(), Stage: round.Stage(p.next(5))})
+		return
+	case 253, 254:
+		p.wrong(kind == 253)
+		return
+	}
+	switch kind % 14 {
 	case 0:
 		n := p.next(4)
 		p.decide(round.Adopt{Fact: entry.ManifestAdopted{
@@ -146,8 +174,12 @@ func (p *player) create() round.Create {
 	if bits&3 == 3 { // the longest runs
 		plan.ReportGoal, plan.Grace, plan.MaxTime = p.next(6), entry.Duration(time.Second)*entry.Duration(p.next(256)), entry.Duration(10*time.Minute)
 	}
+	run, who := p.run(), p.next(256)
+	if plan.Masks = who >= 192; plan.Masks {
+		plan.ReportGoal = 0
+	}
 	f := entry.RunCreated{
-		Run: p.run(), Request: "request", Lead: []string{"x", "y", "z"}[p.next(3)], Members: []entry.Member{"a", "b", "c", "d"}, Plan: plan,
+		Run: run, Request: "request", Lead: []string{"x", "y", "z"}[who%3], Members: []entry.Member{"a", "b", "c", "d"}, Plan: plan,
 	}
 	if f.Run == "r2" {
 		f.Plan.ReportGoal = 0
@@ -164,6 +196,48 @@ func (p *player) create() round.Create {
 	return round.Create{Fact: f, Limits: round.Limits{
 		Members: f.Members, Strategies: []string{"fedavg", "fedbuff"}, Trainers: []string{"builtin/logistic"}, MaxAbs: 16, RoundsMax: 3, OpenRuns: 2,
 	}}
+}
+
+// veil answers what a try's masks need, where it is taken, as a coordinator does that knows what was said before.
+func (p *player) veil(in round.Veiled) {
+	if !p.decide(in) {
+		return
+	}
+	key := tryKey(in.Run, in.Round, in.Try)
+	v := p.veils[key]
+	for _, a := range p.state.Todo(p.view()) {
+		if a, ok := a.(round.Mask); ok && a.Run == in.Run && a.Stage == round.Share && v.Among == nil {
+			v.Among = a.Among
+		}
+	}
+	to := map[round.Stage]*[]entry.Member{round.Announce: &v.Announced, round.Share: &v.Shared, round.Show: &v.Shown}[in.Stage]
+	if slices.Contains(*to, in.Member) || in.Stage == round.Announce == (v.Among != nil) || v.Among != nil && !slices.Contains(v.Among, in.Member) {
+		return
+	}
+	*to = append(slices.Clone(*to), in.Member)
+	slices.Sort(*to)
+	p.veils[key] = v
+}
+
+// wrong has the masks not come off the sum that is to be combined first, or what is left be none.
+func (p *player) wrong(shares bool) {
+	if len(p.begun) == 0 || p.begun[0].Masked == nil {
+		return
+	}
+	c := p.begun[0]
+	p.begun = p.begun[1:]
+	if !shares {
+		p.decide(round.Spoil{Run: c.Run, Round: c.Round, Try: c.Try, Reason: "an update is none"})
+		return
+	}
+	key := tryKey(c.Run, c.Round, c.Try)
+	v := p.veils[key]
+	v.Wrong, v.Why = len(v.Shown), "a share is wrong"
+	p.veils[key] = v
+}
+
+func (p *player) veilOf(run string, number, try int) round.Veil {
+	return p.veils[tryKey(run, number, try)]
 }
 
 // begin remembers what is to be combined, finish hands in the one that was remembered first, however old it is.
@@ -230,7 +304,7 @@ func (p *player) settle() {
 		if size = len(p.log); size > 10000 {
 			p.Fatal("time does not come to rest")
 		}
-		p.decide(round.Tick{Held: p.holds, Seen: p.seen})
+		p.decide(round.Tick{Held: p.holds, Seen: p.seen, Veils: p.veilOf})
 	}
 	for _, a := range p.state.Todo(p.view()) {
 		if w, ok := a.(round.Wake); ok && !w.At.After(p.now) {
@@ -239,7 +313,9 @@ func (p *player) settle() {
 	}
 }
 
-func (p *player) view() round.View { return round.View{Now: p.now, Held: p.holds, Seen: p.seen} }
+func (p *player) view() round.View {
+	return round.View{Now: p.now, Held: p.holds, Seen: p.seen, Veils: p.veilOf}
+}
 
 // seen reads two bits for each member: connected, paused.
 func (p *player) seen(m entry.Member) round.Sighting {
@@ -255,6 +331,7 @@ func (p *player) holds(run string, number, attempt int, m entry.Member) (entry.D
 // crash erases memory, and outcomes on their way; the log is what is left.
 func (p *player) crash() {
 	clear(p.held)
+	clear(p.veils)
 	p.begun = nil
 	p.state = round.New()
 	for _, l := range p.log {
