@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"consilium.dev/internal/blob"
@@ -78,15 +79,20 @@ func (c *carried) settle(ctx context.Context, run string, contributed entry.Dige
 			return own, &diskError{fmt.Errorf("object %s: %w (put it back from a copy, or remove it: this member is out of the rounds of run %s then)", name, err, run)}
 		}
 	}
+	return own, c.keepOnly(ctx, run, contributed)
+}
+
+// keepOnly drops what is carried on with other updates of a run than these.
+func (c *carried) keepOnly(ctx context.Context, run string, updates ...entry.Digest) error {
 	for update := range c.have[run] {
-		if update == contributed {
+		if slices.Contains(updates, update) {
 			continue
 		}
 		if err := c.drop(ctx, run, update); err != nil {
-			return own, err
+			return err
 		}
 	}
-	return own, nil
+	return nil
 }
 
 // put makes durable what is carried on with an update, which nobody has been offered yet.
@@ -98,8 +104,9 @@ func (c *carried) put(ctx context.Context, run string, update entry.Digest, own 
 	return nil
 }
 
-// alias keeps what is carried on with an update under another name of the same update too.
-func (c *carried) alias(ctx context.Context, run string, update, other entry.Digest) error {
+// alias keeps what is carried on with an update under another name of the same update too, which is offered next, and forgets names that were
+// offered before: they were those of tries that have failed. That of contributed, the newest update in a closed round, it keeps.
+func (c *carried) alias(ctx context.Context, run string, update, other, contributed entry.Digest) error {
 	if c.have[run][other] {
 		return nil
 	}
@@ -111,7 +118,7 @@ func (c *carried) alias(ctx context.Context, run string, update, other entry.Dig
 		return &diskError{fmt.Errorf("keeping what is carried on in run %s: %w", run, err)}
 	}
 	c.note(run, other)
-	return nil
+	return c.keepOnly(ctx, run, update, other, contributed)
 }
 
 func (c *carried) drop(ctx context.Context, run string, update entry.Digest) error {

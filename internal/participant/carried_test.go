@@ -89,6 +89,23 @@ func TestCarried(t *testing.T) {
 	}
 }
 
+// TestCarriedUnderMasks: an update has another name in each try, as its masks are others, and what is carried on with it goes by the newest: a
+// round that fails for ever fills no disk. What goes with the update of the round before stays.
+func TestCarriedUnderMasks(t *testing.T) {
+	disk := storetest.New()
+	c := openCarried(t, disk)
+	kept := errors.Join(c.Put(t.Context(), runA, updateOne, unsent), c.Put(t.Context(), runA, updateTwo, variate))
+	for try := range byte(5) {
+		kept = errors.Join(kept, c.Alias(t.Context(), runA, updateTwo, entry.Digest{9, try}, updateOne))
+	}
+	if names := held(t, disk); kept != nil || len(names) != 3 {
+		t.Errorf("after five tries the disk holds %v, %v; want the round before, the update, and its newest name", names, kept)
+	}
+	if own, err := openCarried(t, disk).Settle(t.Context(), runA, entry.Digest{9, 4}); !cmp.Equal(own, variate) || err != nil {
+		t.Errorf("by the newest name: %v, %v, want %v", own, err, variate)
+	}
+}
+
 // TestCarriedFail: a disk that fails is said to, and what is on it that is none of ours too.
 func TestCarriedFail(t *testing.T) {
 	disk := storetest.New()

@@ -233,6 +233,11 @@ func (c Carried) Forget(ctx context.Context, open map[string]int) error {
 	return c.c.forget(ctx, open)
 }
 
+// Alias keeps what is carried on with an update under the name that it has under masks.
+func (c Carried) Alias(ctx context.Context, run string, update, other, contributed entry.Digest) error {
+	return c.c.alias(ctx, run, update, other, contributed)
+}
+
 // DecodeCarried reads what is carried and writes it again.
 func DecodeCarried(text []byte) ([]byte, error) {
 	own, err := decodeCarried(text)

@@ -547,7 +547,9 @@ func (s *session) mask(ctx context.Context, t *pb.Train, study *study, u finishe
 		return finished{}, err
 	}
 	if study.shape.Carries() && entry.RoundKind(t.Kind) == entry.Training { // it goes with the update by the name that this has in the log
-		if err := s.p.own.alias(ctx, at.run, u.digest(), masked.digest()); err != nil {
+		var contributed entry.Digest
+		copy(contributed[:], t.Contributed)
+		if err := s.p.own.alias(ctx, at.run, u.digest(), masked.digest(), contributed); err != nil {
 			return finished{}, err
 		}
 	}
