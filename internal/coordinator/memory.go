@@ -32,6 +32,19 @@ func sumsOf(d trainer.Description, strategy aggregate.Strategy, members int) int
 	return most
 }
 
+// ofPair is what any two members who mask with each other take of memory: the keys and the sealed share of one, as they are kept and as the other is
+// asked for what it makes of them, and what each shows.
+const ofPair = 1 << 10
+
+// sums returns how many bytes the sums of a run's rounds take, with what its members say of their masks.
+func (s study) sums(members int) int64 {
+	n := sumsOf(s.shape, s.strategy, members)
+	if s.masks {
+		n = sum64(n, ofPair*int64(members)*int64(members))
+	}
+	return n
+}
+
 // update returns how many bytes the longest update of a run has.
 func (s study) update() int64 {
 	d := s.shape
@@ -94,13 +107,13 @@ func (d demand) all() int64 { return sum64(d.sums, d.open, d.uploads, beside) }
 // demandOf finds out what a run, whose plan was studied, would need beside those that are open. Called by the loop.
 func (l *loop) demandOf(f entry.RunCreated, asked study) demand {
 	d := demand{
-		update: asked.update(), spool: asked.spool(len(f.Members)), sums: sumsOf(asked.shape, asked.strategy, len(f.Members)),
+		update: asked.update(), spool: asked.spool(len(f.Members)), sums: asked.sums(len(f.Members)),
 		uploads: l.hold.limit,
 	}
 	for id, s := range l.studies {
 		if run, known := l.state.Run(id); known {
 			n := len(run.Fact.Members)
-			d.open = sum64(d.open, sumsOf(s.shape, s.strategy, n))
+			d.open = sum64(d.open, s.sums(n))
 			d.spools = sum64(d.spools, s.spool(n))
 			if !s.strategy.Gathers() {
 				d.others = max(d.others, s.update())

@@ -65,5 +65,16 @@ func TestMemoryOfRuns(t *testing.T) {
 		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "memory: an update of this plan has") {
 			t.Errorf("a run whose updates are larger than all uploads may be: %v, want FailedPrecondition", err)
 		}
+	}) // What members say of their masks takes room too: of a hundred in 64 runs at once it is more than all else.
+	synctest.Test(t, func(t *testing.T) {
+		const masks = 9 << 10
+		one := int64(8*bareLen + 3*8 + 64)
+		for _, lack := range []int64{0, 1} {
+			c := newCourt(t, func(o *coordinator.Options) { o.Limits.Uploads, o.Limits.Memory = 1*mib, 129*mib+one+masks-lack })
+			text := asJSON(t, plan(t, bare, threefold))
+			if _, err := c.person("ada").Start(t.Context(), &pb.StartRequest{Request: "masked", Plan: text}); (status.Code(err) == codes.FailedPrecondition) != (lack > 0) {
+				t.Errorf("a masked run where %d bytes are missing: %v", lack, err)
+			}
+		}
 	})
 }
