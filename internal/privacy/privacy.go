@@ -66,6 +66,11 @@ func check(all []Mechanism, delta float64) (loud []Mechanism, bare bool, err err
 	if err := CheckDelta(delta); err != nil {
 		return nil, false, err
 	}
+	return checked(all)
+}
+
+// checked is check without a delta.
+func checked(all []Mechanism) (loud []Mechanism, bare bool, err error) {
 	for _, m := range all {
 		if err := m.Validate(); err != nil {
 			return nil, false, err

@@ -1,6 +1,7 @@
 package privacy_test
 
 import (
+	"errors"
 	"math"
 	"slices"
 	"testing"
@@ -163,5 +164,42 @@ func TestDiscreteEpsilon(t *testing.T) {
 		if got, gotErr := privacy.DiscreteEpsilon(all, 1e-5); err != nil || gotErr != nil || got != want {
 			t.Errorf("rate %v: epsilon %v, %v, want %v, %v", rate, got, gotErr, want, err)
 		}
+	}
+}
+
+// TestCurve: a curve to which mechanisms come one after the other is, to the bit, that of all of them, and so their epsilon, whatever is drawn.
+func TestCurve(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) privacy.Mechanism {
+			return privacy.Mechanism{
+				Rate: rapid.SampledFrom([]float64{0, 0.1, 0.5, 1}).Draw(t, "rate"), Noise: rapid.SampledFrom([]float64{0, 0.7, 2, 1e6}).Draw(t, "noise"),
+				Rounds: rapid.IntRange(0, 3).Draw(t, "rounds"),
+			}
+		}), 0, 4).Draw(t, "mechanisms")
+		c, err := privacy.NewCurve()
+		orders := privacy.DefaultOrders()
+		for _, m := range all {
+			if err == nil {
+				c, err = c.With(m)
+			}
+			if m.Rate > 0 && m.Rounds > 0 && m.Rate < 1 {
+				orders = privacy.Whole(orders)
+			}
+		}
+		want, _, wantErr := privacy.RenyiEpsilon(all, 1e-5, orders)
+		got, gotErr := c.Epsilon(1e-5)
+		if err != nil || wantErr != nil || gotErr != nil || got != want {
+			t.Errorf("%v: epsilon %v, %v, want %v, %v", all, got, errors.Join(err, gotErr), want, wantErr)
+		}
+	})
+	c, err := privacy.NewCurve(privacy.Mechanism{Rate: 1, Noise: 1, Rounds: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.With(privacy.Mechanism{Rate: 2}); !errors.Is(err, privacy.ErrParameter) {
+		t.Errorf("a rate of 2: %v, want ErrParameter", err)
+	}
+	if _, err := c.Epsilon(0); !errors.Is(err, privacy.ErrParameter) {
+		t.Errorf("delta 0: %v, want ErrParameter", err)
 	}
 }

@@ -152,15 +152,60 @@ func RenyiEpsilon(all []Mechanism, delta float64, orders []float64) (epsilon, or
 // mirror x -> s - x (Mironov, Talwar, Zhang 2019, arXiv:1908.10530, theorem 5), which takes whole numbers to whole numbers. For orders between
 // them nobody has shown it.
 func DiscreteEpsilon(all []Mechanism, delta float64) (float64, error) {
-	orders := DefaultOrders()
-	for _, m := range all {
-		if !m.silent() && m.Rate != 1 {
-			orders = Whole(orders)
-			break
-		}
+	c, err := NewCurve(all...)
+	if err != nil {
+		return 0, err
 	}
-	epsilon, _, err := RenyiEpsilon(all, delta, orders)
-	return epsilon, err
+	return c.Epsilon(delta)
+}
+
+// Curve is what mechanisms cost together by [DiscreteEpsilon], order by order: what does not change is reckoned once where one more mechanism is
+// tried after another. Nobody changes a Curve.
+type Curve struct {
+	orders, sums []float64
+	loud, bare   bool // something was released, and something without noise
+}
+
+// NewCurve returns the curve of mechanisms.
+func NewCurve(all ...Mechanism) (Curve, error) {
+	return Curve{orders: DefaultOrders(), sums: make([]float64, len(DefaultOrders()))}.With(all...)
+}
+
+// With returns the curve of c's mechanisms and more: to the bit what [NewCurve] makes of all of them.
+func (c Curve) With(more ...Mechanism) (Curve, error) {
+	loud, bare, err := checked(more)
+	if err != nil {
+		return Curve{}, err
+	}
+	drawn := slices.ContainsFunc(loud, func(m Mechanism) bool { return m.Rate != 1 })
+	out := Curve{loud: c.loud || len(loud) > 0, bare: c.bare || bare}
+	for i, a := range c.orders {
+		if drawn && a != math.Trunc(a) {
+			continue
+		}
+		sum := c.sums[i]
+		for _, m := range loud {
+			sum += m.renyi(a)
+		}
+		out.orders, out.sums = append(out.orders, a), append(out.sums, sum)
+	}
+	return out, nil
+}
+
+// Epsilon returns what the mechanisms cost for delta.
+func (c Curve) Epsilon(delta float64) (float64, error) {
+	if err := CheckDelta(delta); err != nil {
+		return 0, err
+	}
+	switch {
+	case !c.loud:
+		return 0, nil
+	case c.bare:
+		return math.Inf(1), nil
+	}
+	at := 0
+	epsilon, _ := fromRenyi(c.orders, delta, func(float64) float64 { at++; return c.sums[at-1] })
+	return epsilon, nil
 }
 
 // fromRenyi converts a curve of divergences.

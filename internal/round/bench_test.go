@@ -1,6 +1,7 @@
 package round_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -91,6 +92,29 @@ func BenchmarkProgress(b *testing.B) {
 	for b.Loop() {
 		if len(s.Progress("member-0500", nil)) != 1 {
 			b.Fatal("the member has no run")
+		}
+	}
+}
+
+// BenchmarkUnaffordable refuses a run for its cost beside 63 open ones, and finds the noise with which it would be taken: the loop does that for a
+// lead, and serves nobody else meanwhile.
+func BenchmarkUnaffordable(b *testing.B) {
+	limits, manifest := budgeted(entry.Budget{Unit: entry.Record, Epsilon: 8, Delta: 1e-5})
+	limits.OpenRuns = 64
+	drawn := func(run string, noise float64) entry.RunCreated {
+		return with(privately(nil), func(f *entry.RunCreated) {
+			f.Run, f.Request, f.Plan.MaxAbs = run, run, 100
+			f.Plan.Privacy = &entry.Privacy{Unit: entry.Record, ClipNorm: 0.5, NoiseMultiplier: noise, Delta: 1e-5, ExpectedRecords: 100, SamplingRate: 0.5}
+		}).(entry.RunCreated)
+	}
+	log := []entry.Fact{manifest, entry.Booted{}}
+	for i := range 63 {
+		log = append(log, drawn(fmt.Sprint(i), 9e5+float64(i)))
+	}
+	s := folded(b, log)
+	for b.Loop() {
+		if _, err := s.Decide(start, round.Create{Fact: drawn("dear", 0.1), Limits: limits}); !errors.Is(err, round.ErrPlan) {
+			b.Fatalf("Create = %v, want a refusal", err)
 		}
 	}
 }

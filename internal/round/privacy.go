@@ -126,15 +126,26 @@ func (s *State) spend(p entry.Plan) {
 }
 
 // Spend returns what all closed rounds cost together with more, for a budget's delta: by the bound of Rényi divergences for discrete noise.
-// All rounds have the
-// budget's unit, see affordable. Epsilon is +Inf where the bound is of no use.
+// All rounds have the budget's unit, see affordable. Epsilon is +Inf where the bound is of no use.
 func (s *State) Spend(b entry.Budget, more ...privacy.Mechanism) entry.Spent {
-	out := entry.Spent{Epsilon: math.Inf(1), Delta: b.Delta, Unit: b.Unit}
-	// What was spent before the log began is a sum, to which epsilon and delta of the rest are added.
-	if e, err := privacy.DiscreteEpsilon(slices.Concat(s.ledger, more), b.Delta-s.carried.Delta); err == nil {
-		out.Epsilon = e + s.carried.Epsilon
+	c, err := privacy.NewCurve(slices.Concat(s.ledger, more)...)
+	if err != nil {
+		return entry.Spent{Epsilon: math.Inf(1), Delta: b.Delta, Unit: b.Unit}
 	}
-	return out
+	return entry.Spent{Epsilon: s.epsilon(b, c), Delta: b.Delta, Unit: b.Unit}
+}
+
+// epsilon returns what a curve comes to beside what was spent before the log began, which is a sum: to it epsilon and delta of the rest are added.
+func (s *State) epsilon(b entry.Budget, c privacy.Curve, more ...privacy.Mechanism) float64 {
+	c, err := c.With(more...)
+	if err != nil {
+		return math.Inf(1)
+	}
+	e, err := c.Epsilon(b.Delta - s.carried.Delta)
+	if err != nil {
+		return math.Inf(1)
+	}
+	return e + s.carried.Epsilon
 }
 
 // promised returns what the rounds of open runs will cost that are not closed.
@@ -157,15 +168,19 @@ func (s *State) affordable(p entry.Plan, b entry.Budget) error {
 		return fmt.Errorf("privacy: the federation's budget is for unit %s, and what was spent is for unit %s, of which nothing follows for the other: "+
 			"a budget of another unit begins with a new log", b.Unit, u)
 	}
-	before := s.promised()
+	// A lead may ask again and again, and the search below for some hundred multipliers: so what does not change is reckoned once.
+	before, err := privacy.NewCurve(slices.Concat(s.ledger, s.promised())...)
+	if err != nil {
+		return fmt.Errorf("privacy: %w", err)
+	}
 	with := func(z float64) float64 {
 		m := Cost(p, p.Rounds)
 		m.Noise = z
-		return s.Spend(b, append(slices.Clone(before), m)...).Epsilon
+		return s.epsilon(b, before, m)
 	}
 	if e := with(p.Privacy.NoiseMultiplier); !(e <= b.Epsilon) {
 		advice := "no noise would do"
-		if left := s.Spend(b, before...).Epsilon; left < b.Epsilon {
+		if s.epsilon(b, before) < b.Epsilon {
 			z := privacy.Least(p.Privacy.NoiseMultiplier, 1e6, func(z float64) bool { return with(z) <= b.Epsilon })
 			if z <= 1e6 {
 				advice = fmt.Sprintf("a noise_multiplier of %.4g or fewer rounds would do", math.Ceil(z*1e4)/1e4)
