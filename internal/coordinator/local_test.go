@@ -241,7 +241,7 @@ func (w *world) comingAndGoing(p entry.Plan) *pb.ShowReply {
 	t.Helper()
 	late := w.join("longbeach")
 	run := w.start(p)
-	w.books["longbeach"].await(t, "consented")
+	w.books["council"].await(t, "consented", "run", run) // whose answer may come after the news of it, and then longbeach does not say so
 	late.stop()
 	first := w.join("budapest")
 	w.join("cleveland")
