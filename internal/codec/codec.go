@@ -8,7 +8,7 @@
 // for bytes from outside: its work and memory are bounded by the size that it is told, and it panics for no input.
 //
 //	e := codec.Encoder{Reads: codec.All}
-//	scheme, data := e.Encode(time.Now(), nil, chunk)
+//	scheme, data := e.Encode(time.Now, nil, chunk)
 //	chunk, err := codec.Decode(nil, scheme, data, len(chunk))
 //
 // How well a chunk compresses shows in its length, also through an encrypted channel.
@@ -88,43 +88,82 @@ func must[T any](v T, err error) T {
 }
 
 // Encoder encodes the chunks of one transfer. It compresses where a sample promises to save an eighth and the whole keeps that
-// promise. On a line that has taken [fastBytes] at more than [fastRate], where compressing costs more time than sending, it
-// has to be a half. It is used by one goroutine at a time.
+// promise. Where compressing has cost more time than what it saved would have taken on the line, it has to be a half: so it is on a fast
+// line, and where it is the processor that many share. It is used by one goroutine at a time.
 type Encoder struct {
 	Reads Schemes // what the peer reads; Raw and Zstd count as in it
 
-	began time.Time
-	bytes int64
-	fast  bool
-	plane []byte // of the chunk that is encoded
+	began   time.Time
+	bytes   int64         // of all chunks
+	wire    int64         // that they were encoded to
+	coding  time.Duration // that encoding them took
+	saved   int64         // bytes, by the chunks that were compressed
+	working time.Duration // that these took
+	fast    bool
+	idle    int    // chunks that go as they are, untried
+	plane   []byte // of the chunk that is encoded
 }
 
 const (
-	fastBytes = 8 << 20
-	fastRate  = 100e6 // bytes a second
+	fastBytes = 8 << 20 // after which the line and the processor are known
+	idleMost  = 7       // so many chunks go untried behind one that did not save a half where it has to
 )
 
-// Encode appends chunk to dst, encoded so that it is never longer than it was, and returns the scheme and the longer dst. now is
-// the time, by which it judges how fast the line takes what it has encoded. It panics if chunk is longer than MaxChunk.
-func (e *Encoder) Encode(now time.Time, dst, chunk []byte) (Scheme, []byte) {
+// Encode appends chunk to dst, encoded so that it is never longer than it was, and returns the scheme and the longer dst. By the clock it
+// judges what encoding costs and how fast the line takes what was encoded; with nil it takes any line for a slow one. It panics if chunk is longer than MaxChunk.
+func (e *Encoder) Encode(clock func() time.Time, dst, chunk []byte) (Scheme, []byte) {
 	if len(chunk) > MaxChunk {
 		panic("codec: the chunk is longer than MaxChunk")
 	}
-	if e.began.IsZero() {
-		e.began = now
+	if clock == nil {
+		return e.encode(dst, chunk)
 	}
-	e.fast = e.bytes >= fastBytes && float64(e.bytes) > fastRate*now.Sub(e.began).Seconds()
+	from := clock()
+	if e.bytes == 0 {
+		e.began = from
+	}
+	e.fast = e.costs(from.Sub(e.began))
+	if e.fast && e.idle > 0 {
+		e.idle--
+		e.bytes += int64(len(chunk))
+		e.wire += int64(len(chunk))
+		return Raw, append(dst, chunk...)
+	}
+	scheme, out := e.encode(dst, chunk)
+	took := clock().Sub(from)
 	e.bytes += int64(len(chunk))
-	if len(chunk) >= minChunk {
-		scheme := e.best(chunk)
-		out, ok := e.as(scheme, dst, chunk)
-		if !ok && scheme == Sparse {
-			scheme = Zstd
-			out, ok = e.as(scheme, dst, chunk)
-		}
-		if ok && e.pays(len(out)-len(dst), len(chunk)) {
-			return scheme, out
-		}
+	e.wire += int64(len(out) - len(dst))
+	e.coding += took
+	if e.idle = idleMost; scheme != Raw {
+		e.idle = 0
+		e.saved += int64(len(chunk) - (len(out) - len(dst)))
+		e.working += took
+	}
+	return scheme, out
+}
+
+// costs reports whether compressing has taken longer than the line would have taken for what it saved, since the transfer began.
+func (e *Encoder) costs(since time.Duration) bool {
+	if e.bytes < fastBytes || e.saved == 0 {
+		return false
+	}
+	line := max(since-e.coding, 0).Seconds() / float64(e.wire) // seconds a byte
+	return e.working.Seconds() >= float64(e.saved)*line
+}
+
+// encode appends chunk to dst by the scheme that pays most.
+func (e *Encoder) encode(dst, chunk []byte) (Scheme, []byte) {
+	if len(chunk) < minChunk {
+		return Raw, append(dst, chunk...)
+	}
+	scheme := e.best(chunk)
+	out, ok := e.as(scheme, dst, chunk)
+	if !ok && scheme == Sparse {
+		scheme = Zstd
+		out, ok = e.as(scheme, dst, chunk)
+	}
+	if ok && e.pays(len(out)-len(dst), len(chunk)) {
+		return scheme, out
 	}
 	return Raw, append(dst, chunk...)
 }

@@ -133,29 +133,49 @@ func TestLossyCheck(t *testing.T) {
 	}
 }
 
-// TestEncoder: what a peer does not read it is not sent, and on a fast line little is compressed that saves little.
+// TestEncoder: what a peer does not read it is not sent; and where compressing takes longer than what it saves would on the line, be that since
+// the line is fast or since the processor is slow, little is compressed that saves little.
 func TestEncoder(t *testing.T) {
 	chunk := trained(1 << 15)
 	old := codec.Encoder{Reads: codec.Schemes(0).OrOld()}
-	if scheme, _ := old.Encode(time.Time{}, nil, chunk); scheme != codec.Raw {
+	if scheme, _ := old.Encode(nil, nil, chunk); scheme != codec.Raw {
 		t.Errorf("an older peer is sent scheme %d", scheme)
 	}
 	for _, c := range []struct {
-		name string
-		rate float64 // bytes a second
-		want codec.Scheme
-	}{{"slow", 99e6, codec.Planes}, {"fast", 101e6, codec.Raw}} {
+		name       string
+		line, code float64 // bytes a second
+		want       codec.Scheme
+	}{
+		{"slow line", 50e6, 700e6, codec.Planes}, {"fast line", 200e6, 700e6, codec.Raw},
+		{"slow line and processor", 50e6, 150e6, codec.Raw}, {"slower line", 5e6, 150e6, codec.Planes},
+	} {
 		e, now := codec.Encoder{Reads: codec.All}, time.Unix(0, 0)
+		pass := func(n int, rate float64) { now = now.Add(time.Duration(float64(n) / rate * 1e9)) }
+		encode := func(chunk []byte) codec.Scheme {
+			begun := false
+			scheme, data := e.Encode(func() time.Time {
+				if begun {
+					pass(len(chunk), c.code)
+				}
+				begun = true
+				return now
+			}, nil, chunk)
+			pass(len(data), c.line)
+			return scheme
+		}
 		var last codec.Scheme
 		for range 80 { // 10 MiB
-			last, _ = e.Encode(now, nil, chunk)
-			now = now.Add(time.Duration(float64(len(chunk)) / c.rate * 1e9))
+			last = encode(chunk)
 		}
 		if last != c.want {
-			t.Errorf("%s line: scheme %d, want %d", c.name, last, c.want)
+			t.Errorf("%s: scheme %d, want %d", c.name, last, c.want)
 		}
-		if scheme, _ := e.Encode(now, nil, sparse(1<<15, 50)); scheme == codec.Raw {
-			t.Errorf("%s line: a sparse chunk is sent raw", c.name)
+		sent := codec.Raw
+		for range 8 {
+			sent = max(sent, encode(sparse(1<<15, 50)))
+		}
+		if sent == codec.Raw {
+			t.Errorf("%s: sparse chunks are sent as they are", c.name)
 		}
 	}
 }

@@ -136,7 +136,7 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 	encode := func(at int64, chunk []byte) *pb.Chunk {
 		p.at = at
 		scheme, data := m.encodings.get(p, func() (codec.Scheme, []byte) {
-			return encoder.Encode(time.Now(), make([]byte, 0, len(chunk)), chunk)
+			return encoder.Encode(time.Now, make([]byte, 0, len(chunk)), chunk)
 		})
 		return &pb.Chunk{Scheme: uint32(scheme), Data: data, OnBase: !p.base.IsZero()}
 	}
@@ -198,7 +198,7 @@ func (d *difference) Read(p []byte) (int, error) {
 // sent may still be read by gRPC.
 func encodeOld(_ int64, chunk []byte) *pb.Chunk {
 	e := codec.Encoder{Reads: codec.Old}
-	scheme, data := e.Encode(time.Time{}, nil, chunk)
+	scheme, data := e.Encode(nil, nil, chunk)
 	return &pb.Chunk{Scheme: uint32(scheme), Data: data}
 }
 

@@ -324,7 +324,7 @@ func (p *player) offer(ctx context.Context, t *pb.Train) error {
 	for at := 0; at < len(p.values); {
 		n := min(len(p.values)-at, codec.Piece/4)
 		model.PutFloats(buf, p.values[at:at+n])
-		scheme, data := encoder.Encode(time.Now(), make([]byte, 0, 4*n), buf[:4*n])
+		scheme, data := encoder.Encode(time.Now, make([]byte, 0, 4*n), buf[:4*n])
 		c := &pb.Chunk{Offset: 4 * int64(at), Scheme: uint32(scheme), Size: uint32(4 * n), Data: data}
 		if err := stream.Send(&pb.OfferRequest{Part: &pb.OfferRequest_Chunk{Chunk: c}}); err != nil {
 			return err

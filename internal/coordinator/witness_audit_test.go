@@ -22,7 +22,7 @@ import (
 )
 
 // The encoder makes a channel when it is first used, which no bubble may then own: all of them use it.
-func init() { (&codec.Encoder{}).Encode(time.Time{}, nil, make([]byte, codec.Piece)) }
+func init() { (&codec.Encoder{}).Encode(nil, nil, make([]byte, codec.Piece)) }
 
 // archive is the log as an auditor is sent it.
 type archive struct {

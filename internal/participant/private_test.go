@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
@@ -14,7 +13,7 @@ import (
 )
 
 // The encoder makes a channel when it is first used, which no bubble may then own: all of them use it.
-var _, _ = new(codec.Encoder).Encode(time.Time{}, nil, make([]byte, codec.Piece))
+var _, _ = new(codec.Encoder).Encode(nil, nil, make([]byte, codec.Piece))
 
 // TestNothingBesideNoise: under privacy an update has as many bytes on the wire as any other, however well it would compress, and nobody is told how
 // many steps a training takes: neither has noise.

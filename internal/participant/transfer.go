@@ -239,7 +239,7 @@ func sendValues(stream grpc.BidiStreamingClient[pb.OfferRequest, pb.OfferReply],
 		// A message that was sent may still be read by gRPC: each has its own bytes.
 		scheme, data := codec.Raw, make([]byte, 0, 4*n)
 		if encoder != nil {
-			scheme, data = encoder.Encode(time.Now(), data, buf[:4*n])
+			scheme, data = encoder.Encode(time.Now, data, buf[:4*n])
 		} else {
 			data = append(data, buf[:4*n]...)
 		}
