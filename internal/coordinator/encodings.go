@@ -37,16 +37,25 @@ type encoded struct {
 	done   chan struct{} // closed when the rest is set
 	scheme codec.Scheme
 	data   []byte
+	err    error // why there is none
 }
 
-// get returns a piece as make encodes it, which is called where the piece is not here. The bytes are everybody's: nobody changes them.
-func (e *encodings) get(p piece, make func() (codec.Scheme, []byte)) (codec.Scheme, []byte) {
+// get returns a piece as make reads and encodes it, which is called where the piece is not here. The bytes are everybody's: nobody changes
+// them. An error is of the caller's own make: where another's failed, the caller makes it.
+func (e *encodings) get(p piece, make func() (codec.Scheme, []byte, error)) (codec.Scheme, []byte, error) {
 	x, ours := e.claim(p)
-	if !ours {
-		<-x.done
-		return x.scheme, x.data
+	for ; !ours; x, ours = e.claim(p) {
+		if <-x.done; x.err == nil {
+			return x.scheme, x.data, nil
+		}
 	}
-	x.scheme, x.data = make()
+	if x.scheme, x.data, x.err = make(); x.err != nil {
+		e.mu.Lock()
+		delete(e.of, p)
+		e.mu.Unlock()
+		close(x.done)
+		return 0, nil, x.err
+	}
 	if len(x.data) < cap(x.data) {
 		x.data = slices.Clone(x.data) // what it was made in is as long as what it encodes
 	}
@@ -58,7 +67,7 @@ func (e *encodings) get(p piece, make func() (codec.Scheme, []byte)) (codec.Sche
 		e.held -= len(e.of[e.order[0]].data) + pieceLen
 		delete(e.of, e.order[0])
 	}
-	return x.scheme, x.data
+	return x.scheme, x.data, nil
 }
 
 // claim returns a piece, and whether it is the caller's to encode.

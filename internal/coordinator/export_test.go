@@ -230,7 +230,14 @@ type Encodings struct{ e encodings }
 
 // Get returns the piece of a model that begins at a place, as the model encodes it the first time.
 func (e *Encodings) Get(model entry.Digest, at int64, encode func() (codec.Scheme, []byte)) (codec.Scheme, []byte) {
-	return e.e.get(piece{model: model, at: at, reads: codec.All}, encode)
+	scheme, data, err := e.e.get(piece{model: model, at: at, reads: codec.All}, func() (codec.Scheme, []byte, error) {
+		scheme, data := encode()
+		return scheme, data, nil
+	})
+	if err != nil {
+		panic(err) // nothing that makes a piece here fails
+	}
+	return scheme, data
 }
 
 // Held returns how many bytes are kept, and Kept how many pieces.
@@ -297,3 +304,18 @@ func (v Veil) Said() (announced, shared, shown []entry.Member) {
 func (v Veil) Terms(in []entry.Contribution) ([]mask.Term, error) {
 	return v.v.terms(v.try, v.v.among, in)()
 }
+
+// Supplies reads models for downloads, of which Open says how many it is reading for.
+type Supplies struct{ s supplies }
+
+// Begin joins the downloads of a model, or of its difference to a base, at a place. It returns what reads, and what ends that.
+func (s *Supplies) Begin(ctx context.Context, b *blob.Blobs, model, base entry.Blob, at int64) (read func(dst []byte, at int64) error, end func(), err error) {
+	f, err := s.s.begin(ctx, b, content{model, base}, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(dst []byte, at int64) error { return f.read(ctx, dst, at) }, f.end, nil
+}
+
+// Open returns how many contents are being downloaded.
+func (s *Supplies) Open() int { return len(s.s.of) }

@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"bytes"
 	"context"
 	"errors"
 
@@ -59,7 +58,7 @@ func (h *history) Tile(q *pb.TileRequest, stream grpc.ServerStreamingServer[pb.C
 	if err != nil {
 		return h.answer(err)
 	}
-	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), encodeOld, func(int) {})
+	return sendText(stream, text)
 }
 
 func (h *history) Prove(ctx context.Context, q *pb.ProveRequest) (*pb.ProveReply, error) {
@@ -137,7 +136,7 @@ func (h *history) Kept(q *pb.KeptRequest, stream grpc.ServerStreamingServer[pb.C
 	if err != nil {
 		return h.answer(err)
 	}
-	return sendChunks(stream, bytes.NewReader(text), 0, int64(len(text)), encodeOld, func(int) {})
+	return sendText(stream, text)
 }
 
 // kept returns where the evidence of a line's admission or boot is kept, or what the witnesses cosigned who handed over there.

@@ -2,10 +2,7 @@ package coordinator
 
 import (
 	"context"
-	"crypto/subtle"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -35,6 +32,7 @@ type models struct {
 	view      *viewer
 	downloads *downloads
 	encodings encodings
+	supplies  supplies
 	log       *zap.Logger
 }
 
@@ -120,112 +118,72 @@ func (m *models) Fetch(q *pb.FetchRequest, stream grpc.ServerStreamingServer[pb.
 	if q.Offset < 0 || q.Offset > v.Blob.Size {
 		return status.Errorf(codes.OutOfRange, "offset %d in a model of %d bytes", q.Offset, v.Blob.Size)
 	}
-	r, err := m.open(ctx, v, q.Offset)
+	r, p, err := m.read(ctx, q, v)
 	if err != nil {
 		return answer(m.log, err)
 	}
-	defer r.Close()
-	p := piece{model: d, reads: codec.Schemes(q.Schemes).OrOld() & codec.All}
-	var bytes io.Reader = r
-	if base := m.basis(ctx, q, v); base != nil {
-		defer base.Close()
-		bytes, p.base = &difference{is: r, was: base}, entry.Digest(q.Base)
-	}
+	defer r.end()
 	going := m.begin(caller(ctx), d, q.Offset, v.Blob.Size)
-	encoder := codec.Encoder{Reads: p.reads}
-	encode := func(at int64, chunk []byte) *pb.Chunk {
-		p.at = at
-		scheme, data := m.encodings.get(p, func() (codec.Scheme, []byte) {
-			return encoder.Encode(time.Now, make([]byte, 0, len(chunk)), chunk)
+	encoder, buf := codec.Encoder{Reads: p.reads}, make([]byte, min(codec.Piece, v.Blob.Size))
+	for p.at = q.Offset; p.at < v.Blob.Size; {
+		n := min(codec.Piece-p.at%codec.Piece, v.Blob.Size-p.at) // a chunk ends at a multiple of codec.Piece, or with the whole
+		scheme, data, err := m.encodings.get(p, func() (codec.Scheme, []byte, error) {
+			if err := r.read(ctx, buf[:n], p.at); err != nil {
+				return 0, nil, err
+			}
+			scheme, data := encoder.Encode(time.Now, make([]byte, 0, n), buf[:n])
+			return scheme, data, nil
 		})
-		return &pb.Chunk{Scheme: uint32(scheme), Data: data, OnBase: !p.base.IsZero()}
-	}
-	if err := sendChunks(stream, bytes, q.Offset, v.Blob.Size, encode, func(n int) { m.downloads.gave(going, n) }); err != nil {
-		return answer(m.log, err)
+		if err != nil {
+			return answer(m.log, err)
+		}
+		c := &pb.Chunk{Offset: p.at, Scheme: uint32(scheme), Size: uint32(n), Data: data, OnBase: !p.base.IsZero()}
+		if err := stream.Send(c); err != nil {
+			return err
+		}
+		p.at += n
+		m.downloads.gave(going, int(n))
 	}
 	return nil
 }
 
-// open opens a model's file at an offset.
-func (m *models) open(ctx context.Context, v registry.Version, offset int64) (io.ReadCloser, error) {
-	r, err := m.blobs.Open(ctx, v.Blob)
-	if err != nil {
-		return nil, err
+// read begins to read a model for a download, as its difference to the one that the caller has where it can be, and names its pieces.
+func (m *models) read(ctx context.Context, q *pb.FetchRequest, v registry.Version) (*fetching, piece, error) {
+	p := piece{model: v.Model, reads: codec.Schemes(q.Schemes).OrOld() & codec.All}
+	if base, ok := m.basis(ctx, q, v); ok {
+		r, err := m.supplies.begin(ctx, m.blobs, content{v.Blob, base.Blob}, q.Offset)
+		if err == nil {
+			p.base = base.Model
+			return r, p, nil
+		}
+		m.log.Warn("a model is sent whole, since it or its base cannot be read", zap.String("model", v.Model.Short()), zap.String("base", base.Model.Short()), zap.Error(err))
 	}
-	if _, err := io.CopyN(io.Discard, r, offset); err != nil {
-		r.Close()
-		return nil, err
-	}
-	return r, nil
+	r, err := m.supplies.begin(ctx, m.blobs, content{model: v.Blob}, q.Offset)
+	return r, p, err
 }
 
-// basis opens the model that the caller has already, where that is one that it may fetch, is here, and is as long as v. Where it is
-// not the caller gets the whole.
-func (m *models) basis(ctx context.Context, q *pb.FetchRequest, v registry.Version) io.ReadCloser {
+// basis returns the model that the caller has already, where that is one that it may fetch, is kept, and is as long as v.
+func (m *models) basis(ctx context.Context, q *pb.FetchRequest, v registry.Version) (base registry.Version, ok bool) {
 	d, err := digest(q.Base)
 	if err != nil || d == v.Model || m.mayRead(ctx, caller(ctx), d) != nil {
-		return nil
+		return base, false
 	}
-	base, err := m.resolve(ctx, d.String())
-	if err != nil || !base.Dropped.IsZero() || base.Blob.Size != v.Blob.Size {
-		return nil
-	}
-	r, err := m.open(ctx, base, q.Offset)
-	if err != nil {
-		m.log.Warn("a model is sent whole, since its base cannot be read", zap.String("model", v.Model.Short()), zap.String("base", d.Short()), zap.Error(err))
-		return nil
-	}
-	return r
+	base, err = m.resolve(ctx, d.String())
+	return base, err == nil && base.Dropped.IsZero() && base.Blob.Size == v.Blob.Size
 }
 
-// difference reads what is xor what was.
-type difference struct {
-	is, was io.Reader
-	buf     []byte // of what was
-}
-
-func (d *difference) Read(p []byte) (int, error) {
-	n, err := d.is.Read(p)
-	d.buf = slices.Grow(d.buf[:0], n)[:n]
-	if _, e := io.ReadFull(d.was, d.buf); e != nil {
-		return 0, e
-	}
-	subtle.XORBytes(p[:n], p[:n], d.buf)
-	return n, err
-}
-
-// encodeOld encodes a chunk for whoever has not said what it reads. The chunk has its own bytes afterwards, since a message that was
+// sendText streams bytes to whoever has not said what it reads, in chunks of codec.Piece. Each has its own bytes, since a message that was
 // sent may still be read by gRPC.
-func encodeOld(_ int64, chunk []byte) *pb.Chunk {
-	e := codec.Encoder{Reads: codec.Old}
-	scheme, data := e.Encode(nil, nil, chunk)
-	return &pb.Chunk{Scheme: uint32(scheme), Data: data}
-}
-
-// sendChunks streams r, whose first byte is at an offset of a whole of that size, in chunks that encode encodes, into bytes that
-// stay as they are, and tells gave how many bytes of it were in each. A chunk ends at a multiple of codec.Piece, or with the whole.
-func sendChunks(stream grpc.ServerStreamingServer[pb.Chunk], r io.Reader, at, size int64,
-	encode func(int64, []byte) *pb.Chunk, gave func(int),
-) error {
-	buf := make([]byte, min(codec.Piece, size-at+1)) // one more, to hear of the end: only then is the whole believed
-	for {
-		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), codec.Piece-at%codec.Piece)])
-		if n > 0 {
-			c := encode(at, buf[:n])
-			c.Offset, c.Size = at, uint32(n)
-			if err := stream.Send(c); err != nil {
-				return err
-			}
-			at += int64(n)
-			gave(n)
-		}
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return nil
-		case err != nil:
+func sendText(stream grpc.ServerStreamingServer[pb.Chunk], text []byte) error {
+	e, at := codec.Encoder{Reads: codec.Old}, int64(0)
+	for chunk := range slices.Chunk(text, codec.Piece) {
+		scheme, data := e.Encode(nil, nil, chunk)
+		if err := stream.Send(&pb.Chunk{Offset: at, Size: uint32(len(chunk)), Scheme: uint32(scheme), Data: data}); err != nil {
 			return err
 		}
+		at += int64(len(chunk))
 	}
+	return nil
 }
 
 // mayRead lets a participant fetch the models of runs that it takes part in, and a person what the manifest says.
