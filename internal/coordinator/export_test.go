@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/blob"
@@ -319,3 +320,12 @@ func (s *Supplies) Begin(ctx context.Context, b *blob.Blobs, model, base entry.B
 
 // Open returns how many contents are being downloaded.
 func (s *Supplies) Open() int { return len(s.s.of) }
+
+// Room counts the bytes of what is wanted of members.
+type Room struct{ room }
+
+// Fits reports whether a task has room, and then takes it.
+func (r Room) Fits(m entry.Member, task proto.Message) bool { return r.fits(m, task) }
+
+// NewRoom returns an empty one.
+func NewRoom() Room { return Room{room{}} }

@@ -23,9 +23,22 @@ type wish struct {
 	changed chan struct{} // closed when something else is wanted
 }
 
-// maxPlans is the most bytes of plans in what is wanted of one member: gRPC's messages stay below 4 MiB. What does not fit is
-// wanted when older things are done.
-const maxPlans = 3 << 20
+// maxTasks is the most bytes of tasks in what is wanted of one member, of which plans, and what some hundred others say of their masks, are most:
+// gRPC's messages stay below 4 MiB. What does not fit is wanted when older things are done.
+const maxTasks = 3 << 20
+
+// room counts them.
+type room map[entry.Member]int
+
+// fits reports whether a task has room, and then takes it.
+func (r room) fits(m entry.Member, task proto.Message) bool {
+	n := proto.Size(task) + 8 // for its field
+	if r[m]+n > maxTasks {
+		return false
+	}
+	r[m] += n
+	return true
+}
 
 // publish makes the actions the newest news. Called by the loop.
 func (l *loop) publish(actions []round.Action) {
@@ -38,14 +51,7 @@ func (l *loop) publish(actions []round.Action) {
 		}
 		return w
 	}
-	size := map[entry.Member]int{}
-	fits := func(m entry.Member, plan []byte) bool {
-		if size[m]+len(plan) > maxPlans {
-			return false
-		}
-		size[m] += len(plan)
-		return true
-	}
+	left := room{}
 	for _, m := range l.members {
 		w := of(m)
 		for _, p := range l.state.Progress(m, l.released) {
@@ -60,26 +66,27 @@ func (l *loop) publish(actions []round.Action) {
 	for _, a := range actions {
 		switch a := a.(type) {
 		case round.Invite:
-			plan := l.studies[a.Run].text
-			if w := of(a.Member); fits(a.Member, plan) {
-				w.Invitations = append(w.Invitations, &pb.Invitation{Run: a.Run, Lead: a.Lead, Plan: plan})
+			if i := (&pb.Invitation{Run: a.Run, Lead: a.Lead, Plan: l.studies[a.Run].text}); left.fits(a.Member, i) {
+				w := of(a.Member)
+				w.Invitations = append(w.Invitations, i)
 			}
 		case round.Ask:
-			plan := l.studies[a.Run].text
-			if w := of(a.Member); fits(a.Member, plan) {
-				w.Train = append(w.Train, train(a, plan))
+			if t := train(a, l.studies[a.Run].text); left.fits(a.Member, t) {
+				w := of(a.Member)
+				w.Train = append(w.Train, t)
 			}
 		case round.Mask:
-			plan := l.studies[a.Run].text
-			if w := of(a.Member); fits(a.Member, plan) {
-				w.Masks = append(w.Masks, l.maskAsked(a, plan))
+			if q := l.maskAsked(a, l.studies[a.Run].text); left.fits(a.Member, q) {
+				w := of(a.Member)
+				w.Masks = append(w.Masks, q)
 			}
 		case round.Evaluate:
-			plan := l.studies[a.Run].text
-			if w := of(a.Member); fits(a.Member, plan) {
-				w.Evaluate = append(w.Evaluate, &pb.Evaluate{
-					Run: a.Run, Lead: a.Lead, Round: number(a.Round), Model: a.Model[:], Size: a.Blob.Size, Plan: plan,
-				})
+			e := &pb.Evaluate{
+				Run: a.Run, Lead: a.Lead, Round: number(a.Round), Model: a.Model[:], Size: a.Blob.Size, Plan: l.studies[a.Run].text,
+			}
+			if left.fits(a.Member, e) {
+				w := of(a.Member)
+				w.Evaluate = append(w.Evaluate, e)
 			}
 		}
 	}
