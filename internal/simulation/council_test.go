@@ -64,6 +64,8 @@ type sum struct {
 	held       map[entry.Member]entry.Digest
 	acc        *aggregate.Sum
 	combined   bool
+	veil       *veil // nil without masks
+	garbage    bool  // among what was added is what is no update
 }
 
 var errDead = errors.New("the process has ended")
@@ -108,7 +110,9 @@ func (c *council) beat() {
 		return
 	}
 	if c.open {
-		c.publish(c.todo())
+		actions := c.todo()
+		c.fix(actions)
+		c.publish(actions)
 		c.gather()
 	}
 	c.w.after(10*time.Second, c.beat)
@@ -186,6 +190,13 @@ func (c *council) write(at time.Time, facts []entry.Fact) error {
 	for i, l := range lines {
 		c.fold(size+int64(i), l.fact)
 		c.apply(size+int64(i), l)
+		if f, ok := l.fact.(entry.Unmasking); ok { // then, and not when the mean is taken, it is said whom nobody waits for
+			a := round.Combine{Run: f.Run, Round: f.Round, Try: f.Try, Early: f.Early}
+			for _, m := range f.Members {
+				a.Members = append(a.Members, entry.Contribution{Member: m})
+			}
+			c.w.judge.leavesOut(c, a)
+		}
 	}
 	c.redecide(facts)
 	return nil
@@ -201,6 +212,9 @@ func (c *council) apply(position int64, l line) {
 	if created, ok := f.(entry.RunCreated); ok && c.w.fault == forgetsQuorum {
 		created.Plan.Quorum, created.Plan.ReportGoal = 1, 0
 		f = created
+	}
+	if _, boot := f.(entry.Booted); boot && c.w.fault == outlivesBoot {
+		return
 	}
 	if _, gone := f.(entry.Left); gone && c.w.fault == asksLeavers {
 		return
@@ -242,6 +256,9 @@ func newSum(f entry.RoundOpened, p entry.Plan) *sum {
 		s.spec.Weights = append(s.spec.Weights, share.Weight)
 	}
 	s.spec.Weights = s.buffer.Weights(s.spec.Weights)
+	if p.Masks {
+		s.veil = newVeil()
+	}
 	return s
 }
 
@@ -306,7 +323,7 @@ func (c *council) settle() {
 			return
 		}
 		now := c.time()
-		facts, err := c.state.Decide(now, round.Tick{Held: c.holds, Seen: c.sighting, Released: c.released})
+		facts, err := c.state.Decide(now, round.Tick{Held: c.holds, Seen: c.sighting, Released: c.released, Veils: c.veils})
 		if err != nil || i > 100 {
 			c.w.fail("time does not stop having consequences: %v", err)
 		}
@@ -319,6 +336,7 @@ func (c *council) settle() {
 	}
 	c.w.judge.shows(c)
 	now, actions := c.time(), c.todo()
+	c.fix(actions)
 	for _, a := range actions {
 		switch a := a.(type) {
 		case round.Combine:
@@ -333,7 +351,7 @@ func (c *council) settle() {
 
 // todo returns what should be going on.
 func (c *council) todo() []round.Action {
-	return c.state.Todo(round.View{Now: c.time(), Held: c.holds, Seen: c.sighting, Released: c.released})
+	return c.state.Todo(round.View{Now: c.time(), Held: c.holds, Seen: c.sighting, Released: c.released, Veils: c.veils})
 }
 
 // wake lets the process look again after a while: the last one counts.
@@ -361,6 +379,10 @@ func (c *council) publish(actions []round.Action) {
 				if a.Member == m.name {
 					mine = append(mine, a)
 					c.w.judge.sees(c, a.Model)
+				}
+			case round.Mask:
+				if a.Member == m.name {
+					mine = append(mine, c.asks(a))
 				}
 			case round.Evaluate:
 				if a.Member == m.name {
@@ -419,7 +441,7 @@ func (c *council) offered(m *member, in round.Offer, u *update) {
 	case err == nil && s.held[in.Member] == in.Update && c.w.fault != countsTwice:
 		c.acknowledge(m, in)
 		return
-	case err == nil && (u.digest != in.Update || s.spec.Check(u.values) != nil):
+	case err == nil && (u.digest != in.Update || s.veil == nil && s.spec.Check(u.values) != nil):
 		c.reject(in, "value")
 		return
 	case err == nil && s.combined && c.w.fault != addsLate:
@@ -471,6 +493,7 @@ func (c *council) add(s *sum, in round.Offer, u *update) {
 	}
 	s.acc.Add(0, u.values, weight)
 	s.held[in.Member] = in.Update
+	s.garbage = s.garbage || u.garbage
 }
 
 func (c *council) acknowledge(m *member, in round.Offer) {
@@ -492,9 +515,16 @@ func (c *council) combine(a round.Combine) {
 		return
 	}
 	s.combined = true
-	c.w.judge.leavesOut(c, a)
+	off := s.veil == nil || s.veil.comesOff(a)
+	if s.veil == nil {
+		c.w.judge.leavesOut(c, a)
+	}
 	c.w.after(time.Millisecond+c.w.upTo(300*time.Millisecond), func() {
 		if c.dead || c.sum(a.Run, a.Round, a.Try) != s || c.w.fault == losesMeans {
+			return
+		}
+		if !off || s.garbage {
+			c.bare(a, s, off)
 			return
 		}
 		mean := make([]float64, vector)

@@ -27,6 +27,8 @@ type judge struct {
 	cosigned []cosigned
 	wills    map[entry.Member]*will
 	words    map[*council]map[entry.Member]saying // that have come to them
+	hidden   map[uint64]hidden                    // by the keys whose masks it has
+	kinds    map[holding]bool                     // of the shares that were shown: whether they are the self seed's
 }
 
 // cosigned is a head that a witness has put its name to.
@@ -201,6 +203,10 @@ type audit struct {
 	closed   map[entry.Digest]bool           // those of them that a round made
 	size     int64
 	epoch    int // of the manifest, counted from 1
+
+	// Of the open try.
+	masked, unmasking map[string][]entry.Member
+	lost              map[string]bool // what was said of its masks
 }
 
 func newAudit(w *world) audit {
@@ -210,6 +216,7 @@ func newAudit(w *world) audit {
 		selected: map[string][]entry.Member{}, left: map[string]map[entry.Member]bool{}, refused: map[accepted]int{},
 		late: map[accepted]int{}, counted: map[string]map[entry.Member]int{}, asked: map[accepted]bool{},
 		models: map[entry.Digest]int64{}, closed: map[entry.Digest]bool{},
+		masked: map[string][]entry.Member{}, unmasking: map[string][]entry.Member{}, lost: map[string]bool{},
 	}
 }
 
@@ -254,7 +261,19 @@ func (a *audit) read(c *council, l line) error {
 			return fmt.Errorf("opened after round %d", a.last[f.Run])
 		}
 		a.open[f.Run] = try{f.Round, f.Try}
+		a.masked[f.Run], a.unmasking[f.Run], a.lost[f.Run] = nil, nil, false
+	case entry.Booted:
+		for run := range a.open {
+			a.lost[run] = true
+		}
+	case entry.MasksAgreed:
+		return a.agreed(f)
+	case entry.Unmasking:
+		return a.unmasked(f)
 	case entry.UpdateAccepted:
+		if !a.hides(f) {
+			return fmt.Errorf("accepted of %s, which has no masks, or while they come off, or after they are lost", f.Member)
+		}
 		key := accepted{f.Run, try{f.Round, f.Try}, f.Member}
 		if _, twice := a.accepted[key]; twice || a.open[f.Run] != key.try || a.weights[f.Run][f.Member] != f.Weight {
 			return errors.New("accepted twice, out of its try, or with another weight than declared")
@@ -303,6 +322,9 @@ func (a *audit) close(c *council, f entry.RoundClosed) error {
 	plan := a.plans[f.Run].Plan
 	if a.open[f.Run] != (try{f.Round, f.Try}) || f.Base != a.newest[f.Run] {
 		return errors.New("closed out of its try, or from another base")
+	}
+	if plan.Masks && (a.lost[f.Run] || !slices.EqualFunc(f.Members, a.unmasking[f.Run], func(c entry.Contribution, m entry.Member) bool { return c.Member == m })) {
+		return fmt.Errorf("closed with others than masks come off the sum of, %v, or after they are lost", a.unmasking[f.Run])
 	}
 	goal := max(plan.ReportGoal, bufferOf(plan, f.Kind).Size())
 	if len(f.Members) < plan.Quorum || f.Early == entry.ReportGoal && (goal == 0 || len(f.Members) < goal) {

@@ -25,6 +25,7 @@ type member struct {
 
 	// On its disk.
 	kept   []*update
+	masks  map[maskTry]*maskRecord
 	paused bool           // by its administrator
 	left   []string       // runs, by its administrator
 	head   witness.Head   // newest that it has cosigned
@@ -39,6 +40,8 @@ type update struct {
 	weight int64
 	values []float32
 	digest entry.Digest
+
+	garbage bool // masked, it is no update
 }
 
 // digestOf names a model.
@@ -75,10 +78,16 @@ func (m *member) hear(c *council, actions []round.Action) {
 		return
 	}
 	for _, a := range actions {
+		if asked, ok := a.(asked); ok && asked.Stage == round.Show && !slices.Contains(m.left, asked.Run) {
+			m.mask(c, asked) // its update is in the sum already, and others wait for it
+			continue
+		}
 		if !m.obeys(runOf(a)) {
 			continue
 		}
 		switch a := a.(type) {
+		case asked:
+			m.mask(c, a)
 		case round.Invite:
 			m.w.judge.gives(m, a.Run)
 			if m.w.bad(50) {
@@ -140,6 +149,9 @@ func (m *member) train(c *council, a round.Ask) {
 	} else if !a.Accepted.IsZero() && a.Accepted != u.digest {
 		return
 	}
+	if a.Masked != nil && !m.hides(a, u) {
+		return
+	}
 	in := round.Offer{Run: a.Run, Round: a.Round, Try: a.Try, Member: m.name, Update: u.digest, Weight: a.Weight, Bytes: 1}
 	if bufferOf(a.Plan, a.Kind).Size() > 0 {
 		if m.w.bad(300) {
@@ -153,6 +165,9 @@ func (m *member) train(c *council, a round.Ask) {
 	case m.w.bad(20):
 		u = m.compute(a) // another one than is kept
 		in.Update = u.digest
+	case a.Masked != nil && m.w.bad(60):
+		u = m.compute(a)
+		u.garbage, in.Update = true, u.digest
 	case m.w.bad(20):
 		in.Update[0]++
 	case m.w.bad(20):

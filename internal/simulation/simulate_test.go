@@ -23,6 +23,9 @@
 //	                nothing of it is accepted, and it is not asked, after the line that says so
 //	nobody left out a round that is closed early, since those who are missing are absent, misses none that is there and not paused;
 //	                and nobody is shown as there who has said nothing for longer than that holds
+//	under masks     updates are taken of those only between whom masks are agreed upon, and none any more when they come off; a round closes with
+//	                the very members of whose sum they do, and never after a boot; no member masks two updates by the same keys, or shows both
+//	                kinds of shares of one other member's
 //	an end          a run that keeps its quorum and good weather is completed, every other one ends
 //
 // Several forks may each have some of the witnesses on their side, with no quorum left for any; then the federation stops. It is
@@ -90,11 +93,14 @@ const (
 	holdsForEver  fault = "what a member says of itself holds for ever"
 	forgetsWill   fault = "what a member's administrator wants ends with its process"
 	asksLeavers   fault = "who has left a run is asked on"
+	outlivesBoot  fault = "a try goes on after a boot, and what was said of its masks is gone"
+	masksTwice    fault = "another update is masked by the keys that one was masked by"
+	showsTwice    fault = "shares are shown for another sum of the same try"
 )
 
 var faults = []fault{
 	countsTwice, forgetsQuorum, mixesWeights, weighsAlike, addsLate, keepsUpdates, answersFirst, showsEarly, appendsUnseen, releasesAlone,
-	cosignsForks, cosignsFirst, losesMeans, keepsPause, holdsForEver, forgetsWill, asksLeavers,
+	cosignsForks, cosignsFirst, losesMeans, keepsPause, holdsForEver, forgetsWill, asksLeavers, outlivesBoot, masksTwice, showsTwice,
 	forgetsFormer, beginsNewest,
 }
 
@@ -223,7 +229,7 @@ func TestWeather(t *testing.T) {
 	for _, what := range []string{
 		"end killed", "end before a write", "end after a write", "end storage is full", "end no answer", "end another writer",
 		"end no quorum is left", "cut", "clock", "full", "rollback", "second", "member ends", "a member's disk", "witness rolled back",
-		"signed", "other witnesses", "hand over", "entry.ManifestAdopted", "entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released", "pause", "resume", "leave", "late update",
+		"signed", "other witnesses", "hand over", "entry.ManifestAdopted", "entry.RoundFailed", "entry.UpdateRefused", "entry.Left", "entry.RoundClosed", "released", "entry.MasksAgreed", "entry.Unmasking", "masks do not come off", "masks leave no sum", "masks refused", "pause", "resume", "leave", "late update",
 	} {
 		if !strings.Contains(out.String(), " "+what) {
 			t.Errorf("it never happens: %s", what)

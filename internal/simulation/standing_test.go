@@ -85,6 +85,8 @@ func runOf(a round.Action) string {
 	switch a := a.(type) {
 	case round.Invite:
 		return a.Run
+	case asked:
+		return a.Run
 	case round.Ask:
 		return a.Run
 	case round.Evaluate:
@@ -143,6 +145,9 @@ func (j *judge) leavesOut(c *council, a round.Combine) {
 		in[m.Member] = true
 	}
 	for _, m := range c.audit.selected[a.Run] {
+		if plan := c.audit.plans[a.Run].Plan; plan.Masks && !slices.Contains(c.audit.masked[a.Run], m) {
+			continue // it has no masks, and was not waited for when the others had
+		}
 		if !in[m] && !c.audit.left[a.Run][m] && c.audit.refused[accepted{a.Run, try{a.Round, a.Try}, m}] < 8 && j.words[c][m].there(j.world.now) {
 			j.world.fail("round %d of %s is closed without %s, which is there and not paused", a.Round, a.Run, m)
 		}

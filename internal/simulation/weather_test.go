@@ -37,6 +37,7 @@ const (
 	replaced
 	paused
 	departed
+	misled
 	harms // how many there are
 )
 
@@ -44,7 +45,7 @@ func (h harm) String() string {
 	return [harms]string{
 		"messages lost", "messages late", "messages doubled", "links cut", "clocks set wrong", "disks full", "writes without an answer or refused",
 		"coordinators killed", "members killed", "kept updates lost", "lies of members", "witnesses rolled back", "second coordinators",
-		"storages rolled back", "manifests replaced", "witnesses changed", "members paused", "runs left",
+		"storages rolled back", "manifests replaced", "witnesses changed", "members paused", "runs left", "lies of coordinators",
 	}[h]
 }
 

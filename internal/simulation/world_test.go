@@ -77,7 +77,7 @@ type outcome struct {
 // simulate runs the federation of one seed to its end.
 func simulate(seed uint64, f fault, log io.Writer) (o outcome) {
 	w := &world{chance: rand.New(rand.NewPCG(seed, 1)), fault: f, trace: fnv.New64a(), log: log, encodes: seed%64 == 0}
-	w.judge = judge{world: w, updates: map[entry.Digest]*update{}, judged: map[[32]byte]bool{}, shown: map[entry.Digest]bool{}, wills: map[entry.Member]*will{}, words: map[*council]map[entry.Member]saying{}}
+	w.judge = judge{world: w, updates: map[entry.Digest]*update{}, judged: map[[32]byte]bool{}, shown: map[entry.Digest]bool{}, wills: map[entry.Member]*will{}, words: map[*council]map[entry.Member]saying{}, hidden: map[uint64]hidden{}, kinds: map[holding]bool{}}
 	defer func() {
 		o.digest, o.steps, o.models, o.released, o.harms = w.trace.Sum64(), w.steps, len(w.judge.shown), w.judge.released(), w.harms
 		switch p := recover().(type) {
@@ -217,7 +217,7 @@ func (w *world) apart(a, b string) bool {
 // found makes the federation.
 func (w *world) found() {
 	for i := range 2 + w.chance.IntN(4) {
-		m := &member{w: w, name: entry.Member(fmt.Sprintf("hospital-%d", i)), up: true, records: 1 + w.chance.Int64N(300)}
+		m := &member{w: w, name: entry.Member(fmt.Sprintf("hospital-%d", i)), up: true, records: 1 + w.chance.Int64N(300), masks: map[maskTry]*maskRecord{}}
 		w.members, w.names = append(w.members, m), append(w.names, m.name)
 	}
 	var set witness.Set
@@ -261,7 +261,13 @@ func (w *world) wish(id string, easy bool) {
 	if w.chance.IntN(2) == 0 {
 		p.ReportGoal = p.Quorum + w.chance.IntN(len(members)-p.Quorum+1)
 	}
-	if w.chance.IntN(3) == 0 {
+	if n := len(members); n > 1 && w.chance.IntN(3) == 0 {
+		p.Masks, p.Quorum = true, max(p.Quorum, n/2+1, 2)
+		p.ReportGoal = min(p.ReportGoal, n)
+		if p.ReportGoal > 0 {
+			p.ReportGoal = max(p.ReportGoal, p.Quorum)
+		}
+	} else if w.chance.IntN(3) == 0 {
 		p.ReportGoal, p.Strategy = 0, entry.Strategy{Name: "fedbuff", Params: map[string]any{
 			"buffer_size": float64(p.Quorum + w.chance.IntN(len(members)-p.Quorum+1)), "max_staleness": float64(w.chance.IntN(4)),
 			"normalize": []string{"buffer_size", "sum_of_weights"}[w.chance.IntN(2)],
