@@ -611,3 +611,28 @@ func TestMaskedBytes(t *testing.T) {
 		}
 	})
 }
+
+// TestMasksOver: a round is closed while a member still makes what its masks need. What is forgotten is then not missed by what is under way, as
+// if the disk had lost it.
+func TestMasksOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLiar(t, hidden)
+		for try := range 20 {
+			l.try.Try, l.own = try+1, nil
+			announce := l.asked(pb.MaskAsked_STAGE_ANNOUNCE)
+			announce.Try = int32(l.try.Try)
+			l.own = l.gives(announce).Keys
+			l.own.Member = "cleveland"
+			share := l.introduces(others...)
+			share.Try = announce.Try
+			l.given = nil
+			l.wants(&pb.Wanted{Masks: []*pb.MaskAsked{share}, Progress: []*pb.Progress{{Run: run, Closed: 0}}})
+			for name := range l.disk.List(t.Context(), "mask/") {
+				t.Errorf("object %s is there", name)
+			}
+		}
+		if err := l.end(); participant.IsBroken(err) {
+			t.Errorf("the session ended with %v", err)
+		}
+	})
+}
