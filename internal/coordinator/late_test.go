@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/coordinator"
@@ -150,8 +151,9 @@ func TestLateGoesOn(t *testing.T) {
 		if _, err := c.person("ada").Cancel(t.Context(), &pb.CancelRequest{Run: run}); err != nil {
 			t.Fatal(err)
 		}
-		if state := s.state(); state != pb.OfferReply_STATE_UNSPECIFIED {
-			t.Errorf("the upload of a run that was cancelled: %v, want it cut", state)
+		cancelled := time.Now()
+		if state, took := s.state(), time.Since(cancelled); state != pb.OfferReply_STATE_UNSPECIFIED || took > 10*time.Second {
+			t.Errorf("the upload of a run that was cancelled: %v after %v, want it cut at once", state, took)
 		}
 	})
 }
