@@ -89,23 +89,29 @@ func (g *Grid) Mean(dst []float64, lo int, sums []uint64, updates int, weight fl
 }
 
 // Noisy is [Grid.Mean] with noise, over a number that does not depend on whose updates were added: what [Sum.Noisy] gives for the updates
-// themselves, to the bit. It judges no value: Mean, which does, is asked before.
-func (g *Grid) Noisy(dst []float64, lo int, sums []uint64, over int, noise func() (int64, error)) error {
+// themselves, to the bit, where the noise has at most spread steps.
+//
+// No value is refused, or somebody whose own vector is not within its limits could ask, refusal by refusal, how large the sum of the others is,
+// without noise. So the noise is added modulo 2^64, as masks are, before anything else is done with a value: what is written hangs on the sum and the noise by
+// their sum alone. One that is then beyond what all updates and spread can come to is cut to that.
+func (g *Grid) Noisy(dst []float64, lo int, sums []uint64, over int, spread int64, noise func() (int64, error)) error {
 	g.within(len(dst), lo, sums)
-	if over < 1 {
-		panic("aggregate: mean over no updates")
+	if over < 1 || spread < 0 || spread > 1<<50 {
+		panic("aggregate: mean over no updates, or with noise that no grid holds")
 	}
 	for _, r := range g.grids {
 		step := r.magic / 0x1.8p52
+		most := float64(r.most*g.declared) + g.declared/2 + 1 + float64(spread) // less than 2^53
 		for i := max(lo, r.lo); i < min(lo+len(sums), r.hi); i++ {
-			v := float64(int64(sums[i-lo]))
-			if step > 0 {
-				k, err := noise()
-				if err != nil {
-					return fmt.Errorf("noise for value %d: %w", i, err)
-				}
-				v += float64(k)
+			if step == 0 {
+				dst[i-lo] = 0
+				continue
 			}
+			k, err := noise()
+			if err != nil {
+				return fmt.Errorf("noise for value %d: %w", i, err)
+			}
+			v := max(-most, min(most, float64(int64(sums[i-lo]+uint64(k)))))
 			dst[i-lo] = float64(v*step) / float64(over)
 		}
 	}

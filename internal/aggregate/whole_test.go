@@ -88,10 +88,36 @@ func TestMaskedSum(t *testing.T) {
 			chance := rand.New(rand.NewPCG(1, 2))
 			return func() (int64, error) { return chance.Int64N(1<<40) - 1<<39, nil }
 		}
-		if err := errors.Join(want.Noisy(0, one, over, noise()), grid.Noisy(two, 0, sums, over, noise())); err != nil {
+		if err := errors.Join(want.Noisy(0, one, over, noise()), grid.Noisy(two, 0, sums, over, 1<<40, noise())); err != nil {
 			r.Fatal(err)
 		}
 		same(" with noise")
+	})
+}
+
+// TestNoisyTellsNothingElse: what is made of a sum and noise hangs on the sum of both alone, also where somebody has sent what no update is: it is neither
+// refused nor rounded before there is noise, and it stays within what updates and noise can come to.
+func TestNoisyTellsNothingElse(t *testing.T) {
+	grid, err := aggregate.NewGrid(aggregate.Spec{Ranges: []aggregate.Range{{Len: 1, MaxAbs: 1}, {Len: 1}}, Weights: []int64{1, 1, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		const spread = 1 << 30
+		sum := rapid.Uint64().Draw(t, "sum")
+		if rapid.Bool().Draw(t, "at the edge") { // where they change their sign
+			sum = 1<<63 + uint64(rapid.Int64Range(-spread, spread).Draw(t, "by"))
+		}
+		k := rapid.Int64Range(-spread, spread).Draw(t, "noise")
+		one, other := make([]float64, 2), make([]float64, 2)
+		noise := func(k int64) func() (int64, error) { return func() (int64, error) { return k, nil } }
+		if err := errors.Join(grid.Noisy(one, 0, []uint64{sum, sum}, 3, spread, noise(k)),
+			grid.Noisy(other, 0, []uint64{sum + uint64(k), 7}, 3, spread, noise(0))); err != nil {
+			t.Fatal(err)
+		}
+		if one[0] != other[0] || one[1] != 0 || other[1] != 0 || !(math.Abs(one[0]) < 1.01) {
+			t.Errorf("sum %d and noise %d make %v, and their sum without noise %v", sum, k, one, other)
+		}
 	})
 }
 
@@ -202,7 +228,7 @@ func TestWholePanics(t *testing.T) {
 		"weight":      func() { g.Whole(make([]uint64, 1), 0, make([]float32, 1), 3) },
 		"sums beyond": func() { _ = g.Mean(make([]float64, 2), 3, make([]uint64, 2), 1, 1) },
 		"sums weight": func() { _ = g.Mean(make([]float64, 2), 0, make([]uint64, 2), 1, 3) },
-		"no number":   func() { _ = g.Noisy(make([]float64, 2), 0, make([]uint64, 2), 0, nil) },
+		"no number":   func() { _ = g.Noisy(make([]float64, 2), 0, make([]uint64, 2), 0, 0, nil) },
 		"no updates":  func() { _ = g.Mean(make([]float64, 2), 0, make([]uint64, 2), 0, 1) },
 	} {
 		func() {

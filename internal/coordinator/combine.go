@@ -203,7 +203,7 @@ func (c *combiner) wholeState(ctx context.Context, ref *entry.Blob, strategy agg
 func (c *combiner) mean(ctx context.Context, a round.Combine, s *sum) (func(lo int, mean []float64) error, error) {
 	recipe, private := round.Recipe(a.Plan)
 	if !private && s.veil != nil {
-		return s.unmasked(ctx, 0, nil)
+		return s.unmasked(ctx, nil)
 	}
 	if !private {
 		return func(lo int, mean []float64) error {
@@ -217,10 +217,13 @@ func (c *combiner) mean(ctx context.Context, a round.Combine, s *sum) (func(lo i
 	}
 	over := round.Over(a.Plan, a.Selected)
 	if s.veil != nil {
-		return s.unmasked(ctx, over, noise.Draw)
+		return s.unmasked(ctx, &grain{draw: noise.Draw, spread: int64(manySigmas * noise.Sigma()), over: over})
 	}
 	return func(lo int, mean []float64) error { return s.acc.Noisy(lo, mean, over, noise.Draw) }, nil
 }
+
+// manySigmas is how many standard deviations no noise has: with a chance of less than 2^-2900 for a value.
+const manySigmas = 64
 
 // sink takes the bytes of a blob; closed without an error it is whole.
 type sink interface {

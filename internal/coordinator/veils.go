@@ -272,9 +272,16 @@ func (s *sum) addMasked(u *update) {
 	})
 }
 
-// unmasked returns what fills a block, of stepLen values at most, with the mean of a masked sum, over which noise adds steps of the grid where it
-// is not nil. The masks come off block by block, and the sum itself stays masked.
-func (s *sum) unmasked(ctx context.Context, over int, noise func() (int64, error)) (func(lo int, mean []float64) error, error) {
+// grain is the noise of a private round: how it is drawn, in steps of the grid, how many it has at most, and what the noised sum is divided by.
+type grain struct {
+	draw   func() (int64, error)
+	spread int64
+	over   int
+}
+
+// unmasked returns what fills a block, of stepLen values at most, with the mean of a masked sum; or, where noise is not nil, of the noised one, and then
+// whatever the sum is: a refusal would tell of it without noise. The masks come off block by block, and the sum itself stays masked.
+func (s *sum) unmasked(ctx context.Context, noise *grain) (func(lo int, mean []float64) error, error) {
 	terms, err := s.terms()
 	if err != nil {
 		return nil, err
@@ -293,6 +300,9 @@ func (s *sum) unmasked(ctx context.Context, over int, noise func() (int64, error
 		err := inParts(ctx, (len(mean)+part-1)/part, func(k int) {
 			from, to := k*part, min((k+1)*part, len(mean))
 			mask.Apply(bare[from:to], lo+from, terms...)
+			if noise != nil {
+				return
+			}
 			if err := grid.Mean(mean[from:to], lo+from, bare[from:to], s.added, s.weight); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
@@ -302,6 +312,6 @@ func (s *sum) unmasked(ctx context.Context, over int, noise func() (int64, error
 		if wrong != nil || err != nil || noise == nil {
 			return cmp.Or(wrong, err)
 		}
-		return grid.Noisy(mean, lo, bare, over, noise)
+		return grid.Noisy(mean, lo, bare, noise.over, noise.spread, noise.draw)
 	}, nil
 }
