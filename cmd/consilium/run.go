@@ -130,7 +130,7 @@ func readPlan(file, name string) (entry.Plan, error) {
 		err = trainer.CheckPlan(plan)
 	}
 	if err != nil {
-		return entry.Plan{}, refusedError("correct the plan; examples/hospitals/plan.yaml is a whole one", "%s: %w", file, err)
+		return entry.Plan{}, refusedError("correct the plan; docs/plans.md has every field, and examples/hospitals/plan.yaml is a whole one", "%s: %w", file, err)
 	}
 	return plan, nil
 }
