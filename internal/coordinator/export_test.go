@@ -329,3 +329,43 @@ func (r Room) Fits(m entry.Member, task proto.Message) bool { return r.fits(m, t
 
 // NewRoom returns an empty one.
 func NewRoom() Room { return Room{room{}} }
+
+// Starting is a coordinator whose loop has told no news yet.
+type Starting struct{ r *rounds }
+
+// NewStarting returns one that nobody follows.
+func NewStarting() Starting {
+	l := &loop{now: time.Now, clocks: newClocks(time.Now, time.Hour), ending: make(chan struct{}), done: make(chan struct{})}
+	l.wanted.Store(&news{changed: make(chan struct{})})
+	return Starting{&rounds{loop: l, presence: newPresence(time.Now)}}
+}
+
+// Follow has a member follow.
+func (s Starting) Follow(m entry.Member, stream grpc.ServerStreamingServer[pb.Wanted]) error {
+	return s.r.Follow(&pb.FollowRequest{}, following{stream, context.WithValue(stream.Context(), peerKey{}, transport.Peer{Name: string(m)})})
+}
+
+// Settle tells the first news, of those members.
+func (s Starting) Settle(members ...entry.Member) {
+	wanted := map[entry.Member]*pb.Wanted{}
+	for _, m := range members {
+		wanted[m] = &pb.Wanted{Version: "test"}
+	}
+	s.r.loop.announce(wanted)
+}
+
+// Stop ends the calls that would go on for ever.
+func (s Starting) Stop() { close(s.r.loop.ending) }
+
+// following is a stream of a peer that was let in.
+type following struct {
+	grpc.ServerStreamingServer[pb.Wanted]
+	ctx context.Context
+}
+
+func (f following) Context() context.Context { return f.ctx }
+
+// Releasing words for whom a round waits that is closed and not released, when the word of no witness is missing.
+func Releasing(round int) string {
+	return (&viewer{}).waiting(sighted{lack: &lack{round: round}})
+}

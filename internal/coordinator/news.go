@@ -12,8 +12,8 @@ import (
 
 // news is what is wanted of each member at one moment. Nothing is told once: who missed it reads the newest.
 type news struct {
-	of      map[entry.Member]*wish
-	changed chan struct{} // closed when there is newer news
+	of      map[entry.Member]*wish // nil: the loop has told nothing yet
+	changed chan struct{}          // closed when there is newer news
 }
 
 // wish is what is wanted of one member, and the same one in all news until that changes: of a thousand members who follow, one fact

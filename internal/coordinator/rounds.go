@@ -51,9 +51,9 @@ func (r *rounds) Follow(q *pb.FollowRequest, stream grpc.ServerStreamingServer[p
 	defer beat.Stop()
 	var last *wish
 	for {
-		w := r.loop.wanted.Load().of[m]
-		if w == nil {
-			return status.Error(codes.PermissionDenied, "not a member of this federation")
+		w, err := r.wish(stream.Context(), m)
+		if err != nil {
+			return err
 		}
 		if w != last {
 			if err := stream.Send(stamped(w.Wanted, r.loop.clocks.now())); err != nil {
@@ -75,6 +75,33 @@ func (r *rounds) Follow(q *pb.FollowRequest, stream grpc.ServerStreamingServer[p
 			return stream.Context().Err()
 		}
 	}
+}
+
+// wish returns what is wanted of a member now. Between the log's opening and the loop's first news nobody knows, and a member is not to
+// hear that it is none: the news are waited for.
+func (r *rounds) wish(ctx context.Context, m entry.Member) (*wish, error) {
+	n := r.loop.wanted.Load()
+	if n.of == nil {
+		late := time.NewTimer(heartbeat)
+		defer late.Stop()
+		select {
+		case <-n.changed:
+			n = r.loop.wanted.Load()
+		case <-late.C:
+			return nil, status.Error(codes.Unavailable, "the coordinator is still starting")
+		case <-r.loop.ending:
+			return nil, status.Error(codes.Unavailable, errStopping.Error())
+		case <-r.loop.done:
+			return nil, status.Error(codes.Unavailable, errStopping.Error())
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	w := n.of[m]
+	if w == nil {
+		return nil, status.Error(codes.PermissionDenied, "not a member of this federation")
+	}
+	return w, nil
 }
 
 // stamped returns w with our clock's time. What w holds is shared: others send it too.

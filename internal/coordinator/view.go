@@ -155,6 +155,9 @@ func metrics(all []entry.Evaluated) []*pb.MemberMetrics {
 // waiting says for whom a run waits, and since when they have not been heard from.
 func (v *viewer) waiting(seen sighted) string {
 	r, lacking := seen.Run, seen.lack
+	if lacking != nil && len(lacking.lacks) == 0 { // in the moment between two heads that are put before the witnesses
+		return fmt.Sprintf("round %d is closed, and its release is under way", lacking.round)
+	}
 	if lacking != nil {
 		return fmt.Sprintf("round %d is closed and waits for its witnesses: %s", lacking.round, lacking.words("cosigned", v.sighting))
 	}
