@@ -241,6 +241,23 @@ func privacyOfRecords(t *testing.T, p entry.Plan) {
 	})
 }
 
+// TestPrivacyDeclaresOne: what the manifest lets a member declare bounds nobody under privacy, where each counts as one: to decline would tell how many
+// records a member has.
+func TestPrivacyDeclaresOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		edits := withBudgetOf(entry.Record)
+		edits[1] = strings.Replace(edits[1], "rounds_max: 200", "rounds_max: 200\n  records_max: 20", 1)
+		w := newWorld(t, edits...)
+		w.serve()
+		w.joinAll()
+		w.completed(w.start(ofRecords(t, func(p *entry.Plan) { p.Rounds = 1 })))
+		if n := len(only[entry.Declined](w.facts())); n != 0 {
+			t.Errorf("%d members declined, want none", n)
+		}
+	})
+}
+
 // respent changes in a copy of a history what its last closing says was spent.
 func (w *world) respent(folder string, change func(*entry.Spent)) string {
 	w.t.Helper()

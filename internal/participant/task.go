@@ -88,7 +88,7 @@ func (s *session) count(log *zap.Logger, run string, plan entry.Plan) (rows int6
 		log.Warn("too few records to train on", zap.Int("records", n))
 		return 0, fmt.Sprintf("least_records: fewer than %d records to train on are left", least)
 	}
-	if most := s.p.epochs.limits().Records(); int64(n) > most {
+	if most := s.p.epochs.limits().Records(); declared(plan, n) > most {
 		log.Warn("more records than the manifest lets a member declare", zap.Int("records", n), zap.Int64("most", most))
 		return 0, fmt.Sprintf("records_max: there are more than the %d records that the manifest lets a member declare", most)
 	}
