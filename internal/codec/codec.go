@@ -105,7 +105,7 @@ type Encoder struct {
 }
 
 const (
-	fastBytes = 8 << 20 // after which the line and the processor are known
+	fastBytes = 1 << 20 // after which the line and the processor are known
 	idleMost  = 7       // so many chunks go untried behind one that did not save a half where it has to
 )
 

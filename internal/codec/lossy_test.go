@@ -146,8 +146,10 @@ func TestEncoder(t *testing.T) {
 		line, code float64 // bytes a second
 		want       codec.Scheme
 	}{
-		{"slow line", 50e6, 700e6, codec.Planes}, {"fast line", 200e6, 700e6, codec.Raw},
-		{"slow line and processor", 50e6, 150e6, codec.Raw}, {"slower line", 5e6, 150e6, codec.Planes},
+		{"slow line", 50e6, 700e6, codec.Planes},
+		{"fast line", 200e6, 700e6, codec.Raw},
+		{"slow line and processor", 50e6, 150e6, codec.Raw},
+		{"slower line", 5e6, 150e6, codec.Planes},
 	} {
 		e, now := codec.Encoder{Reads: codec.All}, time.Unix(0, 0)
 		pass := func(n int, rate float64) { now = now.Add(time.Duration(float64(n) / rate * 1e9)) }
