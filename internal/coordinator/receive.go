@@ -223,6 +223,7 @@ func (r *rounds) part(o offer, p *prefix, err error) {
 
 // add takes the next chunk, which is wire bytes long before it is decoded.
 func (p *prefix) add(chunk []byte, wire int64) {
+	p.digest.Write(chunk)
 	model.Floats(p.values[p.at/4:][:len(chunk)/4], chunk)
 	p.at += int64(len(chunk))
 	p.sent += int64(len(chunk))

@@ -2,11 +2,13 @@ package coordinator
 
 import (
 	"fmt"
+	"hash"
 	"slices"
 	"sync"
 	"time"
 
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
 	"consilium.dev/internal/pages"
 )
 
@@ -16,6 +18,7 @@ type prefix struct {
 	update  entry.Digest
 	salt    [32]byte
 	values  []float32
+	digest  hash.Hash // of the salt and what has come
 	at      int64  // bytes that are here
 	wire    int64  // the same, as they came: encoded
 	sent    int64  // bytes that were put on the line for it, as far as is known; at least at
@@ -29,7 +32,7 @@ func newPrefix(o offer, release func()) (*prefix, error) {
 		release()
 		return nil, fmt.Errorf("an update of %s: %w", o.in.Member, err)
 	}
-	return &prefix{update: o.in.Update, salt: o.salt, values: values, release: sync.OnceFunc(func() { free(); release() })}, nil
+	return &prefix{update: o.in.Update, salt: o.salt, values: values, digest: model.NewUpdateDigest(o.salt), release: sync.OnceFunc(func() { free(); release() })}, nil
 }
 
 // shelf keeps the prefixes of uploads that a link has broken off, until their sender goes on, their time ends, their try does,

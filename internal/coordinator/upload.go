@@ -12,7 +12,6 @@ import (
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
-	"consilium.dev/internal/model"
 	"consilium.dev/internal/round"
 	"consilium.dev/internal/transport"
 	pb "consilium.dev/proto/consilium/v1"
@@ -120,7 +119,7 @@ func (r *rounds) take(stream grpc.BidiStreamingServer[pb.OfferRequest, pb.OfferR
 		return "", err
 	}
 	if err = r.receive(stream, o, p); err == nil {
-		err = f.check(o, p.values)
+		err = f.check(o, p)
 	}
 	if err != nil {
 		r.part(o, p, err)
@@ -161,15 +160,14 @@ func (f form) bytes() int64 {
 }
 
 // check judges an update that is whole.
-func (f form) check(o offer, values []float32) error {
-	got := model.UpdateDigest(o.salt, values)
-	if subtle.ConstantTimeCompare(got[:], o.in.Update[:]) != 1 {
+func (f form) check(o offer, p *prefix) error {
+	if subtle.ConstantTimeCompare(p.digest.Sum(nil), o.in.Update[:]) != 1 {
 		return &fault{reasonDigest, errors.New("the update is not the one that was announced")}
 	}
 	if f.masked {
 		return nil
 	}
-	if err := f.spec.Check(values); err != nil {
+	if err := f.spec.Check(p.values); err != nil {
 		return &fault{reasonValue, err}
 	}
 	return nil

@@ -18,6 +18,7 @@ package model
 
 import (
 	"crypto/sha256"
+	"hash"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -56,12 +57,18 @@ func (m *Model) finite() error { return m.Layout.finite(0, m.Params) }
 // UpdateDigest returns SHA-256(salt, values as float32s, little endian), by which a log names an update. The salt, chosen by
 // its participant, keeps a guess of the values from being confirmed.
 func UpdateDigest(salt [32]byte, values []float32) [32]byte {
-	h := sha256.New()
-	h.Write(salt[:])
+	h := NewUpdateDigest(salt)
 	if err := writeFloats(h, values); err != nil {
 		panic(fmt.Sprintf("model: a hash refused bytes: %v", err))
 	}
 	return [32]byte(h.Sum(nil))
+}
+
+// NewUpdateDigest returns what makes an [UpdateDigest] of the values' bytes as they come.
+func NewUpdateDigest(salt [32]byte) hash.Hash {
+	h := sha256.New()
+	h.Write(salt[:])
+	return h
 }
 
 // PutFloats writes src into dst, four bytes a value, little endian. dst must have room for 4*len(src) bytes.
