@@ -19,10 +19,10 @@ type prefix struct {
 	salt    [32]byte
 	values  []float32
 	digest  hash.Hash // of the salt and what has come
-	at      int64  // bytes that are here
-	wire    int64  // the same, as they came: encoded
-	sent    int64  // bytes that were put on the line for it, as far as is known; at least at
-	release func() // gives the memory and its reservation back, once; nobody touches the values afterwards
+	at      int64     // bytes that are here
+	wire    int64     // the same, as they came: encoded
+	sent    int64     // bytes that were put on the line for it, as far as is known; at least at
+	release func()    // gives the memory and its reservation back, once; nobody touches the values afterwards
 }
 
 // newPrefix takes the memory of an update that is offered; release gives back that it is reserved.

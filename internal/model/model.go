@@ -18,9 +18,9 @@ package model
 
 import (
 	"crypto/sha256"
-	"hash"
 	"encoding/binary"
 	"fmt"
+	"hash"
 	"math"
 )
 
