@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"text/tabwriter"
@@ -93,6 +94,7 @@ func (f *federation) spend(ctx context.Context, p *entry.Plan, epsilon float64) 
 	if asked.NoiseMultiplier, err = privacy.CalibrateRenyi(1, p.Rounds, epsilon, asked.Delta, privacy.DefaultOrders()); err != nil {
 		return nil, 0, err
 	}
+	asked.NoiseMultiplier = math.Ceil(asked.NoiseMultiplier*1e4) / 1e4 // as it is printed, and as a plan with that epsilon may say it
 	p.Privacy = &asked
 	for seed := range draws {
 		n, err := f.step(ctx, *p, rand.NewChaCha8([32]byte{byte(seed + 1)}))
