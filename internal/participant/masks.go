@@ -590,7 +590,9 @@ func (s *session) veil(ctx context.Context) error {
 				return nil
 			case errors.Is(err, errNotOurs):
 				log.Warn("nothing is given for the masks of this try", zap.Error(err))
-			case code == codes.FailedPrecondition || code == codes.InvalidArgument || code == codes.NotFound:
+			case code == codes.FailedPrecondition: // the others were enough, or the round is over: nobody's fault
+				log.Info("not taken for the masks of this try", zap.String("reason", status.Convert(err).Message()))
+			case code == codes.InvalidArgument || code == codes.NotFound:
 				log.Warn("not taken for the masks of this try", zap.String("reason", status.Convert(err).Message()))
 			case err != nil && s.line.turned() != turned:
 				s.again() // over the new connection

@@ -144,7 +144,11 @@ func (s *session) train(ctx context.Context, t *pb.Train) error {
 			log.Info("update accepted", zap.Stringer("update", u.digest()))
 			return nil
 		}
-		log.Warn("update not taken", zap.String("reason", state))
+		notTaken := log.Warn
+		if state == "closed" { // nobody's fault: the round was over first, and where late updates count this one is offered again
+			notTaken = log.Info
+		}
+		notTaken("update not taken", zap.String("reason", state))
 		if !u.spent(t, state) {
 			return nil
 		}
