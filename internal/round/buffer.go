@@ -70,14 +70,23 @@ func (r *run) oldest(closed int) int {
 	return max(closed+1-r.buffer.MaxStaleness(), 1)
 }
 
+// CheckBufferSize reports why so many members cannot fill the buffer of a strategy, if it has one; 0 members: not yet known.
+func CheckBufferSize(s aggregate.Strategy, members int) error {
+	if n := s.Buffer().Size(); members > 0 && n > members {
+		return fmt.Errorf("buffer_size %d of strategy %s, of %d members", n, s.Name(), members)
+	}
+	return nil
+}
+
 // CheckBuffer reports why a plan cannot be run under an asynchronous strategy by so many members, if its strategy is one; 0 members: not yet known.
 func CheckBuffer(p entry.Plan, s aggregate.Strategy, members int) error {
+	if err := CheckBufferSize(s, members); err != nil {
+		return err
+	}
 	n := s.Buffer().Size()
 	switch {
 	case n == 0:
 		return nil
-	case members > 0 && n > members:
-		return fmt.Errorf("buffer_size %d of strategy %s, of %d members", n, s.Name(), members)
 	case n < p.Quorum:
 		return fmt.Errorf("quorum %d; the buffer of strategy %s is full with %d updates", p.Quorum, s.Name(), n)
 	case p.ReportGoal != 0 && p.ReportGoal != n:

@@ -97,6 +97,7 @@ func TestBufferRefused(t *testing.T) {
 		{"as many as members", buffered(3), ""},
 		{"the goal said twice", func(f *entry.RunCreated) { buffered(3)(f); f.Plan.ReportGoal = 3 }, ""},
 		{"more than members", buffered(4), "buffer_size 4 of strategy fedbuff, of 3 members"},
+		{"more than members, and as large a quorum", func(f *entry.RunCreated) { buffered(4)(f); f.Plan.Quorum = 4 }, "buffer_size 4 of strategy fedbuff, of 3 members"},
 		{"fewer than a quorum", buffered(1), "quorum 2; the buffer of strategy fedbuff is full with 1 updates"},
 		{"another goal", func(f *entry.RunCreated) { buffered(2)(f); f.Plan.ReportGoal = 3 }, "report_goal 3; strategy fedbuff closes a round with 2 updates"},
 		{"masks", func(f *entry.RunCreated) { buffered(3)(f); f.Plan.Masks = true }, "masks with strategy fedbuff"},

@@ -126,6 +126,12 @@ func sound(f entry.RunCreated) error {
 			return errors.New("the members are not in order, or one is there twice")
 		}
 	}
+	s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
+	if err == nil { // before the quorum, which may follow from it
+		if err := CheckBufferSize(s, len(f.Members)); err != nil {
+			return err
+		}
+	}
 	switch {
 	case p.Quorum < 1 || p.Quorum > len(f.Members):
 		return fmt.Errorf("quorum %d of %d members", p.Quorum, len(f.Members))
@@ -140,7 +146,7 @@ func sound(f entry.RunCreated) error {
 	case (f.Initial == nil) != f.Model.IsZero():
 		return errors.New("an initial model without its digest, or the digest alone")
 	}
-	if s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params); err == nil {
+	if err == nil {
 		if s.Least() > p.Quorum {
 			return fmt.Errorf("quorum %d; strategy %s makes a model of %d updates or more", p.Quorum, s.Name(), s.Least())
 		}

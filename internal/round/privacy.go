@@ -50,6 +50,9 @@ func CheckPrivacy(p entry.Plan) error {
 	if !private {
 		return nil
 	}
+	if err := CheckExpected(*p.Privacy); err != nil { // before what follows from it, max_abs
+		return err
+	}
 	if err := recipe.Validate(); err != nil {
 		return fmt.Errorf("privacy: %w", err)
 	}
@@ -69,6 +72,15 @@ func CheckPrivacy(p entry.Plan) error {
 	return checkUnit(*p.Privacy)
 }
 
+// CheckExpected reports an expected_records that does not go with the unit of privacy: it has to be there where the unit is a record.
+func CheckExpected(p entry.Privacy) error {
+	if p.Unit == entry.Record && (p.ExpectedRecords < 1 || p.ExpectedRecords > aggregate.MaxWeight) {
+		return fmt.Errorf("privacy.expected_records is %d, want 1 to %d: about how many records all members have, from what everybody knows",
+			p.ExpectedRecords, aggregate.MaxWeight)
+	}
+	return nil
+}
+
 // checkUnit reports what does not go with the unit of privacy.
 func checkUnit(p entry.Privacy) error {
 	if p.Unit != entry.Record {
@@ -80,9 +92,6 @@ func checkUnit(p entry.Privacy) error {
 	switch {
 	case p.Adaptive != nil:
 		return fmt.Errorf("privacy.adaptive with unit %s: how many records are clipped nobody counts", p.Unit)
-	case p.ExpectedRecords < 1 || p.ExpectedRecords > aggregate.MaxWeight:
-		return fmt.Errorf("privacy.expected_records is %d, want 1 to %d: about how many records all members have, from what everybody knows",
-			p.ExpectedRecords, aggregate.MaxWeight)
 	case !(p.SamplingRate >= 0 && p.SamplingRate <= 1):
 		return fmt.Errorf("privacy.sampling_rate is %v, want above 0 and at most 1 (or none: all records are in every round)", p.SamplingRate)
 	}

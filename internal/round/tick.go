@@ -83,12 +83,14 @@ func (s *State) overdue(now time.Time, r *run, t *try, held Held) []entry.Fact {
 	}
 	reason := fmt.Sprintf("%d of the %d updates needed were there at the deadline; missing: %s", len(p.held), quorum, listed(p.waiting))
 	if !late {
-		reason = fmt.Sprintf("%d of the %d updates needed could still be there; refused too often: %s", possible, quorum, listed(p.out))
-		if len(p.left) > 0 {
-			reason += "; left: " + listed(p.left)
-		}
-		if len(p.bare) > 0 {
-			reason += "; without masks: " + listed(p.bare)
+		reason = fmt.Sprintf("%d of the %d updates needed could still be there", possible, quorum)
+		for _, lost := range []struct {
+			why string
+			who []entry.Member
+		}{{"refused too often", p.out}, {"left", p.left}, {"without masks", p.bare}} {
+			if len(lost.who) > 0 {
+				reason += "; " + lost.why + ": " + listed(lost.who)
+			}
 		}
 	}
 	if late && len(p.held) >= quorum || !late && possible >= quorum {

@@ -166,7 +166,7 @@ func check(p entry.Plan) (dataset.Schema, error) {
 func inOne(all ...error) error {
 	var said strictyaml.Faults
 	for _, err := range all {
-		if err != nil {
+		if err != nil && !slices.Contains(said, err.Error()) { // where two look at a field, since much follows from it
 			said = append(said, err.Error())
 		}
 	}
@@ -292,6 +292,11 @@ func checkText(what, t string, least, most int) error {
 
 func checkRounds(p entry.Plan) error {
 	deadline := time.Duration(p.Deadline)
+	if s, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params); err == nil { // a quorum that is left out follows from it
+		if err := round.CheckBufferSize(s, len(p.Members)); err != nil {
+			return err
+		}
+	}
 	switch {
 	case p.Rounds < 1 || p.Rounds > maxRounds:
 		return fmt.Errorf("rounds is %d, want 1 to %d", p.Rounds, maxRounds)
@@ -322,6 +327,11 @@ func outside(d entry.Duration, least, most time.Duration) bool {
 }
 
 func checkNumbers(p entry.Plan) error {
+	if p.PerRecord() { // a max_abs that is left out follows from it
+		if err := round.CheckExpected(*p.Privacy); err != nil {
+			return err
+		}
+	}
 	if err := aggregate.CheckMaxAbs(p.MaxAbs); err != nil {
 		return err
 	}

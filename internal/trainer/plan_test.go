@@ -163,6 +163,10 @@ func TestParseBuffer(t *testing.T) {
 	if err != nil || p.Quorum != 2 {
 		t.Errorf("quorum %d, %v, want 2", p.Quorum, err)
 	}
+	_, err = trainer.ParsePlan([]byte(strings.Replace(text, "buffer_size: 2", "buffer_size: 4", 1)))
+	if want := "plan: buffer_size 4 of strategy fedbuff, of 3 members"; err == nil || err.Error() != want {
+		t.Errorf("a buffer for more than there are: %v, want %s", err, want)
+	}
 }
 
 // TestCheckPlan changes a good plan in one place each, at both ends of what is allowed and beyond.

@@ -236,6 +236,10 @@ func TestParseRecords(t *testing.T) {
 			t.Errorf("%s: %v, want %q", c.new, err, c.want)
 		}
 	}
+	_, err = trainer.ParsePlan([]byte(strings.Replace(text, "expected_records: 500", "", 1)))
+	if want := "plan: privacy.expected_records is 0, want 1 to 536870912: about how many records all members have, from what everybody knows"; err == nil || err.Error() != want {
+		t.Errorf("without expected_records: %v, want %s", err, want)
+	}
 }
 
 // TestGiven: a model of a plan that gives what to standardise by begins with just that, a feature that is not named stays as it is, and there is no round of statistics.
