@@ -161,6 +161,10 @@ func (c *Client) refuse(r transport.Refusal) {
 		c.way.Store(way)
 		return
 	}
+	if r.Cut { // says nothing of who is there, where a verdict of before does
+		c.refused.CompareAndSwap(nil, &r)
+		return
+	}
 	c.refused.Store(&r)
 }
 
@@ -332,6 +336,9 @@ func (c *Client) fault(doing string, err error) error {
 	}[s.Code()]
 	r, way := c.refused.Load(), c.way.Load()
 	var noTLS tls.RecordHeaderError
+	if r != nil && r.Cut && errors.As(err, &answer{}) { // it was reached since
+		r = nil
+	}
 	switch {
 	case errors.Is(err, dialect.ErrForeign):
 		return fmt.Errorf("%s: %w: %s", doing, ErrVersion, s.Message())
@@ -344,6 +351,8 @@ func (c *Client) fault(doing string, err error) error {
 	case r == nil || s.Code() != codes.Unavailable:
 	case !r.ByPeer && r.Class == attest.ClassRate: // our own patience has ended: that says nothing of who is there
 		return fmt.Errorf("%s: %w: it has not answered in time", doing, ErrUnreachable)
+	case r.Cut:
+		return fmt.Errorf("%s: %w: the line broke before either side had judged the other: %w", doing, ErrUnreachable, r.Err)
 	case errors.As(r.Err, &noTLS):
 		return fmt.Errorf("%s: %w: what answers at that address is no coordinator", doing, ErrUnreachable)
 	default:

@@ -292,6 +292,34 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestCut: where the line broke in the middle of a handshake nobody was refused, unless somebody was before or after.
+func TestCut(t *testing.T) {
+	cut := transport.Refusal{Class: attest.ClassTLS, Err: attest.Refuse(attest.ClassTLS, "TLS handshake: %w", io.EOF), Cut: true}
+	verdict := transport.Refusal{Class: attest.ClassMeas, Err: errors.New("another measurement")}
+	for _, test := range []struct {
+		name string
+		told []transport.Refusal
+		want error
+	}{
+		{"cut", []transport.Refusal{cut, cut}, client.ErrUnreachable},
+		{"refused, then cut", []transport.Refusal{verdict, cut}, client.ErrRefused},
+		{"cut, then refused", []transport.Refusal{cut, verdict}, client.ErrRefused},
+	} {
+		council := &council{}
+		who := dial(t, council)
+		council.stop()
+		for _, r := range test.told {
+			who.Refuse(r)
+		}
+		_, err := who.Runs(t.Context())
+		for _, kind := range []error{client.ErrUnreachable, client.ErrRefused} {
+			if got := errors.Is(err, kind); got != (kind == test.want) {
+				t.Errorf("%s: %q is %q: %v", test.name, err, kind, got)
+			}
+		}
+	}
+}
+
 // TestExport downloads a model, and refuses what is not it.
 func TestExport(t *testing.T) {
 	text := bytes.Repeat([]byte("weights "), 100)

@@ -123,7 +123,7 @@ func TestExportGivesUp(t *testing.T) {
 		{"not allowed", codes.PermissionDenied, nil, 0, client.ErrDenied},
 		{"another measurement", codes.Unavailable, &transport.Refusal{Class: attest.ClassMeas, Err: errors.New("x")}, 0, client.ErrRefused},
 		{"refused by the peer", codes.Unavailable, &transport.Refusal{Class: attest.ClassFrame, Err: errors.New("x"), ByPeer: true}, 0, client.ErrRefused},
-		{"a handshake that was cut", codes.Unavailable, &transport.Refusal{Class: attest.ClassFrame, Err: errors.New("x")}, 5 * time.Minute, client.ErrRefused},
+		{"a handshake that was cut", codes.Unavailable, &transport.Refusal{Class: attest.ClassFrame, Err: errors.New("x"), Cut: true}, 5 * time.Minute, client.ErrUnreachable},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

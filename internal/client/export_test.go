@@ -18,5 +18,5 @@ var (
 	Streamed = streamed
 )
 
-// Refuse makes r the last refusal by the attested channel.
-func (c *Client) Refuse(r transport.Refusal) { c.refused.Store(&r) }
+// Refuse has the attested channel tell of a refusal.
+func (c *Client) Refuse(r transport.Refusal) { c.refuse(r) }

@@ -62,7 +62,7 @@ func Look(ctx context.Context, c Config) (Sight, error) {
 		return s, ErrNewer
 	case errors.As(err, new(tls.RecordHeaderError)):
 		return s, fmt.Errorf("%w: what answers at that address is no coordinator", ErrUnreachable)
-	case s.Refusal == nil || s.Leaf == nil && !s.Refusal.ByPeer: // there was no coordinator that could be looked at
+	case s.Refusal == nil || s.Refusal.Cut || s.Leaf == nil && !s.Refusal.ByPeer: // there was no coordinator that could be looked at to the end
 		return s, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	return s, nil

@@ -372,6 +372,9 @@ func (p *Participant) refused(r transport.Refusal) {
 		p.way.Store(way)
 		return
 	}
+	if r.Cut { // why there is no coordinator is logged anyway
+		return
+	}
 	if !r.Sent { // else it may let us in at once
 		p.class.Store(uint32(r.Class))
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 
 	"consilium.dev/internal/attest"
 )
@@ -84,7 +85,26 @@ func ioError(err error, format string, args ...any) *attest.Error {
 	case errors.As(err, &head), errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"):
 		class = attest.ClassTLS
 	}
+	if broken(err) {
+		err = &cutError{err}
+	}
 	return attest.Refuse(class, format+": %w", append(args, err)...)
+}
+
+// cutError marks what a line said when it broke. An ALERT of TLS says that the peer has hung up by intent, and is none.
+type cutError struct{ err error }
+
+func (e *cutError) Error() string { return e.err.Error() }
+func (e *cutError) Unwrap() error { return e.err }
+
+// broken reports whether err is of a line that has ended, and says nothing of who was at its other end.
+func broken(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // appendLP appends lp(x): u32 big-endian length, then the bytes.

@@ -35,7 +35,8 @@ func (x *exchange) refuse(ctx context.Context, err error) error {
 		own, err = &attest.Error{Class: own.Class, Err: tame(own.Err)}, tame(err)
 	}
 	if !x.adopted {
-		x.report(Refusal{Class: own.Class, Err: err, ByPeer: byPeer, Sent: x.silent, Mute: x.mute})
+		var cut *cutError
+		x.report(Refusal{Class: own.Class, Err: err, ByPeer: byPeer, Sent: x.silent, Cut: !byPeer && errors.As(err, &cut), Mute: x.mute})
 	}
 	if x.conn != nil && !byPeer && !x.taken {
 		x.drain(own.Class)

@@ -273,14 +273,22 @@ func (l *line) refuses(t *testing.T, how touch, confirmed bool, seen [2][]byte) 
 		}
 		sides = sides[:1]
 	}
+	cut := 0 // sides that were told that the line broke
 	for _, side := range sides {
 		class := classOf(side.got.err)
 		if side.got.conn != nil || class != attest.ClassTLS && class != attest.ClassFrame && class != attest.ClassRate {
 			t.Errorf("%+v: %s: %v", how, side.name, side.got.err)
 		}
-		if all := side.w.take(); len(all) != 1 || all[0].Class != class {
+		all := side.w.take()
+		if len(all) != 1 || all[0].Class != class {
 			t.Errorf("%+v: %s: Refused was told %v, want class %v once", how, side.name, all, class)
 		}
+		if len(all) > 0 && all[0].Cut {
+			cut++
+		}
+	}
+	if (cut == len(sides)) != how.cut {
+		t.Errorf("%+v: %d sides of %d were told that the line broke", how, cut, len(sides))
 	}
 	s.close()
 	c.close()

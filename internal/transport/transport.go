@@ -143,6 +143,7 @@ type Refusal struct {
 	Err    error // what was wrong; for our log only. Where no name is proven, its text is printable and of 512 bytes at most
 	ByPeer bool  // the peer refused us and sent the class
 	Sent   bool  // the peer is behind us, and was sent the newer manifests: it may have adopted them
+	Cut    bool  // the line broke, by the peer's end or on the way, and neither side had said a verdict: nobody has refused anybody that we know of
 	Mute   bool  // the peer hung up before it sent a byte, as a port probe or a load balancer's health check does
 }
 
