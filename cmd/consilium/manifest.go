@@ -125,7 +125,8 @@ func openFormer(file string, next *manifest.Manifest) (*former, error) {
 		return nil, refusedError("name the manifest that holds now, signed or as it was built", "%s: %w", file, err)
 	}
 	if old.Digest() != next.Previous() {
-		return nil, refusedError("the manifest's prev is the digest of the one that it replaces: consilium manifest show "+file,
+		return nil, refusedError(fmt.Sprintf("name the manifest of epoch %d: the newest that was adopted is manifest.epoch-N.dsse.json beside the one in consilium.yaml, "+
+			"which may be older; and the manifest's prev is the digest of the one that it replaces", next.Epoch()-1),
 			"the manifest follows %s, and %s is %s", entry.Digest(next.Previous()), file, entry.Digest(old.Digest()))
 	}
 	return &former{old, file}, nil
@@ -348,6 +349,14 @@ func manifestVerify(a *app) *cobra.Command {
 			}
 			return a.emit("manifest.verify", facts, func(w *page) {
 				w.printf("%s is epoch %d of %s, %s\n", args[0], facts.Epoch, facts.Federation, facts.signatures())
+				switch {
+				case facts.Epoch == 1: // each program loads it; there is nobody yet to publish it to
+					a.say("next: name %s and the anchor %s in each program's configuration", args[0], facts.Digest)
+				case facts.Replaces != nil:
+					a.say("next: consilium manifest publish %s", args[0])
+				default:
+					a.say("whether those of epoch %d have agreed: consilium manifest verify %s --anchor %s%s", facts.Epoch-1, args[0], facts.Digest, facts.replaces())
+				}
 			})
 		},
 	}
