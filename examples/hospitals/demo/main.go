@@ -132,9 +132,9 @@ func (d *demo) step(format string, args ...any) {
 
 // farewell says what is there now and what to type next.
 func (d *demo) farewell(r report) {
-	var witnesses strings.Builder
-	for _, m := range members[:quorum] {
-		fmt.Fprintf(&witnesses, "  %s --config %s\n", d.program("participant"), d.path(m.name, "participant.yaml"))
+	var participants strings.Builder
+	for _, m := range members {
+		fmt.Fprintf(&participants, "  %s --config %s\n", d.program("participant"), d.path(m.name, "participant.yaml"))
 	}
 	fmt.Printf(`
 model    %s
@@ -145,12 +145,12 @@ Worth typing next:
 
   %s manifest show %s
   %s --config %s
-%s           starts the coordinator again, and witnesses without whom its log does not go on, each in a
-           terminal of its own; while they run:
+%s           starts the coordinator and its participants again, each in a terminal of its own: %d of them are
+           witnesses enough for its log to go on, and plan.yaml wants the updates of all; while they run:
   %s --config %s model show %s
 `,
 		r.model(), d.path("model.safetensors"), d.path("features.txt"), d.path("*", "*.log"),
-		d.program("consilium"), d.path("manifest.dsse.json"), d.program("coordinator"), d.path("council", "coordinator.yaml"), witnesses.String(),
+		d.program("consilium"), d.path("manifest.dsse.json"), d.program("coordinator"), d.path("council", "coordinator.yaml"), participants.String(), quorum,
 		d.program("consilium"), d.path("lead", "consilium.yaml"), r.model()[:12])
 }
 
