@@ -235,6 +235,9 @@ func showReport(w *page, r *audit.Report, held *audit.Model) {
 	}
 	w.printf("replayed     %s, %s closed with %s, %s, %s\n", many(r.Runs, "run"), many(r.Rounds, "round"),
 		many(r.Updates, "update"), many(len(r.Models), "model version"), privacy)
+	if r.Masked > 0 {
+		w.printf("masked       the updates of %s: between whom, and whose are in the sum, follows by the rules; the masks themselves are in no log\n", many(r.Masked, "closed round"))
+	}
 	if n := dropped(r.Models); n > 0 {
 		w.printf("deleted      %s of them, after their runs had ended, by the coordinator's retention\n", many(n, "model version"))
 	}

@@ -235,6 +235,9 @@ func (a *auditor) closed(n int64, at time.Time, f entry.RoundClosed) {
 		a.find(n, "the model lies under another digest than its own")
 	}
 	r, ok := a.state.Run(f.Run)
+	if ok && r.Fact.Plan.Masks {
+		a.report.Masked++
+	}
 	private := ok && r.Fact.Plan.Privacy != nil
 	if f.Spent != (entry.Spent{}) && !private {
 		a.find(n, "privacy was spent for which the manifest has no budget")

@@ -55,8 +55,9 @@ type Report struct {
 	Admissions map[string]int `json:"admissions"` // by "OFFICE NAME"
 	Evidence   int            `json:"evidence"`   // pieces judged again, signatures of people included
 	Runs       int            `json:"runs"`
-	Rounds     int            `json:"rounds"`  // closed
-	Updates    int            `json:"updates"` // that closed rounds are made of
+	Rounds     int            `json:"rounds"`           // closed
+	Updates    int            `json:"updates"`          // that closed rounds are made of
+	Masked     int            `json:"masked,omitempty"` // of the closed rounds: those whose updates were masked, as the plan asked
 	Models     []Model        `json:"models"`
 	Epsilon    float64        `json:"epsilon"`         // spent in all, for Delta and one Unit
 	Delta      float64        `json:"delta,omitempty"` // 0 where no round had noise

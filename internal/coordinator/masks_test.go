@@ -87,8 +87,8 @@ func TestMasksAudited(t *testing.T) {
 		if n := len(only[entry.Unmasking](facts)); n < 3 || len(only[entry.MasksAgreed](facts)) < n {
 			t.Errorf("%d times masks came off, want once for each of 3 rounds at least", n)
 		}
-		if r := w.verify(w.export()); len(r.Findings) != 0 {
-			t.Errorf("an audit finds %v", r.Findings)
+		if r := w.verify(w.export()); len(r.Findings) != 0 || r.Masked != 3 {
+			t.Errorf("an audit finds %v and %d masked rounds, want 3", r.Findings, r.Masked)
 		}
 		for name, folder := range map[string]string{
 			"masks with fewer than a quorum":      reworded(w, w.export(), func(f *entry.MasksAgreed) { f.Members = f.Members[:2] }),
