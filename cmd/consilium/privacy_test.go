@@ -15,6 +15,7 @@ func TestPrivacyShown(t *testing.T) {
 			Unit: "participant", ClipNorm: 0.5, NoiseMultiplier: 4, Delta: 1e-5, Adaptive: &entry.AdaptiveClip{Quantile: 0.5, LearningRate: 0.2, CountStddev: 3},
 		}},
 		History: []client.Round{{Round: 1, Clip: 0.5}, {Round: 2, Clip: 0.625}},
+		Members: []client.Member{{Name: "north", State: "consented", Records: 1}, {Name: "south", State: "invited"}},
 		Privacy: &client.Privacy{Unit: "participant", Epsilon: 1.25, Delta: 1e-5, Spent: 3.5, Budget: 8, ForDelta: 1e-6, Accountant: "renyi"},
 	}
 	var got page
@@ -22,6 +23,8 @@ func TestPrivacyShown(t *testing.T) {
 	for _, want := range []string{
 		"privacy   epsilon 1.25 at delta 1e-05 until now, for a whole participant (noise multiplier 4, clip norm 0.625 now, 0.5 at first; accountant renyi)\n",
 		"          all runs of the federation: epsilon 3.5 of 8 at delta 1e-06 for a whole participant\n",
+		"│ north  │ consented    │ -       │",
+		"No figures: members make none in a run with privacy",
 	} {
 		if !strings.Contains(got.String(), want) {
 			t.Errorf("run show prints:\n%swant in it:\n%s", got.String(), want)
@@ -39,11 +42,16 @@ func TestPrivacyShown(t *testing.T) {
 			t.Errorf("run show prints:\n%swant in it:\n%s", record.String(), want)
 		}
 	}
-	r.Plan.Privacy, r.Privacy = nil, nil
+	r.Plan.Privacy, r.Privacy, r.Plan.Encoding, r.Plan.TopK = nil, nil, "top-k", 0.01
 	var without page
 	showRun(&without, r, false)
 	if strings.Contains(without.String(), "privacy") {
 		t.Errorf("run show of a run without noise prints:\n%s", without.String())
+	}
+	for _, want := range []string{"│ north  │ consented    │ 1       │", "encoding top-k, top_k 0.01\n"} {
+		if !strings.Contains(without.String(), want) {
+			t.Errorf("run show prints:\n%swant in it:\n%s", without.String(), want)
+		}
 	}
 	var shown page
 	showModel(&shown, client.Model{Epsilon: 3.5, Delta: 1e-6, Unit: "participant"})

@@ -44,9 +44,12 @@ func roundsTable(r client.Run, all bool) table.Writer {
 		}
 		t.AppendRow(row)
 	}
-	if len(members) > 0 {
+	switch {
+	case r.Plan.Privacy != nil:
+		t.SetCaption("No figures: members make none in a run with privacy, since figures have no noise.")
+	case len(members) > 0:
 		t.SetCaption("LOSS is over the training rows of those who reported; the columns after it are the accuracy on test rows.")
-	} else {
+	default:
 		t.SetCaption("LOSS is over the training rows, ALL the accuracy over the test rows, of those who reported.")
 	}
 	return t

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"consilium.dev/internal/client"
+	"consilium.dev/internal/codec"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/trainer"
 )
@@ -213,6 +214,12 @@ func showRun(w *page, r client.Run, all bool) {
 	if p.MaxTime > 0 {
 		w.printf("          %s at most, until %s\n", time.Duration(p.MaxTime), clock(r.Created.Add(time.Duration(p.MaxTime))))
 	}
+	switch {
+	case codec.Lossy(p.Encoding) == codec.TopK:
+		w.printf("          of each update the largest values are sent, and the others later: encoding %s, top_k %g\n", name(p.Encoding), p.TopK)
+	case p.Encoding != "":
+		w.printf("          updates are made coarser before they are sent: encoding %s\n", name(p.Encoding))
+	}
 	if p.Masks {
 		w.printf("          updates are masked: the coordinator sees their sum alone\n")
 	}
@@ -236,7 +243,11 @@ func showRun(w *page, r client.Run, all bool) {
 		if m.State == "invited" && !r.Ended() {
 			answer += " for " + age(m.Since, r.Now)
 		}
-		row := table.Row{name(m.Name), answer, count(m.Records), seen(m, r.Now), does(m, r)}
+		records := count(m.Records)
+		if p.Privacy != nil && m.Records > 0 { // each counts as one, and tells nobody how many it has
+			records = "-"
+		}
+		row := table.Row{name(m.Name), answer, records, seen(m, r.Now), does(m, r)}
 		if len(updates.effects) > 0 {
 			row = append(row, updates.of(m.Name))
 		}
