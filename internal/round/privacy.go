@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
@@ -192,13 +193,40 @@ func (s *State) affordable(p entry.Plan, b entry.Budget) error {
 		if s.epsilon(b, before) < b.Epsilon {
 			z := privacy.Least(p.Privacy.NoiseMultiplier, 1e6, func(z float64) bool { return with(z) <= b.Epsilon })
 			if z <= 1e6 {
-				advice = fmt.Sprintf("a noise_multiplier of %.4g or fewer rounds would do", math.Ceil(z*1e4)/1e4)
+				fewer := ""
+				if p.Rounds > 1 && s.epsilon(b, before, Cost(p, 1)) <= b.Epsilon {
+					fewer = " or fewer rounds"
+				}
+				advice = fmt.Sprintf("a noise_multiplier of %s%s would do", upwards(z), fewer)
 			}
 		}
-		return fmt.Errorf("privacy: with its %d rounds epsilon could reach %.4g at delta %g for a %s, and the federation's budget is %g "+
-			"(spent until now: %.4g); %s", p.Rounds, e, b.Delta, b.Unit, b.Epsilon, s.Spend(b).Epsilon, advice)
+		return fmt.Errorf("privacy: with its %d rounds epsilon could reach %s at delta %g for a %s, and the federation's budget is %g "+
+			"(spent until now: %.4g); %s", p.Rounds, beyond(e, b.Epsilon), b.Delta, b.Unit, b.Epsilon, s.Spend(b).Epsilon, advice)
 	}
 	return nil
+}
+
+// beyond writes an epsilon that passes a budget in as many digits, four at least, as show that it does.
+func beyond(e, budget float64) string {
+	text := ""
+	for digits := 4; digits <= 17; digits++ { // 17 tell any two numbers apart
+		text = strconv.FormatFloat(e, 'g', digits, 64)
+		if shown, err := strconv.ParseFloat(text, 64); err == nil && shown > budget {
+			break
+		}
+	}
+	return text
+}
+
+// upwards writes a number above 0 in four digits, of which none is rounded down: it is to be enough.
+func upwards(x float64) string {
+	step := math.Pow(10, math.Floor(math.Log10(x))-3)
+	for n := math.Ceil(x / step); ; n++ {
+		text := strconv.FormatFloat(n*step, 'g', 4, 64)
+		if shown, err := strconv.ParseFloat(text, 64); err != nil || shown >= x {
+			return text
+		}
+	}
 }
 
 // overspends says why the next round of a run may not be opened: with it, and the rounds that are open, the budget would be passed. It
@@ -215,7 +243,7 @@ func (s *State) overspends(r *run) string {
 	}
 	b := s.manifest.Budget
 	if e := s.Spend(b, more...).Epsilon; !(e <= b.Epsilon) {
-		return fmt.Sprintf("one more round would bring epsilon to %.4g at delta %g for a %s, and the federation's budget is %g", e, b.Delta, b.Unit, b.Epsilon)
+		return fmt.Sprintf("one more round would bring epsilon to %s at delta %g for a %s, and the federation's budget is %g", beyond(e, b.Epsilon), b.Delta, b.Unit, b.Epsilon)
 	}
 	return ""
 }

@@ -2,12 +2,14 @@ package round_test
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/privacy"
 	"consilium.dev/internal/round"
 )
 
@@ -90,6 +92,42 @@ func TestPrivacyAtStart(t *testing.T) {
 				t.Errorf("Create = %v, want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestPrivacyAdvice: the noise that a refusal names is enough, fewer rounds are advised where one would do, and epsilon is written in as many digits
+// as show that it passes the budget.
+func TestPrivacyAdvice(t *testing.T) {
+	limits, manifest := budgeted(budget)
+	s := folded(t, []entry.Fact{manifest, entry.Booted{}})
+	refusal := func(rounds int, noise float64) string {
+		_, err := s.Decide(start, round.Create{Limits: limits, Fact: privately(func(p *entry.Plan) { p.Rounds, p.Privacy.NoiseMultiplier = rounds, noise })})
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	for _, c := range []struct {
+		rounds int
+		noise  float64
+		fewer  bool // rounds would do
+	}{{1, 0.5, false}, {40, 1.5, true}, {40, 0.5, false}, {1000, 2, true}, {900, 5, true}} {
+		why := refusal(c.rounds, c.noise)
+		_, advice, _ := strings.Cut(why, "a noise_multiplier of ")
+		number, fewer, _ := strings.Cut(strings.TrimSuffix(advice, " would do"), " ")
+		noise, err := strconv.ParseFloat(number, 64)
+		if err != nil || noise <= c.noise || (fewer == "or fewer rounds") != c.fewer || !c.fewer && fewer != "" {
+			t.Errorf("%d rounds with noise %v are refused: %s", c.rounds, c.noise, why)
+		}
+		if why := refusal(c.rounds, noise); why != "" {
+			t.Errorf("%d rounds with the advised noise %v are refused: %s", c.rounds, noise, why)
+		}
+	}
+	least := privacy.Least(0.5, 10, func(z float64) bool { return refusal(2, z) == "" })
+	for short, want := range map[float64]string{1e-3: "epsilon could reach 8.0", 1e-9: "epsilon could reach 8.00000"} {
+		if why := refusal(2, least*(1-short)); !strings.Contains(why, want) {
+			t.Errorf("with noise that is too little by %v of it: %q, want %q", short, why, want)
+		}
 	}
 }
 
