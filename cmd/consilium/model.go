@@ -120,6 +120,10 @@ func showModel(w *page, m client.Model) {
 	if deleted != "" {
 		deleted += ", by the coordinator's retention; it cannot be exported"
 	}
+	late, masks := strings.TrimPrefix(lateText(m.Late), "late: "), ""
+	if m.Masked {
+		masks = "updates were masked: the coordinator saw their sum alone"
+	}
 	privacy := "no noise was asked for"
 	if m.Epsilon > 0 {
 		privacy = fmt.Sprintf("epsilon %.4g at delta %g for %s, all that the federation had released by then (renyi)", m.Epsilon, m.Delta, whom(m.Unit))
@@ -131,8 +135,10 @@ func showModel(w *page, m client.Model) {
 		{"deleted", deleted},
 		{"base", base},
 		{"size", bytesText(m.Size)},
-		{"strategy", name(m.Strategy)},
+		{"strategy", strategyText(entry.Strategy{Name: m.Strategy, Params: m.Params})},
 		{"members", contributors(m.Members, m.Effects)},
+		{"late", late},
+		{"masks", masks},
 		{"privacy", privacy},
 		{"enclave", "judged by the reference sets " + names(m.Measurements)},
 		{"manifest", m.Manifest.String()},

@@ -53,6 +53,13 @@ func TestPrivacyShown(t *testing.T) {
 			t.Errorf("run show prints:\n%swant in it:\n%s", without.String(), want)
 		}
 	}
+	var model page
+	showModel(&model, client.Model{Strategy: "fedbuff", Params: map[string]any{"buffer_size": 2.0}, Masked: true, Late: []client.Late{{Member: "north", Rounds: 3}}})
+	for _, want := range []string{"strategy  fedbuff (buffer_size 2)\n", "late      north by 3\n", "masks     updates were masked: the coordinator saw their sum alone\n"} {
+		if !strings.Contains(model.String(), want) {
+			t.Errorf("model show prints:\n%swant in it:\n%s", model.String(), want)
+		}
+	}
 	var shown page
 	showModel(&shown, client.Model{Epsilon: 3.5, Delta: 1e-6, Unit: "participant"})
 	if want := "privacy   epsilon 3.5 at delta 1e-06 for a whole participant, all that the federation had released by then (renyi)\n"; !strings.Contains(shown.String(), want) {

@@ -407,12 +407,12 @@ func TestModels(t *testing.T) {
 	c := &council{model: &pb.ModelView{
 		Model: id[:], Run: "aa", RunName: "hearts", Round: 2, Base: []byte("no digest"), Size: 9, CreatedUs: 1_000_000, Members: []string{"north"},
 		Strategy: "fedavg", Position: 12, Manifest: bytes.Repeat([]byte{4}, 32), Simulated: "demo", Rollback: "none", Tags: []string{"champion"},
-		Measurements: []string{"snp"}, DroppedUs: 3_000_000,
+		Measurements: []string{"snp"}, DroppedUs: 3_000_000, Params: []byte(`{"momentum":0.5}`), Masked: true, Staleness: []int32{2},
 	}}
 	want := client.Model{
 		ID: id, Run: "aa", RunName: "hearts", Round: 2, Size: 9, Created: at(1), Members: []string{"north"}, Strategy: "fedavg", Position: 12,
 		Manifest: entry.Digest(bytes.Repeat([]byte{4}, 32)), Simulated: "demo", Rollback: "none", Tags: []string{"champion"},
-		Measurements: []string{"snp"}, Deleted: at(3),
+		Measurements: []string{"snp"}, Deleted: at(3), Params: map[string]any{"momentum": 0.5}, Masked: true, Late: []client.Late{{Member: "north", Rounds: 2}},
 	}
 	who := dial(t, c)
 	got, err := who.Model(t.Context(), "champion")

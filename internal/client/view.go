@@ -150,27 +150,30 @@ func Over(all []Figures, set, name string) (value float64, rows int64) {
 
 // Model is a model version with its provenance.
 type Model struct {
-	ID           entry.Digest `json:"id"`
-	Run          string       `json:"run"`
-	RunName      string       `json:"run_name"`
-	Round        int          `json:"round"`
-	Base         entry.Digest `json:"base,omitzero"`
-	Size         int64        `json:"size"`
-	Created      time.Time    `json:"created"`
-	Members      []string     `json:"members"`
-	Strategy     string       `json:"strategy"`
-	Epsilon      float64      `json:"epsilon"`
-	Delta        float64      `json:"delta"`
-	Unit         string       `json:"unit,omitempty"` // whom epsilon protects; epsilon is of all that the federation had released by then
-	Position     int64        `json:"position"`       // of its commit in the log
-	Manifest     entry.Digest `json:"manifest"`
-	Simulated    string       `json:"simulated,omitempty"`
-	Rollback     string       `json:"rollback,omitempty"`
-	Tags         []string     `json:"tags,omitempty"`
-	Measurements []string     `json:"measurements"`
-	Figures      []Figures    `json:"figures,omitempty"`
-	Effects      []Effect     `json:"effects,omitempty"` // of those among Members
-	Deleted      time.Time    `json:"deleted,omitzero"`  // from the coordinator's store, since its retention had run out
+	ID           entry.Digest   `json:"id"`
+	Run          string         `json:"run"`
+	RunName      string         `json:"run_name"`
+	Round        int            `json:"round"`
+	Base         entry.Digest   `json:"base,omitzero"`
+	Size         int64          `json:"size"`
+	Created      time.Time      `json:"created"`
+	Members      []string       `json:"members"`
+	Strategy     string         `json:"strategy"`
+	Params       map[string]any `json:"params,omitempty"` // of the strategy, as the plan gives them
+	Masked       bool           `json:"masked,omitempty"` // members masked their updates
+	Late         []Late         `json:"late,omitempty"`   // of those among Members, whose updates were of an earlier base
+	Epsilon      float64        `json:"epsilon"`
+	Delta        float64        `json:"delta"`
+	Unit         string         `json:"unit,omitempty"` // whom epsilon protects; epsilon is of all that the federation had released by then
+	Position     int64          `json:"position"`       // of its commit in the log
+	Manifest     entry.Digest   `json:"manifest"`
+	Simulated    string         `json:"simulated,omitempty"`
+	Rollback     string         `json:"rollback,omitempty"`
+	Tags         []string       `json:"tags,omitempty"`
+	Measurements []string       `json:"measurements"`
+	Figures      []Figures      `json:"figures,omitempty"`
+	Effects      []Effect       `json:"effects,omitempty"` // of those among Members
+	Deleted      time.Time      `json:"deleted,omitzero"`  // from the coordinator's store, since its retention had run out
 }
 
 func summary(s *pb.RunSummary) Summary {
@@ -226,7 +229,17 @@ func version(m *pb.ModelView) Model {
 		Epsilon: m.GetEpsilon(), Delta: m.GetDelta(), Unit: m.GetUnit(), Position: m.GetPosition(), Manifest: digest(m.GetManifest()),
 		Simulated: m.GetSimulated(), Rollback: m.GetRollback(), Tags: m.GetTags(), Measurements: m.GetMeasurements(),
 		Figures: figures(m.GetMetrics()), Effects: effects(m.GetEffects()),
+		Params: params(m.GetParams()), Masked: m.GetMasked(), Late: late(m.GetMembers(), m.GetStaleness()),
 	}
+}
+
+// params reads a strategy's parameters, as far as a coordinator says them.
+func params(text []byte) map[string]any {
+	var out map[string]any
+	if json.Unmarshal(text, &out) != nil {
+		return nil
+	}
+	return out
 }
 
 // late pairs members with how late their updates were. A list that does not fit says nothing.

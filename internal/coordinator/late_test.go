@@ -118,6 +118,14 @@ func TestLate(t *testing.T) {
 		if v := c.shown(run).Rounds; len(v[0].Staleness) != 0 || !slices.Equal(v[1].Accepted, []string{"longbeach", "budapest"}) || !slices.Equal(v[1].Staleness, []int32{1, 0}) {
 			t.Errorf("the lead is shown staleness %v, and %v of %v", v[0].Staleness, v[1].Staleness, v[1].Accepted)
 		}
+		m, err := c.person("ada").ShowModel(t.Context(), &pb.ShowModelRequest{Model: entry.Digest(c.shown(run).Rounds[1].Model).String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := m.Model; !slices.Equal(m.Members, []string{"budapest", "longbeach"}) || !slices.Equal(m.Staleness, []int32{0, 1}) ||
+			m.Masked || !strings.Contains(string(m.Params), `"buffer_size":2`) {
+			t.Errorf("the lead is shown a model with staleness %v of %v, masked %v, with %s", m.Staleness, m.Members, m.Masked, m.Params)
+		}
 		for _, number := range []int32{3, 4} {
 			for _, p := range []*peer{c.budapest, c.longbeach} {
 				c.accepted(p, sound(run, halves...).of(number, number, c.bases()[number-1]))

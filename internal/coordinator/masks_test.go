@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"consilium.dev/internal/entry"
+	pb "consilium.dev/proto/consilium/v1"
 )
 
 // masked makes a plan whose updates are masked.
@@ -86,6 +87,10 @@ func TestMasksAudited(t *testing.T) {
 		facts := w.facts()
 		if n := len(only[entry.Unmasking](facts)); n < 3 || len(only[entry.MasksAgreed](facts)) < n {
 			t.Errorf("%d times masks came off, want once for each of 3 rounds at least", n)
+		}
+		id := final(w.completed(run)).String()
+		if m, err := w.person("ada").ShowModel(t.Context(), &pb.ShowModelRequest{Model: id}); err != nil || !m.Model.Masked || m.Model.Params != nil {
+			t.Errorf("the lead is shown the model as %v, %v, want that it was masked", m, err)
 		}
 		if r := w.verify(w.export()); len(r.Findings) != 0 || r.Masked != 3 {
 			t.Errorf("an audit finds %v and %d masked rounds, want 3", r.Findings, r.Masked)

@@ -108,16 +108,12 @@ func roundView(r round.Round) *pb.RoundView {
 	for _, s := range r.Selected {
 		out.Selected = append(out.Selected, string(s.Member))
 	}
-	late := false
+	var stale []int
 	for _, a := range r.Accepted {
 		out.Accepted = append(out.Accepted, string(a.Member))
-		late = late || a.Staleness > 0
+		stale = append(stale, a.Staleness)
 	}
-	for _, a := range r.Accepted {
-		if late {
-			out.Staleness = append(out.Staleness, number(a.Staleness))
-		}
-	}
+	out.Staleness = staleness(stale)
 	if !r.Model.IsZero() {
 		out.Model = r.Model[:]
 	}
@@ -272,6 +268,18 @@ func ago(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours())/24)
 }
 
+// staleness words by how many rounds updates came late, nothing where none did.
+func staleness(rounds []int) []int32 {
+	if len(rounds) == 0 || slices.Max(rounds) == 0 {
+		return nil
+	}
+	var out []int32
+	for _, n := range rounds {
+		out = append(out, number(n))
+	}
+	return out
+}
+
 // model words a model version and its provenance; figures only to those who may read them.
 func (v *viewer) model(x registry.Version, figures bool) *pb.ModelView {
 	if !figures {
@@ -289,9 +297,15 @@ func (v *viewer) model(x registry.Version, figures bool) *pb.ModelView {
 	if !x.Dropped.IsZero() {
 		out.DroppedUs = x.Dropped.UnixMicro()
 	}
+	var stale []int
 	for _, m := range x.Members {
 		out.Members = append(out.Members, string(m.Member))
+		stale = append(stale, m.Staleness)
 	}
+	if len(x.Params) > 0 {
+		out.Params, _ = json.Marshal(x.Params) // they have come as JSON
+	}
+	out.Masked, out.Staleness = x.Masked, staleness(stale)
 	if figures {
 		out.Effects = effects(x.Members)
 	}

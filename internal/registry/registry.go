@@ -39,6 +39,8 @@ type Version struct {
 	Created   time.Time
 	Members   []entry.Contribution // whose updates it is made of
 	Strategy  string
+	Params    map[string]any // of the strategy, as the plan gives them; not to be changed
+	Masked    bool           // the plan asks for masks
 	Spent     entry.Spent
 	Position  int64        // of its commit in the log
 	Manifest  entry.Digest // that held when it was made
@@ -149,7 +151,7 @@ func (x *Index) dropped(at time.Time, f entry.Dropped) error {
 // add completes a version with what holds at this moment.
 func (x *Index) add(position int64, at time.Time, v Version) {
 	run := x.runs[v.Run]
-	v.RunName, v.Strategy = run.Plan.Name, run.Plan.Strategy.Name
+	v.RunName, v.Strategy, v.Params, v.Masked = run.Plan.Name, run.Plan.Strategy.Name, run.Plan.Strategy.Params, run.Plan.Masks
 	v.Position, v.Created, v.Manifest, v.Sets = position, at, x.adopted.Manifest, x.booted.Sets
 	v.Simulated = x.simulated(v.Run, v.Members)
 	if strings.HasPrefix(x.adopted.Witnesses, "none") {

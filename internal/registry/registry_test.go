@@ -31,7 +31,9 @@ func blob(model string) entry.Blob {
 // created begins a run named after its id; initial is its first model, "" for a run with statistics.
 func created(run, initial string) entry.RunCreated {
 	f := entry.RunCreated{
-		Run: run, Manifest: digest("manifest"), Plan: entry.Plan{Name: "name of " + run, Strategy: entry.Strategy{Name: "fedavg"}},
+		Run: run, Manifest: digest("manifest"), Plan: entry.Plan{
+			Name: "name of " + run, Strategy: entry.Strategy{Name: "fedavg", Params: map[string]any{"learning_rate": 0.5}}, Masks: true,
+		},
 	}
 	if initial != "" {
 		b := blob(initial)
@@ -93,6 +95,7 @@ func TestVersions(t *testing.T) {
 		entry.UpdateAccepted{Run: "r"}, entry.RunEnded{Run: "r"})...)
 	zeros := registry.Version{
 		Model: digest("zeros"), Blob: blob("zeros"), Run: "r", RunName: "name of r", Created: start.Add(2 * time.Second), Strategy: "fedavg",
+		Params: map[string]any{"learning_rate": 0.5}, Masked: true,
 		Position: 2, Manifest: digest("manifest"), Sets: []string{"coordinator-1"}, Simulated: "root", Rollback: registry.NoProtection,
 	}
 	one, two := zeros, zeros

@@ -4295,6 +4295,9 @@ type ModelView struct {
 	DroppedUs     int64                  `protobuf:"varint,19,opt,name=dropped_us,json=droppedUs,proto3" json:"dropped_us,omitempty"` // since when it is kept no more, though all of the above is; 0 while it can be fetched
 	Unit          string                 `protobuf:"bytes,20,opt,name=unit,proto3" json:"unit,omitempty"`                             // whom epsilon protects, as in Privacy; epsilon is of all that the federation had released by then
 	Effects       []*MemberEffect        `protobuf:"bytes,21,rep,name=effects,proto3" json:"effects,omitempty"`                       // of those among members; only to those who may read metrics
+	Params        []byte                 `protobuf:"bytes,22,opt,name=params,proto3" json:"params,omitempty"`                         // a JSON object: the strategy's parameters that the run's plan gives; empty: none
+	Masked        bool                   `protobuf:"varint,23,opt,name=masked,proto3" json:"masked,omitempty"`                        // the run's plan has members mask their updates
+	Staleness     []int32                `protobuf:"varint,24,rep,packed,name=staleness,proto3" json:"staleness,omitempty"`           // by how many rounds each of the members' updates came late, in their order; empty where none did
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4472,6 +4475,27 @@ func (x *ModelView) GetUnit() string {
 func (x *ModelView) GetEffects() []*MemberEffect {
 	if x != nil {
 		return x.Effects
+	}
+	return nil
+}
+
+func (x *ModelView) GetParams() []byte {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
+func (x *ModelView) GetMasked() bool {
+	if x != nil {
+		return x.Masked
+	}
+	return false
+}
+
+func (x *ModelView) GetStaleness() []int32 {
+	if x != nil {
+		return x.Staleness
 	}
 	return nil
 }
@@ -5294,7 +5318,7 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\x10ShowModelRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\"?\n" +
 	"\x0eShowModelReply\x12-\n" +
-	"\x05model\x18\x01 \x01(\v2\x17.consilium.v1.ModelViewR\x05model\"\xdb\x04\n" +
+	"\x05model\x18\x01 \x01(\v2\x17.consilium.v1.ModelViewR\x05model\"\xa9\x05\n" +
 	"\tModelView\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\tR\x03run\x12\x19\n" +
@@ -5319,7 +5343,10 @@ const file_consilium_v1_consilium_proto_rawDesc = "" +
 	"\n" +
 	"dropped_us\x18\x13 \x01(\x03R\tdroppedUs\x12\x12\n" +
 	"\x04unit\x18\x14 \x01(\tR\x04unit\x124\n" +
-	"\aeffects\x18\x15 \x03(\v2\x1a.consilium.v1.MemberEffectR\aeffects\"\x13\n" +
+	"\aeffects\x18\x15 \x03(\v2\x1a.consilium.v1.MemberEffectR\aeffects\x12\x16\n" +
+	"\x06params\x18\x16 \x01(\fR\x06params\x12\x16\n" +
+	"\x06masked\x18\x17 \x01(\bR\x06masked\x12\x1c\n" +
+	"\tstaleness\x18\x18 \x03(\x05R\tstaleness\"\x13\n" +
 	"\x11CheckpointRequest\"\x8c\x01\n" +
 	"\x0fCheckpointReply\x12\x1e\n" +
 	"\n" +
