@@ -67,7 +67,7 @@ func examine(ctx context.Context, env daemon.Env, c *config, plan string) *prefl
 	list.Do("store", x.store)
 	list.Do("daemon", func() (string, error) { return x.daemon(ctx) })
 	if agreed {
-		list.Do("policy", x.policy)
+		list.Do("policy", func() (string, error) { return x.policy(ctx) })
 	} else {
 		list.Omit("not looked at: manifest has failed", "policy")
 	}

@@ -21,6 +21,7 @@ import (
 	"consilium.dev/internal/manifest"
 	"consilium.dev/internal/participant"
 	"consilium.dev/internal/preflight"
+	"consilium.dev/internal/store"
 	"consilium.dev/internal/store/dir"
 	"consilium.dev/internal/trainer"
 )
@@ -40,6 +41,7 @@ type examined struct {
 	env   daemon.Env
 	parts setup.Parts
 	kept  *collateral.Cache
+	ring  store.Sealer // of the store; nil where there is none yet, or it could not be opened
 }
 
 func (x *examined) settings() (string, error) {
@@ -153,13 +155,14 @@ func (x *examined) collateral(ctx context.Context, scratch string) (string, erro
 func (x *examined) kek(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	found, err := x.c.TryKEK(ctx, x.env, x.parts.Attester)
+	found, ring, err := x.c.TryKEK(ctx, x.env, x.parts.Attester)
 	switch {
 	case errors.Is(err, keyring.ErrKey):
 		return "", preflight.Advise(err, "name in kek the key under which the store rests or, where it is being changed, in kek_previous; without it nothing in the store can be read")
 	case err != nil:
 		return "", preflight.Advise(err, "%s", aboutFile(err, "see Key-encryption keys in docs/operating.md; without this key the store cannot be opened"))
 	}
+	x.ring = ring
 	return found, nil
 }
 
@@ -210,15 +213,46 @@ func (x *examined) daemon(ctx context.Context) (string, error) {
 	return fmt.Sprintf("running, %s; heard the coordinator %s ago", s.Doing, max(s.Now.Sub(s.Heard), 0).Round(time.Second)), nil
 }
 
-func (x *examined) policy() (string, error) {
-	doubts, err := x.c.Policy.Doubts(x.parts.Manifest)
-	if err != nil {
+// policy judges the owner's policy by the manifest that the daemon goes by, which is newer than the configured one once it has followed to
+// another epoch.
+func (x *examined) policy(ctx context.Context) (string, error) {
+	m, missed := x.newest(ctx)
+	by := fmt.Sprintf("by epoch %d, as configured", m.Epoch())
+	if m.Epoch() != x.parts.Manifest.Epoch() {
+		by = fmt.Sprintf("by epoch %d, as adopted", m.Epoch())
+	}
+	doubts, err := x.c.Policy.Doubts(m)
+	switch {
+	case err != nil:
 		return "", err
+	case len(doubts) > 0:
+		return "", preflight.Warn(strings.Join(append(doubts, by), "\n"), "if that is not meant so, correct policy in participant.yaml, and restart the daemon")
+	case missed != nil:
+		return "", preflight.Warn(fmt.Sprintf("%s; what was adopted since is not known: %v", by, missed), "the daemon would not start so: do what stands there")
 	}
-	if len(doubts) > 0 {
-		return "", preflight.Warn(strings.Join(doubts, "\n"), "if that is not meant so, correct policy in participant.yaml, and restart the daemon")
+	return fmt.Sprintf("runs of %s, among %d members at least; %s", strings.Join(x.c.Policy.Leads, ", "), x.c.Policy.LeastParticipants, by), nil
+}
+
+// newest returns the newest manifest that the member has adopted. Where that cannot be read it is the configured one, with why if the store
+// has a keyring that opens.
+func (x *examined) newest(ctx context.Context) (*manifest.Manifest, error) {
+	if x.ring == nil {
+		return x.parts.Manifest, nil
 	}
-	return fmt.Sprintf("runs of %s, among %d members at least", strings.Join(x.c.Policy.Leads, ", "), x.c.Policy.LeastParticipants), nil
+	path, err := x.c.Folder(x.env)
+	if err != nil {
+		return x.parts.Manifest, err
+	}
+	view, err := dir.Look(path)
+	if err != nil {
+		return x.parts.Manifest, err
+	}
+	defer view.Close() //nolint:errcheck // it was only read
+	m, err := participant.Adopted(ctx, view, x.ring, x.parts.Manifest)
+	if err != nil {
+		return x.parts.Manifest, err
+	}
+	return m, nil
 }
 
 // data reads the member's files: by a plan, if one is given, else as far as that goes without. What works and somebody should look at

@@ -154,12 +154,22 @@ func (b *Blobs) PutNamed(ctx context.Context, name string, plaintext []byte) err
 
 // OpenNamed returns what PutNamed stored under name; [store.ErrNotExist] if there is nothing.
 func (b *Blobs) OpenNamed(ctx context.Context, name string) ([]byte, error) {
-	o, err := b.objects.Get(ctx, name)
+	return ReadNamed(ctx, b.objects, b.kek, name)
+}
+
+// Getter is what reading takes of a store. A [store.Objects] is one.
+type Getter interface {
+	Get(ctx context.Context, name string) (io.ReadCloser, error)
+}
+
+// ReadNamed is [Blobs.OpenNamed] of objects that are only read.
+func ReadNamed(ctx context.Context, objects Getter, kek store.Sealer, name string) ([]byte, error) {
+	o, err := objects.Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer o.Close()
-	r, err := newOpening(b.kek, o, math.MaxInt64, namedContext(name))
+	r, err := newOpening(kek, o, math.MaxInt64, namedContext(name))
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", name, err)
 	}

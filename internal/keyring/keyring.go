@@ -147,27 +147,30 @@ type Reader interface {
 	List(ctx context.Context, prefix string) iter.Seq2[string, error]
 }
 
-// Try says whether [Open] would open the store's ring with these keys; previous may be zero. It writes nothing, keeps nothing, and may be
-// called while somebody has the ring open. It reports false where there is no ring yet and Open would make one. Its errors are Open's.
-func Try(ctx context.Context, objects Reader, key, previous Key) (opened bool, err error) {
+// Try opens the store's ring as [Open] would with these keys, to read; previous may be zero. It writes nothing, and may be called while
+// somebody has the ring open. It returns nil where there is no ring yet and Open would make one. Its errors are Open's.
+func Try(ctx context.Context, objects Reader, key, previous Key) (opened store.Sealer, err error) {
 	for range 3 { // its owner may rewrap it, and delete the one that we have just found
 		var names []string
 		if names, err = list(ctx, objects); err != nil {
-			return false, err
+			return nil, err
 		}
 		if len(names) == 0 {
 			_, err := sources(ctx, objects, key, previous)
-			return false, err
+			return nil, err
 		}
-		var r Ring
+		r := &Ring{}
 		if _, _, err = r.load(ctx, objects, names[len(names)-1], key, previous); err == nil {
-			return true, r.use()
+			err = r.use()
+		}
+		if err == nil {
+			return r, nil
 		}
 		if !errors.Is(err, store.ErrNotExist) {
-			return false, err
+			return nil, err
 		}
 	}
-	return false, err
+	return nil, err
 }
 
 // begin makes a store's first ring.

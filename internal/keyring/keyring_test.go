@@ -299,8 +299,11 @@ func TestTry(t *testing.T) {
 		default:
 			good = err != nil && strings.Contains(err.Error(), c.want)
 		}
-		if opened != c.opened || !good {
-			t.Errorf("%s: Try = %t, %v, want %t and %q", c.name, opened, err, c.opened, c.want)
+		if (opened != nil) != c.opened || !good {
+			t.Errorf("%s: Try = %v, %v, want a ring: %t, and %q", c.name, opened, err, c.opened, c.want)
+		}
+		if opened != nil {
+			opens(t, opened, seal(t, ring, "sealed under the ring"), "sealed under the ring")
 		}
 		if after := names(t, c.in); !slices.Equal(before, after) {
 			t.Errorf("%s: the store held %q and holds %q", c.name, before, after)
@@ -311,8 +314,8 @@ func TestTry(t *testing.T) {
 			t.Error(err)
 		}
 	}}
-	if opened, err := keyring.Try(t.Context(), busy, a, none); !opened || err != nil {
-		t.Errorf("while it is rewrapped: Try = %t, %v", opened, err)
+	if opened, err := keyring.Try(t.Context(), busy, a, none); opened == nil || err != nil {
+		t.Errorf("while it is rewrapped: Try = %v, %v", opened, err)
 	}
 }
 

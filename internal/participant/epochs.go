@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,34 +90,62 @@ func (e *epochs) turned() bool {
 // load begins with the configured manifest and goes on with those that an earlier process adopted. Where they do not follow each
 // other it refuses: an older manifest must not take the place of a newer one that was adopted, nor another one of its epoch.
 func (e *epochs) load(ctx context.Context, configured *manifest.Manifest) error {
-	numbers, err := e.kept(ctx)
+	chain, err := adopted(ctx, e.objects, e.blobs.OpenNamed, configured)
 	if err != nil {
 		return err
+	}
+	e.chain = chain
+	return e.keep(ctx, configured)
+}
+
+// Reader is what [Adopted] needs of a member's store: its objects, to read. A [store.Objects] is one.
+type Reader interface {
+	Get(ctx context.Context, name string) (io.ReadCloser, error)
+	List(ctx context.Context, prefix string) iter.Seq2[string, error]
+}
+
+// Adopted returns the manifest that the member goes by, as its store has it: the configured one, or the newest that a process of it has
+// adopted since. kek opens what is sealed there. It writes nothing, and may be called beside the daemon. Its errors are those with which a
+// daemon of that configuration would not start.
+func Adopted(ctx context.Context, objects Reader, kek store.Sealer, configured *manifest.Manifest) (*manifest.Manifest, error) {
+	chain, err := adopted(ctx, objects, func(ctx context.Context, name string) ([]byte, error) {
+		return blob.ReadNamed(ctx, objects, kek, name)
+	}, configured)
+	if err != nil {
+		return nil, err
+	}
+	return chain.Newest(), nil
+}
+
+// adopted returns the chain that begins with the configured manifest and goes on with those that a store keeps. open reads what is named.
+func adopted(ctx context.Context, objects Reader, open func(context.Context, string) ([]byte, error), configured *manifest.Manifest) (*manifest.Chain, error) {
+	numbers, err := kept(ctx, objects)
+	if err != nil {
+		return nil, err
 	}
 	chain := manifest.NewChain(configured)
 	for _, n := range numbers {
 		if n < configured.Epoch() {
 			continue // whoever configured a newer one knew its digest
 		}
-		text, err := e.blobs.OpenNamed(ctx, objectOf(n))
+		text, err := open(ctx, objectOf(n))
 		if err != nil {
-			return &diskError{fmt.Errorf("the manifest of epoch %d: %w (put it back from a copy, or remove it and configure the manifest that holds)",
+			return nil, &diskError{fmt.Errorf("the manifest of epoch %d: %w (put it back from a copy, or remove it and configure the manifest that holds)",
 				n, err)}
 		}
 		if chain, err = chain.Extend(text); err != nil {
-			return &diskError{fmt.Errorf("the configured manifest is of epoch %d, and epoch %d was adopted, which does not lead on from it; "+
+			return nil, &diskError{fmt.Errorf("the configured manifest is of epoch %d, and epoch %d was adopted, which does not lead on from it; "+
 				"configure the manifest of epoch %d, or the one that was configured before: %w", configured.Epoch(), numbers[len(numbers)-1],
 				numbers[len(numbers)-1], err)}
 		}
 	}
-	e.chain = chain
-	return e.keep(ctx, configured)
+	return chain, nil
 }
 
-// kept returns the epochs of the manifests on the disk, ascending.
-func (e *epochs) kept(ctx context.Context) ([]uint64, error) {
+// kept returns the epochs of the manifests in a store, ascending.
+func kept(ctx context.Context, objects Reader) ([]uint64, error) {
 	var all []uint64
-	for name, err := range e.objects.List(ctx, epochFolder) {
+	for name, err := range objects.List(ctx, epochFolder) {
 		if err != nil {
 			return nil, &diskError{err}
 		}

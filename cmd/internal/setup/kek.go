@@ -82,41 +82,41 @@ func (c Enclave) key(env daemon.Env, uri string, a attest.Attester) (keyring.Key
 
 // TryKEK seals a few bytes by the key-encryption key and opens them again, opens the keyring of the store, if there is one already, and
 // says what it has found and who else can open what is sealed. It stores nothing, and may be called beside the daemon. A key in a
-// service is asked two or three times. [keyring.ErrKey]: the store rests under another key.
-func (c *Enclave) TryKEK(ctx context.Context, env daemon.Env, a attest.Attester) (found string, err error) {
+// service is asked two or three times. The keyring is nil where there is none yet. [keyring.ErrKey]: the store rests under another key.
+func (c *Enclave) TryKEK(ctx context.Context, env daemon.Env, a attest.Attester) (found string, ring store.Sealer, err error) {
 	k, unwraps, err := c.key(env, c.KEK, a)
 	if err != nil {
-		return "", fmt.Errorf("kek: %w", err)
+		return "", nil, fmt.Errorf("kek: %w", err)
 	}
 	text, label := []byte("a trial"), []byte("consilium trial v1")
 	sealed, err := k.AEAD.EncryptWithContext(ctx, text, label)
 	if err != nil {
-		return "", fmt.Errorf("kek: sealing: %w", err)
+		return "", nil, fmt.Errorf("kek: sealing: %w", err)
 	}
 	if got, err := k.AEAD.DecryptWithContext(ctx, sealed, label); err != nil {
-		return "", fmt.Errorf("kek: opening what it has sealed: %w", err)
+		return "", nil, fmt.Errorf("kek: opening what it has sealed: %w", err)
 	} else if !bytes.Equal(got, text) {
-		return "", errors.New("kek: what it has sealed opens as something else")
+		return "", nil, errors.New("kek: what it has sealed opens as something else")
 	}
-	rests, err := c.tryRing(ctx, env, k, a)
+	rests, ring, err := c.tryRing(ctx, env, k, a)
 	if err != nil {
-		return "", fmt.Errorf("kek: %w", err)
+		return "", nil, fmt.Errorf("kek: %w", err)
 	}
-	return fmt.Sprintf("seals, and opens what it has sealed; %s; who can open: %s", rests, unwraps), nil
+	return fmt.Sprintf("seals, and opens what it has sealed; %s; who can open: %s", rests, unwraps), ring, nil
 }
 
-// tryRing says how a key-encryption key and the store that is there fit.
-func (c *Enclave) tryRing(ctx context.Context, env daemon.Env, k keyring.Key, a attest.Attester) (string, error) {
+// tryRing says how a key-encryption key and the store that is there fit, and returns the store's keyring, nil if there is none.
+func (c *Enclave) tryRing(ctx context.Context, env daemon.Env, k keyring.Key, a attest.Attester) (string, store.Sealer, error) {
 	path, err := c.Folder(env)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	view, err := dir.Look(path)
 	if errors.Is(err, store.ErrNotExist) || errors.Is(err, fs.ErrNotExist) {
-		return "no store is there yet", nil
+		return "no store is there yet", nil, nil
 	}
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer view.Close()
 	var previous keyring.Key
@@ -126,13 +126,13 @@ func (c *Enclave) tryRing(ctx context.Context, env daemon.Env, k keyring.Key, a 
 			lacks = fmt.Errorf("kek_previous: %w", lacks)
 		}
 	}
-	switch opened, err := keyring.Try(ctx, view, k, previous); {
+	switch ring, err := keyring.Try(ctx, view, k, previous); {
 	case err != nil:
-		return "", errors.Join(err, lacks)
-	case opened:
-		return "opens the store", nil
+		return "", nil, errors.Join(err, lacks)
+	case ring != nil:
+		return "opens the store", ring, nil
 	}
-	return "the store has no keyring yet", nil
+	return "the store has no keyring yet", nil, nil
 }
 
 // keys opens what the configuration names. That the previous key cannot be opened any more is no error before it is needed.

@@ -76,7 +76,7 @@ func TestWayOut(t *testing.T) {
 	at := strings.TrimPrefix(service.URL, "http://")
 	const name = "vault.invalid:8200" // which nobody looks up: it is not listed
 	c := setup.Enclave{Store: "dir:" + t.TempDir(), KEK: "vault:" + service.URL + "/transit/consilium", Out: "http://" + host(t, at)}
-	if _, err := c.TryKEK(t.Context(), daemon.Env{Log: zap.NewNop()}, nil); err != nil || asked != 2 {
+	if _, _, err := c.TryKEK(t.Context(), daemon.Env{Log: zap.NewNop()}, nil); err != nil || asked != 2 {
 		t.Errorf("through the way out: %v, and the service was asked %d times, want twice", err, asked)
 	}
 
@@ -91,11 +91,11 @@ func TestWayOut(t *testing.T) {
 		return nil
 	})
 	asked = 0
-	if _, err := c.TryKEK(ctx, daemon.Env{Log: zap.NewNop()}, nil); err == nil || asked != 0 || refusals != 1 {
+	if _, _, err := c.TryKEK(ctx, daemon.Env{Log: zap.NewNop()}, nil); err == nil || asked != 0 || refusals != 1 {
 		t.Errorf("by a way that does not lead there: %v, after %d refusals, and the service was asked %d times", err, refusals, asked)
 	}
 	c.Out = "vsock:3"
-	if _, err := c.TryKEK(t.Context(), daemon.Env{Log: zap.NewNop()}, nil); err == nil || !strings.Contains(err.Error(), "out: url: ") {
+	if _, _, err := c.TryKEK(t.Context(), daemon.Env{Log: zap.NewNop()}, nil); err == nil || !strings.Contains(err.Error(), "out: url: ") {
 		t.Errorf("with a way that cannot be read: %v", err)
 	}
 }
