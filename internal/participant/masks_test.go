@@ -17,6 +17,9 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"consilium.dev/internal/aggregate"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/manifest"
@@ -610,6 +613,23 @@ func TestMaskedBytes(t *testing.T) {
 			t.Errorf("only %d values to look for", looked)
 		}
 	})
+}
+
+// TestMasksTooLate: an answer that comes when the others have gone on is no warning, and one that is wrong is.
+func TestMasksTooLate(t *testing.T) {
+	for _, test := range []struct {
+		code  codes.Code
+		level string
+	}{{codes.FailedPrecondition, "info"}, {codes.InvalidArgument, "warn"}} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLiar(t, hidden)
+			l.masked = func(*pb.MaskRequest) error { return status.Error(test.code, "so it is") }
+			text, _, _ := l.says(&pb.Wanted{Masks: []*pb.MaskAsked{l.asked(pb.MaskAsked_STAGE_ANNOUNCE)}})
+			if !levelOf(text, test.level, "not taken for the masks of this try") {
+				t.Errorf("after %v the log says %s, want a line at %s", test.code, text, test.level)
+			}
+		})
+	}
 }
 
 // TestMasksOver: a round is closed while a member still makes what its masks need. What is forgotten is then not missed by what is under way, as

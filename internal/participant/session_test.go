@@ -658,11 +658,12 @@ func TestOffersAgain(t *testing.T) {
 func TestAnswers(t *testing.T) {
 	for name, test := range map[string]struct {
 		reply *pb.QueryReply
+		level string
 		says  string
 	}{
-		"held":    {&pb.QueryReply{State: pb.QueryReply_STATE_HELD}, "update accepted"},
-		"closed":  {&pb.QueryReply{State: pb.QueryReply_STATE_CLOSED}, `"reason":"closed"`},
-		"refused": {&pb.QueryReply{State: pb.QueryReply_STATE_REFUSED, Reason: "second"}, `"reason":"second"`},
+		"held":    {&pb.QueryReply{State: pb.QueryReply_STATE_HELD}, "info", "update accepted"},
+		"closed":  {&pb.QueryReply{State: pb.QueryReply_STATE_CLOSED}, "info", `"reason":"closed"`},
+		"refused": {&pb.QueryReply{State: pb.QueryReply_STATE_REFUSED, Reason: "second"}, "warn", `"reason":"second"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -675,12 +676,22 @@ func TestAnswers(t *testing.T) {
 				m.follow()
 				m.agree(run, plan(t))
 				m.wants(&pb.Wanted{Train: []*pb.Train{statistics(t)}, Progress: []*pb.Progress{{Run: run, Closed: -1}}})
-				if text := m.book.take(); !strings.Contains(text, test.says) {
-					t.Errorf("the log says %s, want %q", text, test.says)
+				if text := m.book.take(); !levelOf(text, test.level, test.says) {
+					t.Errorf("the log says %s, want %q at %s", text, test.says, test.level)
 				}
 			})
 		})
 	}
+}
+
+// levelOf reports whether a log has a line of that level with a text in it.
+func levelOf(log, level, text string) bool {
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, text) && strings.Contains(line, `"level":"`+level+`"`) {
+			return true
+		}
+	}
+	return false
 }
 
 // TestNotWanted stops a training that would take for ever when it is not wanted any more, and does what is wanted instead.
