@@ -111,8 +111,8 @@ type former struct {
 
 const replacesHelp = "file of the manifest that this one replaces, whose members must agree too"
 
-// openFormer opens the manifest that next replaces; no file is none.
-func openFormer(file string, next *manifest.Manifest) (*former, error) {
+// openFormer opens the manifest that next replaces, and warns of what does not go well with it; no file is none.
+func (a *app) openFormer(file string, next *manifest.Manifest) (*former, error) {
 	if file == "" {
 		return nil, nil //nolint:nilnil // nothing was named
 	}
@@ -129,7 +129,25 @@ func openFormer(file string, next *manifest.Manifest) (*former, error) {
 			"which may be older; and the manifest's prev is the digest of the one that it replaces", next.Epoch()-1),
 			"the manifest follows %s, and %s is %s", entry.Digest(next.Previous()), file, entry.Digest(old.Digest()))
 	}
+	a.sayUnit(next, old)
 	return &former{old, file}, nil
+}
+
+// sayUnit warns of a budget of privacy for another unit than that of a manifest before, of which those that are known are given, oldest first:
+// no run may start then once something was spent. A new log begins with nothing spent.
+func (a *app) sayUnit(next *manifest.Manifest, before ...*manifest.Manifest) {
+	unit, later := next.Limits().Privacy.Unit, next
+	for _, m := range slices.Backward(before) {
+		if _, begins := later.OldLog(); begins || unit == "" {
+			return
+		}
+		if was := m.Limits().Privacy.Unit; was != "" && was != unit {
+			a.say("warning: the budget of privacy in epoch %d is for unit %s, and that of epoch %d was for unit %s: if anything was spent under that, every "+
+				"run is refused under this; a budget of another unit begins with a new log (old_log)", next.Epoch(), unit, m.Epoch(), was)
+			return
+		}
+		later = m
+	}
 }
 
 // manifestCommand returns the commands with which members agree on a manifest. Only publish needs a connection.
@@ -208,7 +226,7 @@ func manifestSign(a *app) *cobra.Command {
 			if err != nil {
 				return refusedError("sign what consilium manifest build or sign wrote", "%s: %w", args[0], err)
 			}
-			old, err := openFormer(replaces, next)
+			old, err := a.openFormer(replaces, next)
 			if err != nil {
 				return err
 			}
@@ -334,7 +352,7 @@ func manifestVerify(a *app) *cobra.Command {
 			if err != nil {
 				return refusedError("see what it holds: consilium manifest show "+args[0], "%s: %w", args[0], err)
 			}
-			old, err := openFormer(replaces, m)
+			old, err := a.openFormer(replaces, m)
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/manifest"
 )
 
 func manifestPublish(a *app) *cobra.Command {
@@ -33,9 +34,13 @@ func manifestPublish(a *app) *cobra.Command {
 }
 
 func (a *app) publish(ctx context.Context, c *connection, file string, envelope []byte) error {
+	before := c.epochs.history()
 	epoch, digest, adopted, err := c.Publish(ctx, envelope)
 	if err != nil {
 		return err
+	}
+	if next, err := manifest.OpenUnverified(envelope); err == nil { // the coordinator has verified it
+		a.sayUnit(next, before...)
 	}
 	// Our own next call comes under it. What does not follow, an epoch that is over, is not for us to adopt.
 	if err := c.epochs.adopt(epoch, [][]byte{envelope}); err == nil {

@@ -37,7 +37,7 @@ func manifestShow(a *app) *cobra.Command {
 			if err != nil {
 				return refusedError("show what consilium manifest build or sign wrote", "%s: %w", args[0], err)
 			}
-			old, err := openFormer(replaces, m)
+			old, err := a.openFormer(replaces, m)
 			if err != nil {
 				return err
 			}
