@@ -33,14 +33,14 @@ func TestPlayFinds(t *testing.T) {
 	}
 }
 
-// TestPatients: privacy of a patient at epsilon 8 and 3 costs what it should and little accuracy; at an epsilon at which noise is all that is left, that is
+// TestPatients: privacy of a patient at epsilon 8, with the noise that records.yaml has, and 3 costs what it should and little accuracy; at an epsilon at which noise is all that is left, that is
 // found.
 func TestPatients(t *testing.T) {
 	var out bytes.Buffer
 	if err := patients(t.Context(), &out, ".."); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
 	}
-	for _, want := range []string{" 8.0000 ", " 3.0000 ", "epsilon for one record at delta 1e-05"} {
+	for _, want := range []string{" 2.8518 ", " 7.9998 ", " 3.0000 ", "epsilon for one record at delta 1e-05"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table has no %q:\n%s", want, &out)
 		}
