@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 
 	"consilium.dev/internal/attest"
 	"consilium.dev/internal/preflight"
+	"consilium.dev/internal/transport"
 )
 
 // TestSteps: what a step says is what becomes of it, and how long it took stands beside it.
@@ -88,6 +90,21 @@ func TestNobodyThere(t *testing.T) {
 			} else if s.State != state {
 				t.Errorf("%s: step %+v, want it %s", test.address, s, state)
 			}
+		}
+	}
+}
+
+// TestCut: a line that broke is no verdict on the coordinator, and hides none.
+func TestCut(t *testing.T) {
+	cut := transport.Refusal{Class: attest.ClassTLS, Err: attest.Refuse(attest.ClassTLS, "TLS handshake: %w", io.EOF), Cut: true}
+	verdict := transport.Refusal{Class: attest.ClassMeas, Err: errors.New("another measurement")}
+	for want, told := range map[string][]transport.Refusal{
+		"the line broke":                {cut},
+		"the coordinator does not pass": {cut, verdict},
+		"does not pass: MEAS":           {verdict, cut},
+	} {
+		if err := preflight.Explain(t.Context(), told...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", told, err, want)
 		}
 	}
 }

@@ -312,11 +312,11 @@ func (t *talk) reach(ctx context.Context, address string) (net.Conn, error) {
 	return conn, err
 }
 
-// refused keeps the first reason for which there is no channel.
+// refused keeps the first reason for which there is no channel. A line that broke is none where somebody has judged since.
 func (t *talk) refused(r transport.Refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.refusal == nil {
+	if t.refusal == nil || t.refusal.Cut {
 		t.refusal = &r
 	}
 }
@@ -344,6 +344,9 @@ func (t *talk) explain(ctx context.Context, err error) error {
 	switch {
 	case r != nil && r.ByPeer:
 		return Advise(fmt.Errorf("the coordinator refuses this member: %s", r.Class), "%s; its log says more", remedy(r.Class))
+	case r != nil && r.Cut:
+		return Advise(fmt.Errorf("the line broke before either side had judged the other: %w%s", r.Err, t.other(ctx)),
+			"if it repeats: does the coordinator run (its log says more), or does something between cut what it does not know (a proxy, a scanner)?")
 	case r != nil && r.Class == attest.ClassTLS:
 		return Advise(fmt.Errorf("the coordinator does not pass: %s: %w%s", r.Class, r.Err, t.other(ctx)), "%s", remedy(r.Class))
 	case r != nil:
