@@ -151,21 +151,21 @@ func nextCommands(t *testing.T, out string) {
 			lines = append(lines, fields)
 		}
 	}
-	if len(lines) != 6 {
-		t.Fatalf("there are %d commands, want 6:\n%s", len(lines), next)
+	if len(lines) != 7 {
+		t.Fatalf("there are %d commands, want 7:\n%s", len(lines), next)
 	}
 	if text, err := exec.Command(lines[0][0], lines[0][1:]...).Output(); err != nil || !bytes.Contains(text, []byte("four-hospitals")) {
 		t.Errorf("%s: %v\n%s", lines[0], err, text)
 	}
 	var daemons []*exec.Cmd
-	for i, line := range lines[1:5] {
+	for i, line := range lines[1:6] {
 		daemons = append(daemons, exec.Command(line[0], line[1:]...))
 		if log := play(t, daemons[i]); i == 0 {
 			log.wait(t, `serving`)
 		}
 	}
-	if text, err := exec.Command(lines[5][0], lines[5][1:]...).Output(); err != nil || !bytes.Contains(text, []byte("strategy  fedavg")) {
-		t.Errorf("%s: %v\n%s", lines[5], err, text)
+	if text, err := exec.Command(lines[6][0], lines[6][1:]...).Output(); err != nil || !bytes.Contains(text, []byte("strategy  fedavg")) {
+		t.Errorf("%s: %v\n%s", lines[6], err, text)
 	}
 	for i, d := range daemons {
 		d.Process.Signal(syscall.SIGTERM) //nolint:errcheck // Wait tells
