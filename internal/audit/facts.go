@@ -75,7 +75,7 @@ func (a *auditor) passes(n int64, at time.Time, f entry.Fact) {
 	facts, err := a.state.Decide(later(at, a.state.Newest()), round.Tick{Held: a.held, Seen: seenBy(f), Veils: veilsBy(f)})
 	is := func(g entry.Fact) bool { return same(g, f) }
 	i := slices.IndexFunc(facts, is)
-	if spoilt, ok := f.(entry.RoundFailed); ok && i < 0 && a.unmasks(spoilt) { // what the shares gave only memory knew
+	if spoilt, ok := f.(entry.RoundFailed); ok && spoilt.Unmade && i < 0 && a.combines(spoilt) { // what came of it only memory knew
 		facts, err = a.state.Decide(later(at, a.state.Newest()), round.Spoil{Run: spoilt.Run, Round: spoilt.Round, Try: spoilt.Try, Reason: spoilt.Reason})
 		i = slices.IndexFunc(facts, is)
 	}
@@ -119,14 +119,15 @@ func veilsBy(f entry.Fact) round.Veils {
 	return nil
 }
 
-// unmasks reports whether the masks of a try were coming off when it failed.
-func (a *auditor) unmasks(f entry.RoundFailed) bool {
+// combines reports whether a model was being made of a try when it failed.
+func (a *auditor) combines(f entry.RoundFailed) bool {
 	r, ok := a.state.Run(f.Run)
 	if !ok || len(r.Rounds) == 0 {
 		return false
 	}
 	t := r.Rounds[len(r.Rounds)-1]
-	return t.Round == f.Round && t.Try == f.Try && t.State == "open" && t.Unmasking != nil
+	return t.Round == f.Round && t.Try == f.Try && t.State == "open" &&
+		(t.Unmasking != nil || !r.Fact.Plan.Masks && len(t.Accepted) >= r.Fact.Plan.Quorum)
 }
 
 // seenBy returns what was known of the members where a fact says whether absent ones were waited for.

@@ -16,6 +16,7 @@ import (
 	"consilium.dev/internal/blob"
 	"consilium.dev/internal/entry"
 	"consilium.dev/internal/ledger"
+	"consilium.dev/internal/model"
 	"consilium.dev/internal/privacy"
 	"consilium.dev/internal/registry"
 	"consilium.dev/internal/round"
@@ -120,12 +121,16 @@ type combined struct {
 	err error
 }
 
-// outcome is what the rules are told of it. An error that it has is of the masks.
+// outcome is what the rules are told of it. An error that it has is of what the members sent.
 func (c combined) outcome() round.Input {
-	if c.err != nil {
-		return round.Spoil{Run: c.in.Run, Round: c.in.Round, Try: c.in.Try, Reason: "without its masks the sum is none: " + c.err.Error()}
+	if c.err == nil {
+		return c.in
 	}
-	return c.in
+	why := "without its masks the sum is none: "
+	if errors.Is(c.err, model.ErrNotFinite) {
+		why = "its model would be none; a smaller max_abs or learning rate would do: "
+	}
+	return round.Spoil{Run: c.in.Run, Round: c.in.Round, Try: c.in.Try, Reason: why + c.err.Error()}
 }
 
 // decide has the loop decide in and returns after its facts are durable, or with the refusal.
@@ -475,6 +480,8 @@ func (l *loop) finish(ctx context.Context, c combined) error {
 			l.running--
 			return nil
 		}
+	} else if errors.Is(c.err, model.ErrNotFinite) { // so it would be after each boot
+		l.log.Warn("a round's model is none", zap.String("run", c.in.Run), zap.Int("round", c.in.Round), zap.Int("try", c.in.Try), zap.Error(c.err))
 	} else if c.err != nil {
 		l.running--
 		return fmt.Errorf("combining round %d of run %s: %w", c.in.Round, c.in.Run, orRestore(c.err))

@@ -79,7 +79,7 @@ func facts() map[string]entry.Fact {
 		"unmasking": entry.Unmasking{
 			Run: "0011223344556677", Round: 1, Try: 2, Members: []entry.Member{"budapest", "cleveland"}, Early: entry.Absent,
 		},
-		"round_failed": entry.RoundFailed{Run: "0011223344556677", Round: 1, Try: 1, Reason: "quorum", Spared: true},
+		"round_failed": entry.RoundFailed{Run: "0011223344556677", Round: 1, Try: 1, Reason: "quorum", Spared: true, Unmade: true},
 		"round_closed": entry.RoundClosed{
 			Run: "0011223344556677", Round: 1, Try: 2, Kind: entry.Training, Base: digest(9), Model: digest(12),
 			Blob: blob(13), State: &model, Members: []entry.Contribution{{Member: "budapest", Weight: 234, Update: digest(10), Effect: "clipped", Staleness: 3}},

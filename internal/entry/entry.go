@@ -267,6 +267,7 @@ type RoundFailed struct {
 	Try    int    `json:"try"`
 	Reason string `json:"reason"`
 	Spared bool   `json:"spared,omitempty"` // it costs none of the plan's tries: a new manifest ended it, or a boot that its masks have not outlived
+	Unmade bool   `json:"unmade,omitempty"` // enough updates were there, and no model could be made of them, as who combines says
 }
 
 // Contribution is what a member gave to a closed round.

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -113,12 +114,15 @@ func (l Layout) find(i int) (name string, at int) {
 	return "", math.MaxInt
 }
 
+// ErrNotFinite is wrapped by the errors of values that are a NaN or an infinity.
+var ErrNotFinite = errors.New("not finite")
+
 // finite returns an error that names the tensor of the first of these values, which stand from lo on, that is not finite.
 func (l Layout) finite(lo int, values []float32) error {
 	for i, x := range values {
 		if v := float64(x); math.IsNaN(v) || math.IsInf(v, 0) {
 			name, at := l.find(lo + i)
-			return fmt.Errorf("value %d of tensor %q is not finite", at, name)
+			return fmt.Errorf("value %d of tensor %q is %w", at, name, ErrNotFinite)
 		}
 	}
 	return nil

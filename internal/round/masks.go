@@ -65,7 +65,8 @@ type (
 		Stage      Stage
 		Member     entry.Member
 	}
-	// Spoil ends a try whose masks have come off, and what is left is no sum of updates: that is what only who combines can see.
+	// Spoil ends a try of which nothing can be made: what is left when its masks have come off is no sum of updates, or its model has values that
+	// are not finite. Only who combines can see that.
 	Spoil struct {
 		Run        string
 		Round, Try int
@@ -123,8 +124,7 @@ func (t *try) until(stage Stage) time.Time {
 // gathered reports whether those who are there are all that is waited for, of the members who are asked.
 func (s *State) gathered(now time.Time, r *run, asked, there []entry.Member, until time.Time, seen Seen) bool {
 	missing := r.missing(asked, there)
-	return len(missing) == 0 && len(there) >= r.fact.Plan.Quorum ||
-		len(there) >= r.fact.Plan.Quorum && (!now.Before(until) || s.allAway(now, r, missing, seen))
+	return len(there) >= r.fact.Plan.Quorum && (len(missing) == 0 || !now.Before(until) || s.allAway(now, r, missing, seen))
 }
 
 // missing returns who of those asked is not there and has not left the run.
@@ -297,10 +297,15 @@ func (s *State) spoil(in Spoil) ([]entry.Fact, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.unmasking == nil {
-		panic("round: the masks of a try that is not unmasked do not come off")
+	r := s.byID[in.Run]
+	if r.fact.Plan.Masks && t.unmasking == nil || len(t.accepted) < r.fact.Plan.Quorum {
+		panic("round: nothing is made of a try that cannot be combined")
 	}
-	return s.byID[in.Run].fails(t, in.Reason), nil
+	out := r.fails(t, in.Reason)
+	f := out[0].(entry.RoundFailed)
+	f.Unmade = true
+	out[0] = f
+	return out, nil
 }
 
 func (s *State) masksAgreed(f entry.MasksAgreed) error {
