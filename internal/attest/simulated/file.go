@@ -348,6 +348,10 @@ func keyOf[K crypto.Signer](pkcs8 []byte, public crypto.PublicKey, curve ellipti
 	if !ok || !whose.Equal(key.Public()) {
 		return none, errors.New("not the key of the certificate or quote that it stands beside")
 	}
+	// The parser passes over the public half that an elliptic key's private half is written with.
+	if again, err := x509.MarshalPKCS8PrivateKey(key); err != nil || !bytes.Equal(again, pkcs8) {
+		return none, errors.New("not written as a key is")
+	}
 	return key, nil
 }
 
