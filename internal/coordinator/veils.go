@@ -148,13 +148,10 @@ func (r *rounds) Mask(ctx context.Context, q *pb.MaskRequest) (*pb.MaskReply, er
 
 // announce takes a member's keys. The first that are signed by it count.
 func (v *veil) announce(t mask.Try, m entry.Member, identity func(string) (ed25519.PublicKey, bool), k *pb.MaskKeys) error {
-	public, err := mask.ParsePublic(k.Keys)
+	key, _ := identity(string(m))
+	public, err := mask.OpenAnnouncement(t, string(m), key, k.Keys, k.Signature)
 	if err != nil {
 		return status.Errorf(codes.InvalidArgument, "masks: %v", err)
-	}
-	key, ok := identity(string(m))
-	if !ok || !ed25519.Verify(key, mask.Announcement(t, string(m), public), k.Signature) {
-		return status.Error(codes.InvalidArgument, "masks: the keys are not signed by the member's identity key for this try")
 	}
 	if _, known := v.keys[m]; known || v.among != nil {
 		return nil

@@ -24,7 +24,7 @@
 // have their difference. A vector that comes once its member was called missing is not taken.
 //
 // What it does not do. It does not hide who takes part, nor what the sum itself tells, and no mask shows whether a vector is an honest
-// one. Nothing here is checked against signatures. A wrong share is found, since self seeds and mask keys are held against what was
+// one. Of signatures that of an announcement is checked here alone ([OpenAnnouncement]). A wrong share is found, since self seeds and mask keys are held against what was
 // announced, and too many of them end the try; a vector that was masked wrongly gives a wrong sum, which the grid's bound makes fail (aggregate.Grid.Mean), but not with
 // certainty.
 //
@@ -33,6 +33,7 @@
 package mask
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -90,6 +91,22 @@ func (t Try) GraphSeed() [32]byte { return sha256.Sum256(t.bind(labelGraph)) }
 // with lp as in docs/protocol.md, section 1, and public keys as [Public.Bytes] has them.
 func Announcement(t Try, member string, p Public) []byte {
 	return lp(lp(t.bind(labelAnnounce), member), p.Bytes())
+}
+
+// ErrUnsigned says that keys are not their member's.
+var ErrUnsigned = errors.New("the keys are not signed by the member's identity key for this try")
+
+// OpenAnnouncement returns the public keys that a member announces in a try, where they are such and the member's identity key has signed them
+// (Ed25519): else its error is [ErrUnsigned], also where there is no such key.
+func OpenAnnouncement(t Try, member string, identity ed25519.PublicKey, keys, signature []byte) (Public, error) {
+	p, err := ParsePublic(keys)
+	if err != nil {
+		return Public{}, err
+	}
+	if len(identity) != ed25519.PublicKeySize || !ed25519.Verify(identity, Announcement(t, member, p), signature) {
+		return Public{}, ErrUnsigned
+	}
+	return p, nil
 }
 
 // draw fills dst with chance.

@@ -304,13 +304,12 @@ func (m *masker) share(ctx context.Context, t masking, quorum int, all []*pb.Mas
 // this member with its own, and as many as the plan's quorum.
 func (t masking) introduced(k *mask.Keys, all []*pb.MaskKeys, d *divided) error {
 	for i, a := range all {
-		public, err := mask.ParsePublic(a.Keys)
-		if err != nil {
-			return fmt.Errorf("keys of %.64q: %w", a.Member, err)
-		}
-		key, ok := t.member(a.Member)
-		if !ok || !ed25519.Verify(key, mask.Announcement(t.try, a.Member, public), a.Signature) {
+		key, _ := t.member(a.Member)
+		public, err := mask.OpenAnnouncement(t.try, a.Member, key, a.Keys, a.Signature)
+		if errors.Is(err, mask.ErrUnsigned) {
 			return fmt.Errorf("keys of %.64q, which no member of that name has signed for this try", a.Member)
+		} else if err != nil {
+			return fmt.Errorf("keys of %.64q: %w", a.Member, err)
 		}
 		if i > 0 && all[i-1].Member >= a.Member {
 			return errors.New("the members whose keys are shown are not in order, or one is there twice")
