@@ -2,7 +2,6 @@ package coordinator_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -624,10 +623,13 @@ func TestMaskedLeave(t *testing.T) {
 	}
 }
 
-// dying is a disk whose program ends before an object is there whose name is like that.
+// dying is a disk whose program ends before an object is there whose name is like that; or, where it is another's that dies, one which waits with
+// such an object until that has ended: else the others, who are enough, might have it behind them before the one gets there.
 type dying struct {
 	*disk
-	at string
+	at    string
+	dies  bool
+	ended chan struct{} // closed when the one that dies has
 }
 
 func (d *dying) Put(ctx context.Context, name func() string, r io.Reader) error {
@@ -636,8 +638,14 @@ func (d *dying) Put(ctx context.Context, name func() string, r io.Reader) error 
 		return err
 	}
 	n := name()
-	if dies, err := path.Match(d.at, n); err != nil || dies {
-		return cmp.Or(err, errKilled)
+	switch there, err := path.Match(d.at, n); {
+	case err != nil:
+		return err
+	case there && d.dies:
+		close(d.ended)
+		return errKilled
+	case there:
+		<-d.ended
 	}
 	return d.disk.Put(ctx, store.Named(n), bytes.NewReader(text))
 }
@@ -649,13 +657,11 @@ func TestMaskedDropouts(t *testing.T) {
 	once := func(p *entry.Plan) { p.Rounds, p.Quorum, p.Strategy = 1, 3, entry.Strategy{Name: "fedadam"} }
 	model := func(t *testing.T, at string, in int, change ...func(*entry.Plan)) (id entry.Digest) {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t)
+			w, ended := newWorld(t), make(chan struct{})
 			w.serve()
 			for _, name := range hospitals {
 				w.join(name, func(o *participant.Options) {
-					if name == "cleveland" {
-						o.Objects = &dying{w.disks[name], at}
-					}
+					o.Objects = &dying{w.disks[name], at, name == "cleveland", ended}
 				})
 			}
 			v := w.completed(w.start(plan(t, append([]func(*entry.Plan){once}, change...)...)))
