@@ -161,7 +161,7 @@ func (f Finished) Encode() []byte {
 }
 
 func (f Finished) finished() finished {
-	return finished{salt: f.Salt, base: f.Base, weight: f.Weight, values: f.Values}
+	return finished{salt: f.Salt, base: f.Base, weight: f.Weight, values: f.Values}.named()
 }
 
 // Decode reads what Encode wrote.

@@ -27,11 +27,18 @@ type finished struct {
 	base   entry.Digest // of the model it was trained from
 	weight int64
 	values []float32
+	name   entry.Digest // UpdateDigest of salt and values
 
 	round int // whose base that is, where it may be offered for a later one; it is not kept: see key
 }
 
-func (f finished) digest() entry.Digest { return model.UpdateDigest(f.salt, f.values) }
+// named returns f with its digest, which takes as long as to read all of it.
+func (f finished) named() finished {
+	f.name = model.UpdateDigest(f.salt, f.values)
+	return f
+}
+
+func (f finished) digest() entry.Digest { return f.name }
 
 // orTrain says what to do about a kept update that is not what was kept.
 const orTrain = "put it back from a copy, or remove it: it is trained anew, or this member is out of one try if it was accepted before"
@@ -161,5 +168,5 @@ func decodeFinished(text []byte) (finished, error) {
 		values: make([]float32, (len(text)-72)/4),
 	}
 	model.Floats(f.values, text[72:])
-	return f, nil
+	return f.named(), nil
 }

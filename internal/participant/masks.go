@@ -542,14 +542,14 @@ func (s *session) mask(ctx context.Context, t *pb.Train, study *study, u finishe
 			masked.values[2*(lo+i)+1] = math.Float32frombits(uint32(w >> 32))
 		}
 	}
-	name := masked.digest()
-	if err := s.p.masks.send(ctx, try, t.Masking.Members, name); err != nil {
+	masked = masked.named()
+	if err := s.p.masks.send(ctx, try, t.Masking.Members, masked.digest()); err != nil {
 		return finished{}, err
 	}
 	if study.shape.Carries() && entry.RoundKind(t.Kind) == entry.Training { // it goes with the update by the name that this has in the log
 		var contributed entry.Digest
 		copy(contributed[:], t.Contributed)
-		if err := s.p.own.alias(ctx, at.run, u.digest(), name, contributed); err != nil {
+		if err := s.p.own.alias(ctx, at.run, u.digest(), masked.digest(), contributed); err != nil {
 			return finished{}, err
 		}
 	}

@@ -109,6 +109,7 @@ func (p *Participant) keep(ctx context.Context) (finished, error) {
 	}
 	u := finished{base: t.base, weight: t.weight, values: t.values}
 	rand.Read(u.salt[:]) //nolint:errcheck // crypto/rand.Read never fails: it ends the program
+	u = u.named()
 	if t.next != nil {
 		if err := p.own.put(ctx, t.at.run, u.digest(), *t.next); err != nil {
 			return finished{}, err
