@@ -220,7 +220,7 @@ func (s *State) failed(at time.Time, f entry.RoundFailed) error {
 	if f.Spared && !at.Equal(s.adopted) && !t.lost {
 		return fmt.Errorf("%s is to cost no try, and neither was a manifest adopted at that instant nor did its masks go with a boot", t)
 	}
-	if r := s.byID[f.Run]; f.Unmade && (r.fact.Plan.Masks && t.unmasking == nil || len(t.accepted) < r.fact.Plan.Quorum) {
+	if f.Unmade && !s.byID[f.Run].combinable(t) {
 		return fmt.Errorf("%s is to have failed at its model, and there was none to be made yet", t)
 	}
 	t.state, t.closedAt, t.spared = failed, at, f.Spared

@@ -298,7 +298,7 @@ func (s *State) spoil(in Spoil) ([]entry.Fact, error) {
 		return nil, err
 	}
 	r := s.byID[in.Run]
-	if r.fact.Plan.Masks && t.unmasking == nil || len(t.accepted) < r.fact.Plan.Quorum {
+	if !r.combinable(t) {
 		panic("round: nothing is made of a try that cannot be combined")
 	}
 	out := r.fails(t, in.Reason)
@@ -306,6 +306,11 @@ func (s *State) spoil(in Spoil) ([]entry.Fact, error) {
 	f.Unmade = true
 	out[0] = f
 	return out, nil
+}
+
+// combinable reports whether a model may be being made of an open try: enough updates are there, and their masks are coming off if they have any.
+func (r *run) combinable(t *try) bool {
+	return len(t.accepted) >= r.fact.Plan.Quorum && (!r.fact.Plan.Masks || t.unmasking != nil)
 }
 
 func (s *State) masksAgreed(f entry.MasksAgreed) error {
