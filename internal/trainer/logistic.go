@@ -84,16 +84,9 @@ func leave(update, unsent []float32, most int, limit float64) ([]float32, error)
 
 // descend is training without its encoding. own is the own control variate.
 func descend(ctx context.Context, p entry.Plan, base *model.Model, own []float64, train *dataset.Set, round int, member string, step func(done int)) ([]float32, error) {
-	q, err := open(p, base)
+	q, x, err := begin(p, base, train)
 	if err != nil {
 		return nil, err
-	}
-	x, err := q.inputs(train)
-	if err != nil {
-		return nil, err
-	}
-	if train.Rows() == 0 {
-		return nil, errors.New("no record to train on")
 	}
 	strategy, err := aggregate.NewStrategy(p.Strategy.Name, p.Strategy.Params)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -27,16 +26,9 @@ func TrainRecords(ctx context.Context, p entry.Plan, base *model.Model, train *d
 	if !recipe.PerRecord() {
 		return nil, fmt.Errorf("plan %q asks for no privacy of single records", p.Name)
 	}
-	q, err := open(p, base)
+	q, x, err := begin(p, base, train)
 	if err != nil {
 		return nil, err
-	}
-	x, err := q.inputs(train)
-	if err != nil {
-		return nil, err
-	}
-	if train.Rows() == 0 {
-		return nil, errors.New("no record to train on")
 	}
 	n := 1 + len(q.weight)
 	sum, down, drawn := recipe.Records(n), make([]float64, n), drawing(p, chance)

@@ -27,6 +27,7 @@
 package trainer
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -102,6 +103,20 @@ type params struct {
 	bias        float64
 	control     []float64 // everybody's control variate, of bias and weights; nil where the strategy has none
 	mean, scale []float64 // nil where the plan does not standardise
+}
+
+// begin opens a model to train it on rows, of which there has to be one, and returns the rows' inputs as they go into it.
+func begin(p entry.Plan, base *model.Model, train *dataset.Set) (q params, x []float64, err error) {
+	if q, err = open(p, base); err != nil {
+		return q, nil, err
+	}
+	if x, err = q.inputs(train); err != nil {
+		return q, nil, err
+	}
+	if train.Rows() == 0 {
+		return q, nil, errors.New("no record to train on")
+	}
+	return q, x, nil
 }
 
 // open checks that m is a model of the plan and that its tensors can be computed with.
