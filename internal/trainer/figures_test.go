@@ -10,6 +10,7 @@ import (
 	"consilium.dev/internal/codec"
 	"consilium.dev/internal/dataset"
 	"consilium.dev/internal/entry"
+	"consilium.dev/internal/model"
 	"consilium.dev/internal/trainer"
 )
 
@@ -54,9 +55,9 @@ func unstandardised(p entry.Plan) entry.Plan {
 	return p
 }
 
-// TestHospitalsOwn reproduces the rows of the table whose records are standardised per hospital: FedAvg after 1, 10 and 50
-// rounds, each hospital's test patients within one.
-func TestHospitalsOwn(t *testing.T) {
+// ownFederation returns the example's plan and members for records that each hospital has standardised by its own numbers, and the first model.
+func ownFederation(t *testing.T) (entry.Plan, []member, *model.Model) {
+	t.Helper()
 	p, members := federation(t)
 	p = unstandardised(p)
 	for i, m := range members {
@@ -66,6 +67,13 @@ func TestHospitalsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p, members, base
+}
+
+// TestHospitalsOwn reproduces the rows of the table whose records are standardised per hospital: FedAvg after 1, 10 and 50
+// rounds, each hospital's test patients within one.
+func TestHospitalsOwn(t *testing.T) {
+	p, members, base := ownFederation(t)
 	for _, want := range []struct {
 		rounds, right int
 		each          [4]int64
@@ -91,15 +99,7 @@ func TestHospitalsOwn(t *testing.T) {
 
 // TestHospitalsEncoded: coarser updates take the same model as near to its goal; the same round gives the same update again.
 func TestHospitalsEncoded(t *testing.T) {
-	p, members := federation(t)
-	p = unstandardised(p)
-	for i, m := range members {
-		members[i] = own(m)
-	}
-	base, err := trainer.Initial(p, nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, members, base := ownFederation(t)
 	for _, encoding := range codec.Lossies {
 		p.Encoding = string(encoding)
 		m := base
@@ -125,15 +125,7 @@ func TestHospitalsEncoded(t *testing.T) {
 // TestHospitalsTopK: where a member sends two values of fourteen and the others later, the model goes to the goal of those who send all, and where
 // it forgets the others it stays behind.
 func TestHospitalsTopK(t *testing.T) {
-	p, members := federation(t)
-	p = unstandardised(p)
-	for i, m := range members {
-		members[i] = own(m)
-	}
-	base, err := trainer.Initial(p, nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, members, base := ownFederation(t)
 	train := func(carried map[string]trainer.Carried) (right int64, loss float64) {
 		m := base
 		for n := range 50 {
