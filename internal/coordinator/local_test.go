@@ -24,27 +24,7 @@ func locally(rule string, params map[string]any) func(*entry.Plan) {
 // where the coordinator and members begin again in between; and they are other models than without the rule.
 func TestLocalRules(t *testing.T) {
 	t.Parallel()
-	run := func(t *testing.T, change func(*entry.Plan), order []string, disturb bool) (id entry.Digest) {
-		synctest.Test(t, func(t *testing.T) {
-			p := plan(t, change)
-			w := newWorld(t)
-			council, all := w.serve(), map[string]*program{}
-			for _, name := range order {
-				all[name] = w.join(name)
-			}
-			run := w.start(p)
-			for n := 1; disturb && n < p.Rounds; n++ {
-				w.books["council"].awaitMany(t, n+1, "round closed", "run", run)
-				all[order[n]].stop()
-				council.stop()
-				council = w.serve()
-				all[order[n]] = w.join(order[n])
-			}
-			id = final(w.completed(run))
-		})
-		return id
-	}
-	plain := run(t, locally("fedavg", nil), hospitals, false)
+	plain := lastModel(t, plan(t, locally("fedavg", nil)), hospitals, false)
 	for name, params := range map[string]map[string]any{
 		"fedprox": {"mu": 0.5}, "fednova": {"momentum": 0.5, "mu": 0.1}, "scaffold": nil,
 	} {
@@ -52,8 +32,8 @@ func TestLocalRules(t *testing.T) {
 			t.Parallel()
 			backwards := slices.Clone(hospitals)
 			slices.Reverse(backwards)
-			want := run(t, locally(name, params), hospitals, false)
-			if got := run(t, locally(name, params), backwards, true); got != want {
+			want := lastModel(t, plan(t, locally(name, params)), hospitals, false)
+			if got := lastModel(t, plan(t, locally(name, params)), backwards, true); got != want {
 				t.Errorf("model %s, want %s as undisturbed", got, want)
 			}
 			if want == plain {
@@ -61,6 +41,28 @@ func TestLocalRules(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lastModel returns the last model of a run; where asked for, the coordinator and one member after the other begin again between rounds.
+func lastModel(t *testing.T, p entry.Plan, order []string, disturb bool) (id entry.Digest) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		council, all := w.serve(), map[string]*program{}
+		for _, name := range order {
+			all[name] = w.join(name)
+		}
+		run := w.start(p)
+		for n := 1; disturb && n < p.Rounds; n++ {
+			w.books["council"].awaitMany(t, n+1, "round closed", "run", run)
+			all[order[n]].stop()
+			council.stop()
+			council = w.serve()
+			all[order[n]] = w.join(order[n])
+		}
+		id = final(w.completed(run))
+	})
+	return id
 }
 
 // TestFedNova follows a run's models by the formula of FedNova, in this test's own words: each member's way, divided by its own number of

@@ -25,36 +25,15 @@ func TestMasks(t *testing.T) {
 			t.Parallel()
 			backwards := slices.Clone(hospitals)
 			slices.Reverse(backwards)
-			want := undisturbedModel(t, plan(t, change), hospitals, false)
-			if got := undisturbedModel(t, plan(t, change, masked), backwards, false); got != want {
+			want := lastModel(t, plan(t, change), hospitals, false)
+			if got := lastModel(t, plan(t, change, masked), backwards, false); got != want {
 				t.Errorf("with masks the model is %s, without it is %s", got, want)
 			}
-			if got := undisturbedModel(t, plan(t, change, masked), hospitals, true); got != want {
+			if got := lastModel(t, plan(t, change, masked), hospitals, true); got != want {
 				t.Errorf("with masks, and begun again in between, the model is %s, without it is %s", got, want)
 			}
 		})
 	}
-}
-
-// undisturbedModel returns the last model of a run; where asked for, the coordinator and one member after the other begin again between rounds.
-func undisturbedModel(t *testing.T, p entry.Plan, order []string, disturb bool) (id entry.Digest) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		council, all := w.serve(), map[string]*program{}
-		for _, name := range order {
-			all[name] = w.join(name)
-		}
-		run := w.start(p)
-		for n := 1; disturb && n < p.Rounds; n++ {
-			w.books["council"].awaitMany(t, n+1, "round closed", "run", run)
-			all[order[n]].stop()
-			council.stop()
-			council = w.serve()
-			all[order[n]] = w.join(order[n])
-		}
-		id = final(w.completed(run))
-	})
-	return id
 }
 
 // TestCrashMasked is TestCrash for a run whose updates are masked. What the coordinator knew of masks is lost with it, and the next try draws
