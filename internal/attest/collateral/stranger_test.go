@@ -225,8 +225,9 @@ func (m nitroMachine) Attest(context.Context, attest.Binding) (attest.Evidence, 
 	return attest.Evidence{}, context.Canceled
 }
 
-// TestUsedUp: a peer that uses up all questions that its evidence may raise delays what it needs itself by a minute, and nobody else's.
-func TestUsedUp(t *testing.T) {
+// usedUp returns a site where a peer, budapest, has used up its questions, and evidence that would raise another.
+func usedUp(t *testing.T) (*site, *dcaptest.Scene) {
+	t.Helper()
 	m := newMaker(t)
 	scene := numbered(18)
 	m.serve(scene)
@@ -236,23 +237,21 @@ func TestUsedUp(t *testing.T) {
 	if err != nil || claims.TDX.Platform.TCB.Checked {
 		t.Fatalf("%v, TCB checked %t: the questions are not used up, and the test shows nothing", err, claims.TDX.Platform.TCB.Checked)
 	}
-	claims, err = s.judgeOf(t, "cleveland", scene, nil)
+	return s, scene
+}
+
+// TestUsedUp: a peer that uses up all questions that its evidence may raise delays what it needs itself by a minute, and nobody else's.
+func TestUsedUp(t *testing.T) {
+	s, scene := usedUp(t)
+	claims, err := s.judgeOf(t, "cleveland", scene, nil)
 	wantChecked(t, claims, err, "18")
 }
 
 // TestSuppliedLater: what a peer that has used up its questions needs is fetched within a minute, once its evidence was found genuine.
 func TestSuppliedLater(t *testing.T) {
-	m := newMaker(t)
-	scene := numbered(18)
-	m.serve(scene)
-	s := newSite(t, t.TempDir(), m.service(t))
-	s.useUp(t, "budapest")
-	claims, err := s.judgeOf(t, "budapest", scene, nil)
-	if err != nil || claims.TDX.Platform.TCB.Checked {
-		t.Fatalf("%v, TCB checked %t: the questions are not used up, and the test shows nothing", err, claims.TDX.Platform.TCB.Checked)
-	}
+	s, scene := usedUp(t)
 	s.Supply(t.Context())
-	claims, err = s.judgeOf(t, "budapest", scene, nil)
+	claims, err := s.judgeOf(t, "budapest", scene, nil)
 	wantChecked(t, claims, err, "18")
 }
 
