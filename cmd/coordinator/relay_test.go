@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // relay is the network between one participant and the coordinator, whose address may change. It can be slow and far, and made
@@ -159,9 +161,35 @@ func (r *relay) send(w *way, l *line, to *net.TCPConn, p []byte) error {
 		if _, err := to.Write(p[:n]); err != nil {
 			return err
 		}
+		if r.resetsNext(w) {
+			arrived(to)
+		}
 		p = p[n:]
 	}
 	return nil
+}
+
+// resetsNext reports whether what comes next on the way is a reset.
+func (r *relay) resetsNext(w *way) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return w.kind == resets && w.limit >= 0 && w.passed >= w.limit
+}
+
+// arrived waits until the other end's system has all that was sent: a reset takes what has not left ours along, and that would be all of it where
+// the other end is slow to read. It waits for 10 s at most; where the system does not say, for nothing.
+func arrived(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	for range 10_000 {
+		left := 0
+		if err := raw.Control(func(fd uintptr) { left, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) }); err != nil || left == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // pass returns how many of n bytes may pass, and how long they take: none where a fault happens.
